@@ -1,0 +1,1 @@
+"""Calibration: batches of inputs from every supported source, and where the responses are sampled."""

@@ -1,0 +1,1 @@
+"""The graph island: everything that knows ONNX files and nodes."""

@@ -1,0 +1,1 @@
+"""The mathematics of all layers together: costs, energies, and the choice of ranks."""
