@@ -1,0 +1,191 @@
+"""Reading a model: from a file or from memory to a checked proto with all its weights."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import external_data_helper
+
+from onnx_lowrank.errors import ModelError
+from onnx_lowrank.graph.protos import bodies
+from onnx_lowrank.interface import TensorSpec
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model as it was given.
+
+    Attributes
+    ----------
+    proto
+        With all weights in memory. Never changed.
+    path
+        The file it came from; None if it was given as a ModelProto.
+    sha256
+        Of the file's bytes (the weights of an external data file not included), or of the serialised ModelProto.
+    bytes
+        The size of the file together with its external data.
+    external_data
+        Whether the weights were stored beside the file.
+    """
+
+    proto: onnx.ModelProto
+    path: Path | None
+    sha256: str
+    bytes: int
+    external_data: bool
+
+
+def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
+    """Read and check a model.
+
+    Parameters
+    ----------
+    model
+        A file, with its external data beside it, or a ModelProto, which is copied.
+
+    Raises
+    ------
+    ModelError
+        If there is no such file, if it is not ONNX, not valid, or its external data is missing.
+    """
+    if isinstance(model, onnx.ModelProto):
+        return _from_memory(model)
+    path = Path(model)
+    where = f"{path}"
+    data = _read(path)
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError as error:
+        raise ModelError(f"{where}: not an ONNX file, or cut short ({len(data)} bytes); export it again") from error
+    _refuse_empty(proto, where)
+    external = [tensor for tensor in _tensors(proto.graph) if external_data_helper.uses_external_data(tensor)]
+    if external:
+        try:
+            external_data_helper.load_external_data_for_model(proto, str(path.parent))
+        except Exception as error:
+            # Depending on the version of onnx: ValidationError, OSError, ValueError.
+            raise ModelError(
+                f"{where}: its external data cannot be read ({_line(error)}); put the data file beside the model"
+            ) from error
+    for tensor in external:
+        # Loading writes out the default, which the original did not.
+        tensor.ClearField("data_location")
+    _check(proto, where, path)
+    size = len(data) + sum(len(tensor.raw_data) for tensor in external)
+    return LoadedModel(proto, path, hashlib.sha256(data).hexdigest(), size, bool(external))
+
+
+def _from_memory(model: onnx.ModelProto) -> LoadedModel:
+    where = "the given ModelProto"
+    _refuse_empty(model, where)
+    if any(external_data_helper.uses_external_data(tensor) for tensor in _tensors(model.graph)):
+        raise ModelError(f"{where}: its weights are still in an external data file; give the file's path instead")
+    try:
+        data = model.SerializeToString(deterministic=True)
+    except (EncodeError, ValueError) as error:
+        raise ModelError(f"{where}: larger than 2 GB; save it with external data and give the path") from error
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model)
+    _check(proto, where, None)
+    return LoadedModel(proto, None, hashlib.sha256(data).hexdigest(), len(data), False)
+
+
+def _read(path: Path) -> bytes:
+    if path.is_dir():
+        raise ModelError(f"{path}: a folder; give the .onnx file in it")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read ({_line(error)})") from error
+    if not data:
+        raise ModelError(f"{path}: empty file; export the model again")
+    return data
+
+
+def _refuse_empty(proto: onnx.ModelProto, where: str) -> None:
+    # Random bytes now and then parse as a message that holds nothing known.
+    if not proto.HasField("graph") or not proto.graph.node or not proto.opset_import:
+        missing = "graph" if not proto.HasField("graph") else "nodes" if not proto.graph.node else "opset"
+        raise ModelError(f"{where}: not an ONNX model (it has no {missing}); export it again")
+
+
+def _check(proto: onnx.ModelProto, where: str, path: Path | None) -> None:
+    for imported in proto.opset_import:
+        newest = onnx.defs.onnx_opset_version()
+        if imported.domain in ("", "ai.onnx") and not 1 <= imported.version <= newest:
+            raise ModelError(
+                f"{where}: opset {imported.version} is not one of 1 to {newest}, which the installed onnx "
+                f"{onnx.__version__} knows; update onnx, or export with an older opset"
+            )
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"{where}: not a valid ONNX model ({_line(error)}); export it again") from error
+    except (EncodeError, ValueError) as error:
+        # Above 2 GB only a file can be checked.
+        if path is None:
+            raise ModelError(f"{where}: cannot be checked ({_line(error)}); give a file instead") from error
+        try:
+            onnx.checker.check_model(str(path))
+        except Exception as failure:
+            raise ModelError(f"{where}: not a valid ONNX model ({_line(failure)}); export it again") from failure
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 240 else text[:240] + "…"
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+        for body in bodies(node):
+            yield from _tensors(body)
+
+
+def inputs(proto: onnx.ModelProto) -> tuple[TensorSpec, ...]:
+    """Return the model's inputs, without those that only give an initializer a name."""
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    stored |= {tensor.values.name for tensor in proto.graph.sparse_initializer}
+    return _specs(value for value in proto.graph.input if value.name not in stored)
+
+
+def outputs(proto: onnx.ModelProto) -> tuple[TensorSpec, ...]:
+    """Return the model's outputs."""
+    return _specs(proto.graph.output)
+
+
+def _specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(value.name, *_type(value.type)) for value in values)
+
+
+def _type(proto: onnx.TypeProto) -> tuple[np.dtype[Any], tuple[int | str | None, ...] | None]:
+    tensor = proto.tensor_type
+    if not proto.HasField("tensor_type") or not tensor.elem_type:
+        # Sequences, maps and optionals have no element type of their own.
+        return np.dtype(object), None
+    element = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    if not tensor.HasField("shape"):
+        return element, None
+    return element, tuple(_dimension(dim) for dim in tensor.shape.dim)
+
+
+def _dimension(dim: Any) -> int | str | None:
+    if dim.HasField("dim_value"):
+        # Some exporters write -1 or 0 for "unknown".
+        return int(dim.dim_value) if dim.dim_value > 0 else None
+    return dim.dim_param or None

@@ -1,0 +1,89 @@
+"""The reasons for leaving a convolution alone."""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_lowrank.graph.normalise import STANDARD, is_conv
+from onnx_lowrank.graph.protos import reads
+from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse
+
+FIRST = (
+    "the first convolution: it sees raw pixels, costs little, and its error would run through the whole network "
+    "(name it in --include to factorise it)"
+)
+
+# FusedConv, ConvTranspose, QLinearConv, NhwcConv and the like; not Convert.
+_CONVOLUTION = re.compile(r"Conv(?![a-z])")
+
+
+def is_convolution(node: gs.Node) -> bool:
+    """Whether the node is a convolution of any kind and domain."""
+    return _CONVOLUTION.search(node.op) is not None
+
+
+def hidden_convolutions(graph: gs.Graph) -> Iterator[tuple[str, str]]:
+    """Yield name and reason of the convolutions in the bodies of If, Loop and Scan and in model-local functions."""
+    yield from _in_bodies(graph)
+    for function in graph.functions:
+        for node in function.nodes:
+            if is_convolution(node):
+                yield _label(node), f"inside the function {function.name!r}"
+        yield from _in_bodies(function)
+
+
+def _in_bodies(graph: gs.Graph) -> Iterator[tuple[str, str]]:
+    for owner in graph.nodes:
+        for body in owner.subgraphs(recursive=True):
+            for node in body.nodes:
+                if is_convolution(node):
+                    yield _label(node), f"inside the body of {owner.op} {_label(owner)!r}"
+
+
+def _label(node: gs.Node) -> str:
+    return str(node.name or node.outputs[0].name)
+
+
+def first_convolutions(graph: gs.Graph) -> set[str]:
+    """Return the outputs of the convolutions that see a graph input through no other convolution."""
+    raw = {tensor.name for tensor in graph.inputs}
+    first: set[str] = set()
+    for node in graph.nodes:
+        if node.op in ("Shape", "Size") or raw.isdisjoint(reads(node)):
+            continue  # A size computed from the input carries none of its pixels.
+        made = {tensor.name for tensor in node.outputs if tensor.name}
+        if is_convolution(node):
+            first |= made
+        elif not any(is_convolution(inner) for body in node.subgraphs(recursive=True) for inner in body.nodes):
+            raw |= made
+    return first
+
+
+def obstacle(node: gs.Node) -> str | None:
+    """Say in a few words why a convolution of the main graph cannot be factorised; None if it can."""
+    if node.op in ("QLinearConv", "ConvInteger") or any(
+        producer.op == "DequantizeLinear" for tensor in node.inputs[1:2] for producer in tensor.inputs
+    ):
+        return "weights are quantised: compress before quantising"
+    if not is_conv(node):
+        domain = "" if node.domain in STANDARD else f" of the domain {node.domain!r}"
+        return f"{node.op}{domain} is not supported"
+    weight = node.inputs[1]
+    if not isinstance(weight, gs.Constant):
+        return "weights are not constant"
+    if is_sparse(weight):
+        return "weights are stored sparse"
+    if len(weight.shape) != 4:
+        return f"{len(weight.shape) - 2}-D convolution"
+    group = node.attrs.get("group", 1)
+    if group != 1:
+        return f"grouped convolution (group={group})"
+    if dtype(weight) not in FLOATS:
+        return f"weights of type {dtype(weight)}"
+    if len(node.inputs) > 2 and node.inputs[2].name and not isinstance(node.inputs[2], gs.Constant):
+        return "bias is not constant"
+    if not all(np.isfinite(array(tensor).astype(np.float64)).all() for tensor in node.inputs[1:] if tensor.name):
+        return "weights that are infinite or not a number"
+    return None

@@ -1,0 +1,98 @@
+"""One Conv replaced by a chain of Convs that makes the same tensor."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_lowrank.errors import ValidationError
+from onnx_lowrank.factorise.factors import Factorization, Stage
+from onnx_lowrank.graph.normalise import remove_unread
+from onnx_lowrank.graph.protos import node_proto
+from onnx_lowrank.graph.segments import position
+from onnx_lowrank.graph.sites import ConvSite
+from onnx_lowrank.graph.tensors import make_constant, taken_names, unique
+
+
+def rewrite(graph: gs.Graph, site: ConvSite, factorization: Factorization) -> None:
+    """Replace the convolution that makes ``site.output``, in place.
+
+    The stages stand where the node stood, so cuts in front of it stay valid. The last stage makes the same tensor and
+    keeps the node's doc string and metadata; the old weights go where nobody else reads them.
+
+    Parameters
+    ----------
+    graph
+        Normalised.
+    site
+        As found in this graph, or in another one of the same model.
+    factorization
+        Its stages in any floating type; they are written in ``site.dtype``.
+
+    Raises
+    ------
+    KeyError
+        If no node makes ``site.output``.
+    ValidationError
+        If a factor does not fit the range of ``site.dtype``.
+    """
+    index = position(graph, site.output)
+    old = graph.nodes[index]
+    had_bias = len(old.inputs) > 2 and bool(old.inputs[2].name)
+    taken = taken_names(graph)
+    source, output, inputs = node_proto(old), old.outputs[0], list(old.inputs)
+    count = len(factorization.stages)
+
+    tensor = inputs[0]
+    nodes = []
+    for number, stage in enumerate(factorization.stages, 1):
+        name = unique(f"{site.name}/rank-{number}of{count}", taken)
+        last = number == count
+        reads = [tensor, _constant(site, f"{name}.weight", stage.kernel, taken)]
+        if last and (had_bias or np.any(factorization.bias)):
+            reads.append(_constant(site, f"{name}.bias", factorization.bias, taken))
+        tensor = None if last else gs.Variable(unique(f"{name}.output", taken))
+        nodes.append((name, _attributes(site, stage), reads, tensor))
+
+    # The old node has to let go of its output before another may make it.
+    old.inputs.clear()
+    old.outputs.clear()
+    chain = []
+    for name, attributes, reads, made in nodes:
+        node = gs.Node("Conv", name, attributes, reads, [output if made is None else made], old.domain)
+        node.proto = onnx.helper.make_node("Conv", [], [], name, domain=old.domain, **attributes)
+        chain.append(node)
+    chain[-1].proto.doc_string = source.doc_string
+    if hasattr(source, "metadata_props"):
+        chain[-1].proto.metadata_props.extend(source.metadata_props)
+    graph.nodes[index : index + 1] = chain
+    for old_tensor in inputs[1:]:
+        remove_unread(graph, old_tensor)
+
+
+def _constant(site: ConvSite, wanted: str, values: NDArray[Any], taken: set[str]) -> gs.Constant:
+    constant = make_constant(unique(wanted, taken), values, site.dtype)
+    if constant is None:
+        largest = float(np.abs(values.astype(np.float64)).max())
+        raise ValidationError(
+            f"{site.name}: a factor of size {largest:.3g} does not fit {site.dtype}; exclude this layer with --exclude"
+        )
+    return constant
+
+
+def _attributes(site: ConvSite, stage: Stage) -> dict[str, Any]:
+    """Return the geometry of one stage: the original's in the directions it carries, none in the other."""
+    carries = (stage.rows, stage.columns)
+    attributes: dict[str, Any] = {
+        "kernel_shape": [int(size) for size in stage.kernel.shape[2:]],
+        "strides": [stride if carried else 1 for stride, carried in zip(site.strides, carries, strict=True)],
+        "dilations": [dilation if carried else 1 for dilation, carried in zip(site.dilations, carries, strict=True)],
+    }
+    if site.pads is not None:
+        attributes["pads"] = [pad if carried else 0 for pad, carried in zip(site.pads, carries * 2, strict=True)]
+    elif site.auto_pad.startswith("SAME") and any(carries):
+        # SAME depends on the input's size. In a direction of kernel 1 and stride 1 it pads nothing.
+        attributes["auto_pad"] = site.auto_pad
+    return attributes

@@ -1,0 +1,191 @@
+"""From the edited graph back to a file that differs from the original in the rewritten nodes alone."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx_lowrank.errors import EnvironmentFault
+from onnx_lowrank.graph.external import externalise, must_be_external
+from onnx_lowrank.graph.load import LoadedModel
+from onnx_lowrank.graph.protos import constants, copy_fields, initializer_input, node_proto, reads
+from onnx_lowrank.graph.tensors import is_sparse, tensor_proto
+
+
+def export(graph: gs.Graph, original: LoadedModel) -> onnx.ModelProto:
+    """Turn the graph back into a model.
+
+    graphsurgeon's own export forgets doc strings, metadata and more, so only nodes and new constants come from the
+    graph: everything else is the original's, less what belonged to tensors that no longer exist.
+
+    Parameters
+    ----------
+    graph
+        Made by ``normalise(original.proto)`` and edited.
+    original
+        The model it came from.
+
+    Returns
+    -------
+    onnx.ModelProto
+        With the original's IR version, opsets, functions, metadata, doc strings, inputs and outputs.
+    """
+    source = original.proto
+    model = onnx.ModelProto()
+    copy_fields(source, model, {"graph"})
+    copy_fields(
+        source.graph,
+        model.graph,
+        {"node", "initializer", "sparse_initializer", "input", "value_info", "quantization_annotation"},
+    )
+    model.graph.node.extend(node_proto(node) for node in graph.nodes)
+
+    read = {name for node in graph.nodes for name in reads(node)} | {tensor.name for tensor in graph.outputs}
+    dropped = _read_in(source) - read
+    model.graph.initializer.extend(tensor for tensor in source.graph.initializer if tensor.name not in dropped)
+    model.graph.sparse_initializer.extend(
+        tensor for tensor in source.graph.sparse_initializer if tensor.values.name not in dropped
+    )
+    stored = {tensor.name for tensor in source.graph.initializer}
+    model.graph.initializer.extend(
+        tensor_proto(constant)
+        for name, constant in constants(graph).items()
+        if name in read and name not in stored and not is_sparse(constant)
+    )
+
+    now_stored = {tensor.name for tensor in model.graph.initializer}
+    model.graph.input.extend(
+        value for value in source.graph.input if value.name not in stored or value.name in now_stored
+    )
+    if source.ir_version < 4:
+        listed = {value.name for value in model.graph.input}
+        model.graph.input.extend(
+            initializer_input(tensor) for tensor in model.graph.initializer if tensor.name not in listed
+        )
+
+    exist = now_stored | {tensor.values.name for tensor in model.graph.sparse_initializer}
+    exist |= {value.name for value in model.graph.input}
+    exist |= {name for node in model.graph.node for name in node.output}
+    model.graph.value_info.extend(value for value in source.graph.value_info if value.name in exist)
+    model.graph.quantization_annotation.extend(
+        annotation for annotation in source.graph.quantization_annotation if annotation.tensor_name in exist
+    )
+    return model
+
+
+def _read_in(proto: onnx.ModelProto) -> set[str]:
+    """Names that the model's own nodes read; the bodies' names, local ones included, can only keep more alive."""
+
+    def names(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+        for node in nodes:
+            yield from node.input
+            for attribute in node.attribute:
+                yield from names(attribute.g.node)
+
+    return set(names(proto.graph.node))
+
+
+def write(proto: onnx.ModelProto, path: str | os.PathLike[str], *, external_data: bool) -> None:
+    """Write a model so that either all of it is there in the end or nothing has changed.
+
+    Parameters
+    ----------
+    proto
+        It is not changed.
+    path
+        The file; one that is there is replaced.
+    external_data
+        Whether to put the weights into ``<name>.data`` beside the file. Models above 2 GB always are.
+
+    Raises
+    ------
+    EnvironmentFault
+        If it cannot be written there.
+    """
+    target = Path(path)
+    _refuse(target)
+    try:
+        _write(proto, target, external_data or must_be_external(proto))
+    except OSError as error:
+        raise EnvironmentFault(_complaint(target, error)) from error
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Find out, before the work is done, whether a file can be written; nothing is left there.
+
+    Raises
+    ------
+    EnvironmentFault
+        If it cannot.
+    """
+    target = Path(path)
+    _refuse(target)
+    probe = _beside(target)
+    try:
+        with probe.open("xb"):
+            pass
+        probe.unlink()
+    except OSError as error:
+        raise EnvironmentFault(_complaint(target, error)) from error
+
+
+def _refuse(target: Path) -> None:
+    if target.is_dir():
+        raise EnvironmentFault(f"{target}: cannot be written: it is a folder; give the name of a file")
+    if target.exists() and not target.is_file():
+        # Renaming over /dev/null would replace the device.
+        raise EnvironmentFault(f"{target}: cannot be written: it is not an ordinary file; give the name of a file")
+    if not target.parent.is_dir():
+        raise EnvironmentFault(f"{target}: cannot be written: there is no folder {target.parent}; make it first")
+
+
+def _complaint(target: Path, error: OSError) -> str:
+    return f"{target}: cannot be written ({error.strerror or error}); give another place or make room"
+
+
+def _beside(target: Path) -> Path:
+    # Not tempfile.mkstemp, which would make the model unreadable for everyone else.
+    return target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+
+
+def _write(proto: onnx.ModelProto, target: Path, external: bool) -> None:
+    with contextlib.ExitStack() as cleaning:
+        new_model, new_data, old_data = (_temporary(target, cleaning) for _ in range(3))
+        data = target.with_name(target.name + ".data")
+        if external:
+            with new_data.open("xb") as stream:
+                proto = externalise(proto, stream, data.name)
+                _flush(stream)
+        with new_model.open("xb") as stream:
+            stream.write(proto.SerializeToString(deterministic=True))
+            _flush(stream)
+        try:
+            if external and data.exists():
+                data.replace(old_data)
+            if external:
+                new_data.replace(data)
+            # The model last: as long as it is not in place, its predecessor can have its own data back.
+            new_model.replace(target)
+        except BaseException:
+            if external and new_model.exists():
+                if not new_data.exists():
+                    data.unlink(missing_ok=True)
+                if old_data.exists():
+                    old_data.replace(data)
+            raise
+
+
+def _temporary(target: Path, cleaning: contextlib.ExitStack) -> Path:
+    path = _beside(target)
+    cleaning.callback(path.unlink, missing_ok=True)
+    return path
+
+
+def _flush(stream: IO[bytes]) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())

@@ -1,0 +1,69 @@
+"""The promises about a rewritten file that can be checked without running it."""
+
+from collections.abc import Sequence
+
+import onnx
+from google.protobuf.message import EncodeError
+
+from onnx_lowrank.errors import ValidationError
+
+
+def validate(proto: onnx.ModelProto, original: onnx.ModelProto) -> None:
+    """Check that a model is valid ONNX and still has the original's interface.
+
+    Models above 2 GB, which onnx checks only as files, are compared but not checked.
+
+    Parameters
+    ----------
+    proto
+        The rewritten model.
+    original
+        The model it was made from, itself valid.
+
+    Raises
+    ------
+    ValidationError
+        If the checker or the shape inference refuses it (the latter only where it accepts the original), or if inputs,
+        outputs, opsets or IR version differ.
+    """
+    if (proto.ir_version, _opsets(proto)) != (original.ir_version, _opsets(original)):
+        raise ValidationError(
+            f"the rewritten model has IR {proto.ir_version} and opsets {_opsets(proto)}, the original IR "
+            f"{original.ir_version} and {_opsets(original)}; please report this"
+        )
+    _compare("inputs", _inputs(proto), _inputs(original))
+    _compare("outputs", proto.graph.output, original.graph.output)
+    for full, what in ((False, "not valid ONNX"), (True, "inconsistent in its shapes")):
+        problem = _problem(proto, full)
+        # Some models in use never pass the strict inference; they must then only not get worse.
+        if problem is not None and _problem(original, full) is None:
+            raise ValidationError(f"the rewritten model is {what}: {problem}; please report this")
+
+
+def _problem(proto: onnx.ModelProto, full: bool) -> str | None:
+    try:
+        onnx.checker.check_model(proto, full_check=full)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        return " ".join(str(error).split())[:240]
+    except (EncodeError, ValueError):
+        return None
+    return None
+
+
+def _opsets(proto: onnx.ModelProto) -> dict[str, int]:
+    return {imported.domain: imported.version for imported in proto.opset_import}
+
+
+def _inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    stored |= {tensor.values.name for tensor in proto.graph.sparse_initializer}
+    return [value for value in proto.graph.input if value.name not in stored]
+
+
+def _compare(what: str, new: Sequence[onnx.ValueInfoProto], old: Sequence[onnx.ValueInfoProto]) -> None:
+    names = [[value.name for value in values] for values in (new, old)]
+    if names[0] != names[1]:
+        raise ValidationError(f"the rewritten model has the {what} {names[0]}, the original {names[1]}")
+    for left, right in zip(new, old, strict=True):
+        if left.type != right.type:
+            raise ValidationError(f"the rewritten model changed the type of {left.name!r} among its {what}")

@@ -1,0 +1,139 @@
+"""Normalising: the network computes the same, with constant weights at its convolutions and fewer norms."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from models_for_tests import ALL, build, conv, norm, photo, plain, run_model, scattered_weights, shared_weights, weights
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_lowrank.graph.load import load
+from onnx_lowrank.graph.normalise import normalise
+from onnx_lowrank.graph.save import export
+from onnx_lowrank.graph.validate import validate
+
+
+def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
+    loaded = load(model)
+    result = export(normalise(loaded.proto), loaded)
+    validate(result, model)
+    return result
+
+
+def operators(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_outputs_stay(name: str) -> None:
+    model = ALL[name]()
+    result = run_model(normalised(model), {"x": photo()})
+    for output, values in run_model(model, {"x": photo()}).items():
+        np.testing.assert_allclose(result[output], values, rtol=1e-4, atol=2e-5)
+
+
+def test_norms_are_folded_and_their_outputs_keep_their_names() -> None:
+    result = normalised(plain())
+    assert operators(result) == ["Conv", "Relu", "Conv", "Relu", "MaxPool", "Conv"]
+    assert [node.output[0] for node in result.graph.node if node.op_type == "Conv"] == ["n1", "n2", "y"]
+    assert {tensor.name for tensor in result.graph.initializer} == {
+        f"w{i}{end}/folded" for i in (2, 3) for end in ("", "/bias")
+    } | {"w1/folded", "b1/folded"}
+
+
+def test_the_fold_is_exact_to_the_last_bit_of_float32() -> None:
+    model = plain()
+    stored = {tensor.name: numpy_helper.to_array(tensor).astype(np.float64) for tensor in model.graph.initializer}
+    gain = stored["bn1_scale"] / np.sqrt(stored["bn1_var"] + np.float64(np.float32(1e-3)))
+    folded = {tensor.name: numpy_helper.to_array(tensor) for tensor in normalised(model).graph.initializer}
+    np.testing.assert_array_equal(folded["w1/folded"], (stored["w1"] * gain[:, None, None, None]).astype(np.float32))
+    bias = (stored["b1"] - stored["bn1_mean"]) * gain + stored["bn1_shift"]
+    np.testing.assert_array_equal(folded["b1/folded"], bias.astype(np.float32))
+
+
+def test_weights_are_lifted_and_only_their_makers_go() -> None:
+    graph = normalise(scattered_weights())
+    assert [node.op for node in graph.nodes] == ["Conv", "Relu", "Conv", "Relu", "Conv"]
+    for node in graph.nodes[::2]:
+        assert all(isinstance(tensor, gs.Constant) for tensor in node.inputs[1:])
+
+
+def test_a_shared_weight_is_folded_apart_and_kept_for_its_other_readers() -> None:
+    names = {tensor.name for tensor in normalised(shared_weights()).graph.initializer}
+    assert {"w", "w/folded", "w/folded_2"} <= names
+
+
+def test_a_maker_with_another_reader_stays() -> None:
+    model = scattered_weights()
+    model.graph.node.append(helper.make_node("ReduceSum", ["w2"], ["z"], keepdims=0))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, []))
+    result = normalised(model)
+    assert operators(result).count("Identity") == 1
+    assert "wi" in {tensor.name for tensor in result.graph.initializer}
+
+
+def test_an_initializer_that_is_an_input_too_counts_as_constant() -> None:
+    model = plain()
+    model.graph.input.append(helper.make_tensor_value_info("w1", TensorProto.FLOAT, [8, 3, 3, 3]))
+    assert isinstance(normalise(model).nodes[0].inputs[1], gs.Constant)
+
+
+def two_readers() -> tuple[list[Any], dict[str, Any], list[str]]:
+    node, stored = norm("c", "n", "bn", 4, 1)
+    add = helper.make_node("Add", ["n", "c"], ["y"])
+    return [conv("conv", "x", "w", "c"), node, add], stored, ["y"]
+
+
+def graph_output() -> tuple[list[Any], dict[str, Any], list[str]]:
+    node, stored = norm("c", "y", "bn", 4, 1)
+    return [conv("conv", "x", "w", "c"), node], stored, ["y", "c"]
+
+
+def computed_statistics() -> tuple[list[Any], dict[str, Any], list[str]]:
+    node, stored = norm("c", "y", "bn", 4, 1)
+    del stored["bn_mean"]
+    mean = helper.make_node("ReduceMean", ["c"], ["bn_mean"], axes=[0, 2, 3], keepdims=0)
+    return [conv("conv", "x", "w", "c"), mean, node], stored, ["y"]
+
+
+def training() -> tuple[list[Any], dict[str, Any], list[str]]:
+    node, stored = norm("c", "y", "bn", 4, 1)
+    node.attribute.append(helper.make_attribute("training_mode", 1))
+    node.output.extend(["mean_now", "var_now"])
+    return [conv("conv", "x", "w", "c"), node], stored, ["y"]
+
+
+def computed_weight() -> tuple[list[Any], dict[str, Any], list[str]]:
+    node, stored = norm("c", "y", "bn", 4, 1)
+    scale = helper.make_node("ReduceMax", ["x"], ["m"], keepdims=1)
+    return [scale, helper.make_node("Mul", ["w", "m"], ["wm"]), conv("conv", "x", "wm", "c"), node], stored, ["y"]
+
+
+@pytest.mark.parametrize("case", [two_readers, graph_output, computed_statistics, training, computed_weight])
+def test_norms_that_cannot_be_folded_stay(case: Any) -> None:
+    nodes, stored, outputs = case()
+    model = build(nodes, stored | {"w": weights(1, 4, 3, 3, 3)}, outputs)
+    result = normalised(model)
+    assert operators(result) == operators(model)
+    expected = run_model(model, {"x": photo()})
+    for output, values in run_model(result, {"x": photo()}).items():
+        np.testing.assert_allclose(values, expected[output], rtol=1e-5, atol=1e-5)
+
+
+def test_a_fold_that_would_overflow_its_type_is_left_out() -> None:
+    node, stored = norm("c", "n", "bn", 4, 1)
+    stored["bn_scale"] = np.full(4, 1e38, np.float32)
+    stored["bn_var"] = np.full(4, 1e-10, np.float32)
+    stored["w"] = weights(1, 4, 3, 3, 3)
+    model = build([conv("conv", "x", "w", "c"), node, helper.make_node("Tanh", ["n"], ["y"])], stored)
+    assert operators(normalised(model)) == ["Conv", "BatchNormalization", "Tanh"]
+
+
+def test_norm_constants_may_hide_behind_identity() -> None:
+    node, stored = norm("c", "y", "bn", 4, 1)
+    node.input[1] = "hidden"
+    hidden = helper.make_node("Identity", ["bn_scale"], ["hidden"])
+    model = build([conv("conv", "x", "w", "c"), hidden, node], stored | {"w": weights(1, 4, 3, 3, 3)})
+    assert operators(normalised(model)) == ["Conv"]

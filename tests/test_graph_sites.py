@@ -1,0 +1,112 @@
+"""Finding sites: every convolution is a site or has a reason not to be."""
+
+import numpy as np
+import pytest
+from models_for_tests import (
+    ALL,
+    branches,
+    build,
+    conv,
+    odd_convolutions,
+    plain,
+    residual,
+    weights,
+    with_function,
+    with_if,
+)
+from onnx import helper
+
+from onnx_lowrank.errors import UsageError
+from onnx_lowrank.graph.normalise import normalise
+from onnx_lowrank.graph.sites import find_sites
+
+
+def reasons(model: object, **patterns: str) -> dict[str, str]:
+    return {skip.name: skip.reason for skip in find_sites(normalise(model), **patterns)[1]}
+
+
+CONVOLUTIONS = {
+    "plain": 3, "residual": 5, "branches": 5, "scattered_weights": 3, "shared_weights": 3, "shape_crossing": 2,
+    "with_if": 5, "with_function": 3, "odd_convolutions": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_convolution_is_a_site_or_skipped_with_a_reason(name: str) -> None:
+    sites, skips = find_sites(normalise(ALL[name]()))
+    names = [*(site.name for site in sites), *(skip.name for skip in skips)]
+    assert len(names) == len(set(names)) == CONVOLUTIONS[name]
+    assert all(skip.reason and "\n" not in skip.reason for skip in skips)
+
+
+def test_each_obstacle_has_its_reason() -> None:
+    found = reasons(odd_convolutions())
+    assert found.pop("first").startswith("the first convolution: it sees raw pixels")
+    assert found == {
+        "grouped": "grouped convolution (group=3)",
+        "transposed": "ConvTranspose is not supported",
+        "quantised": "weights are quantised: compress before quantising",
+        "dynamic": "weights are not constant",
+        "one_d": "1-D convolution",
+        "fused": "FusedConv of the domain 'com.microsoft' is not supported",
+    }
+
+
+def test_convolutions_in_bodies_and_functions_are_named() -> None:
+    found = reasons(with_if())
+    assert found["inner"] == found["inner_else"] == "inside the body of If 'choice'"
+    assert reasons(with_function())["in_function"] == "inside the function 'Block'"
+
+
+def test_patterns_choose_and_an_explicit_name_overrides_the_first_layer_rule() -> None:
+    graph = normalise(residual())
+    assert [site.name for site in find_sites(graph)[0]] == ["conv2", "conv3", "shortcut", "conv4"]
+    assert [site.name for site in find_sites(graph, include="conv[12]")[0]] == ["conv1", "conv2"]
+    assert [site.name for site in find_sites(graph, exclude="short|4$")[0]] == ["conv2", "conv3"]
+    assert reasons(residual(), exclude="short")["shortcut"] == "excluded by --exclude"
+    assert reasons(residual(), include="conv")["shortcut"] == "not named by --include"
+    with pytest.raises(UsageError, match="--include '\\(' is not a regular expression"):
+        find_sites(graph, include="(")
+
+
+def test_a_size_taken_from_the_input_does_not_make_a_layer_the_first() -> None:
+    nodes = [
+        conv("stem", "x", "w0", "c0"),
+        helper.make_node("Shape", ["x"], ["size"], start=2),
+        helper.make_node("Slice", ["c0", "zero", "size", "axes"], ["cut"]),
+        conv("next", "cut", "w1", "y"),
+    ]
+    stored = {"w0": weights(1, 3, 3, 3, 3), "w1": weights(2, 3, 3, 3, 3)}
+    integers = {"zero": np.zeros(2, np.int64), "axes": np.array([2, 3], np.int64)}
+    sites, skips = find_sites(normalise(build(nodes, stored | integers)))
+    assert [site.name for site in sites] == ["next"]
+    assert [skip.name for skip in skips] == ["stem"]
+
+
+def test_the_activation_counts_only_if_it_is_the_one_reader() -> None:
+    activations = {site.name: site.activation for site in find_sites(normalise(plain()), include="")[0]}
+    assert activations == {"conv1": "Relu", "conv2": "Relu", "conv3": None}
+    # Its response is an output of the model, too.
+    stem = next(site for site in find_sites(normalise(branches()), include="stem")[0])
+    assert stem.activation is None
+
+
+def test_a_site_carries_its_arrays_and_geometry() -> None:
+    nodes = [conv("", "x", "w", "y", "b", strides=[2, 1], dilations=[1, 2], pads=[0, 1, 2, 3])]
+    kernel, bias = weights(1, 4, 3, 3, 2), weights(2, 4)
+    site = find_sites(normalise(build(nodes, {"w": kernel, "b": bias})), include="")[0][0]
+    assert (site.name, site.input, site.output) == ("y", "x", "y")
+    assert (site.strides, site.dilations, site.pads, site.auto_pad) == ((2, 1), (1, 2), (0, 1, 2, 3), "NOTSET")
+    assert site.dtype == np.float32
+    assert site.kernel.dtype == site.bias.dtype == np.float64
+    np.testing.assert_array_equal(site.kernel, kernel)
+    np.testing.assert_array_equal(site.bias, bias)
+
+
+def test_convolutions_that_share_a_name_are_told_apart_by_their_outputs() -> None:
+    model = residual()
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            node.name = "conv"
+    sites, skips = find_sites(normalise(model))
+    assert [*(skip.name for skip in skips), *(site.name for site in sites)] == ["c1", "c2", "c3", "s3", "c4"]
