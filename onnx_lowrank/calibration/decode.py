@@ -1,0 +1,112 @@
+"""A photo file as 8-bit pixels of the model's size.
+
+Whatever the file holds (palette, CMYK, 16 bits, alpha, several frames) becomes plain RGB or gray, as the usual
+pipelines do it: alpha is dropped, the first frame is taken, the EXIF orientation is not applied.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from onnx_lowrank.calibration.preprocess import Preprocess, Size
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def decode(path: Path, channels: int, size: Size, preprocess: Preprocess) -> NDArray[np.uint8]:
+    """Read a photo, resample and crop it.
+
+    Parameters
+    ----------
+    path
+        The file.
+    channels
+        1 for gray, 3 for RGB.
+    size
+        Height and width to return.
+    preprocess
+        How to resize and crop.
+
+    Returns
+    -------
+    NDArray[np.uint8]
+        Pixels, shape [height, width, channels].
+
+    Raises
+    ------
+    ValueError
+        If the photo cannot be read or does not give that size; the text is the reason alone.
+    """
+    try:
+        with Image.open(path) as image:
+            photo = eight_bits(image, "L" if channels == 1 else "RGB")
+    except Exception as error:
+        # Pillow's plug-ins raise almost anything on files that are cut short or damaged (OSError, SyntaxError,
+        # zlib.error, struct.error, DecompressionBombError, ...): none of it may end a run of hours.
+        raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+    return np.asarray(fit(photo, size, preprocess)).reshape(*size, channels)
+
+
+def eight_bits(image: Image.Image, mode: str) -> Image.Image:
+    """Convert any image to 8 bits a channel; ``mode`` is "RGB" or "L"."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range")
+    if image.mode.startswith("I"):  # 16-bit gray; convert() would clip it to 255 instead of scaling it
+        gray = np.asarray(image).astype(np.int64) >> 8
+        return Image.fromarray(np.clip(gray, 0, 255).astype(np.uint8)).convert(mode)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "palette images with transparency": the alpha is dropped on purpose
+        return image.convert(mode)
+
+
+def fit(photo: Image.Image, size: Size, preprocess: Preprocess) -> Image.Image:
+    """Resize and crop a photo to ``size`` as :mod:`~onnx_lowrank.calibration.preprocess` describes.
+
+    Raises
+    ------
+    ValueError
+        If the options forbid the resampling that this photo would need.
+    """
+    actual = (photo.height, photo.width)
+    resized = _resized(actual, size, preprocess)
+    if resized[0] < size[0] or resized[1] < size[1] or (preprocess.crop is None and resized != size):
+        raise ValueError(f"it is {actual[0]}x{actual[1]}, not {size[0]}x{size[1]}, and resize=none forbids resampling")
+    if resized != actual:
+        photo = photo.resize((resized[1], resized[0]), _FILTERS[preprocess.interpolation])
+    if resized == size:
+        return photo
+    top, left = (round((have - want) / 2) for have, want in zip(resized, size, strict=True))  # torchvision's rounding
+    return photo.crop((left, top, left + size[1], top + size[0]))
+
+
+def _resized(actual: Size, size: Size, preprocess: Preprocess) -> Size:
+    """Find the size to resample to before the crop."""
+    resize = preprocess.resize
+    if resize is None:
+        return actual
+    if isinstance(resize, tuple):
+        return resize
+    if isinstance(resize, int):
+        covering = _cover(actual, (resize, resize))
+        # A long input may need more than its shorter side asks for.
+        return covering if covering[0] >= size[0] and covering[1] >= size[1] else _cover(actual, size)
+    if actual == size or preprocess.crop is None:
+        return size
+    return _cover(actual, (round(size[0] * 256 / 224), round(size[1] * 256 / 224)))
+
+
+def _cover(actual: Size, wanted: Size) -> Size:
+    """Find the smallest size of the same aspect ratio that covers ``wanted``."""
+    height, width = actual
+    if wanted[0] * width >= wanted[1] * height:
+        return wanted[0], max(wanted[1], width * wanted[0] // height)
+    return max(wanted[0], height * wanted[1] // width), wanted[1]

@@ -1,0 +1,105 @@
+"""``.npy`` and ``.npz`` files, read without ever unpickling anything.
+
+An array of Python objects is stored as a pickle, and a pickle can run code when it is loaded. The headers say which
+arrays those are, so they are refused before their data are touched.
+"""
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_lowrank.errors import DataError
+
+ARRAY_SUFFIXES = frozenset((".npy", ".npz"))
+
+_DAMAGE = (OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
+# What a damaged or encrypted file makes NumPy and zipfile raise.
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of one array before its data: its key ("" in a ``.npy``), shape and dtype."""
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def is_array(path: Path) -> bool:
+    """Whether the file's name says that it is a NumPy file."""
+    return path.suffix.lower() in ARRAY_SUFFIXES
+
+
+def named(path: Path, key: str) -> str:
+    """Name an array in messages."""
+    return f"{path}, array {key!r}" if key else str(path)
+
+
+def headers(path: Path) -> dict[str, Header]:
+    """Read the headers of all arrays in a file, in the file's order, by key.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read.
+    """
+    try:
+        if path.suffix.lower() == ".npy":
+            with path.open("rb") as stream:
+                return {"": _header("", stream)}
+        found = {}
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                if member.endswith(".npy"):
+                    with archive.open(member) as stream:
+                        key = member.removesuffix(".npy")
+                        found[key] = _header(key, stream)
+    except _DAMAGE as error:
+        raise _unreadable(path, error) from error
+    return found
+
+
+def read(path: Path, key: str) -> NDArray[Any]:
+    """Read one array: memory-mapped from a ``.npy``, whole from a ``.npz``.
+
+    Raises
+    ------
+    DataError
+        If it holds Python objects or cannot be read.
+    """
+    header = headers(path)[key]
+    if header.dtype.hasobject:
+        raise DataError(
+            f"{named(path, key)} holds Python objects (a pickle), which can run code when loaded, and is refused: "
+            "save plain numeric arrays of one shape"
+        )
+    try:
+        if not key:
+            # Nothing cannot be memory-mapped.
+            mapped: NDArray[Any] = np.load(path, mmap_mode=None if 0 in header.shape else "r", allow_pickle=False)
+            return mapped
+        with np.load(path, allow_pickle=False) as archive:
+            whole: NDArray[Any] = archive[key]
+            return whole
+    except _DAMAGE as error:
+        raise _unreadable(path, error) from error
+
+
+def _header(key: str, stream: IO[bytes]) -> Header:
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    elif version == (2, 0):
+        shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+    else:  # 3.0 is written only for records with field names beyond Latin-1
+        raise ValueError(f"array {key!r} has format version {version[0]}.{version[1]}, which plain arrays do not use")
+    return Header(key, shape, dtype)
+
+
+def _unreadable(path: Path, error: BaseException) -> DataError:
+    return DataError(f"{path} cannot be read as a NumPy file ({' '.join(str(error).split())}): save it again")

@@ -1,0 +1,145 @@
+"""How a photo becomes a model's input: size, channel order and the affine map of the pixels.
+
+    value = (pixel − mean) · scale,   pixel in 0..255, mean and scale per channel in the model's own channel order
+
+With ``resize`` and ``crop`` left at "auto", a photo that already has the input's size goes through untouched, for
+every preset ("imagenet" too); any other photo is resized so that it covers 256/224 of the input's size with its aspect
+ratio kept, and the centre is cut out: shorter side 256 and crop 224 for a 224×224 input, as torchvision does.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias, get_args
+
+from onnx_lowrank.errors import UsageError
+
+Size: TypeAlias = tuple[int, int]
+"""Height and width in pixels."""
+Channels: TypeAlias = Literal["rgb", "bgr", "gray"]
+Layout: TypeAlias = Literal["nchw", "nhwc"]
+Interpolation: TypeAlias = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
+Auto: TypeAlias = Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The way from a photo's pixels to a model's input.
+
+    Attributes
+    ----------
+    preset
+        The name for reports: the preset, with the overrides that were given.
+    mean, scale
+        The affine map, one value or three, in the channel order of the model. A one-channel input takes the average.
+    channels
+        Channel order of the model's input. A one-channel input is gray whatever is said here.
+    resize
+        Shorter side, or exact (height, width), to resample to; None: never resample; "auto": see the module.
+    crop
+        Size of the centre crop; None: no crop, "auto" resizing then stretches the photo to the input's size;
+        "auto": the input's height and width, 224×224 where the model leaves them open.
+    interpolation
+        The resampling filter (Pillow's, antialiased).
+    layout
+        Layout of the model's input; None: inferred from its shape.
+    """
+
+    preset: str
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    channels: Channels = "rgb"
+    resize: int | Size | Auto | None = "auto"
+    crop: Size | Auto | None = "auto"
+    interpolation: Interpolation = "bilinear"
+    layout: Layout | None = None
+
+
+PRESETS: dict[str, Preprocess] = {
+    "imagenet": Preprocess(
+        "imagenet",
+        mean=(255 * 0.485, 255 * 0.456, 255 * 0.406),
+        scale=(1 / (255 * 0.229), 1 / (255 * 0.224), 1 / (255 * 0.225)),
+    ),
+    "caffe": Preprocess("caffe", mean=(103.939, 116.779, 123.68), scale=(1.0,), channels="bgr"),
+    "unit": Preprocess("unit", mean=(0.0,), scale=(1 / 255,)),
+    "signed": Preprocess("signed", mean=(127.5,), scale=(1 / 127.5,)),
+    "raw": Preprocess("raw", mean=(0.0,), scale=(1.0,)),
+}
+"""torchvision; the original VGG and ResNet nets; 0..1; -1..1 (TensorFlow, Keras Inception); 0..255."""
+
+_KEYS = ("mean", "scale", "channels", "resize", "crop", "interpolation", "layout")
+
+
+def parse(text: str) -> Preprocess:
+    """Read the value of ``--preprocess``.
+
+    Parameters
+    ----------
+    text
+        A preset's name, overrides, or both, joined by commas: "imagenet,resize=232,crop=224", "crop=none",
+        "mean=103.9/116.8/123.7,scale=0.017,channels=bgr", "resize=256x320". Without a preset the overrides start
+        from "raw" if they set the mean or the scale, else from "imagenet".
+
+    Returns
+    -------
+    Preprocess
+        The preset with the overrides.
+
+    Raises
+    ------
+    UsageError
+        On an unknown preset, key or value; the text lists the valid ones.
+    """
+    first, *others = [part.strip() for part in text.split(",")]
+    if "=" in first:
+        first, others = "", [first, *others]
+    elif first.lower() not in PRESETS:
+        raise UsageError(f"--preprocess: there is no preset {first!r}; the presets are {', '.join(PRESETS)}")
+    settings: dict[str, Any] = {}
+    for part in others:
+        key, equals, value = (piece.strip().lower() for piece in part.partition("="))
+        if not equals or key not in _KEYS:
+            raise UsageError(f"--preprocess: {part!r} is no KEY=VALUE with a key among {', '.join(_KEYS)}")
+        settings[key] = _value(key, value)
+    base = first.lower() or ("raw" if {"mean", "scale"} & settings.keys() else "imagenet")
+    return replace(PRESETS[base], preset=",".join([base, *others]), **settings)
+
+
+def _value(key: str, text: str) -> object:
+    if key in ("mean", "scale"):
+        return _numbers(key, text)
+    if key == "crop":
+        size = _size(key, text)
+        return (size, size) if isinstance(size, int) else size
+    if key == "resize":
+        return _size(key, text)
+    if key == "layout" and text in ("auto", "none"):
+        return None
+    valid = get_args({"channels": Channels, "interpolation": Interpolation, "layout": Layout}[key])
+    if text not in valid:
+        raise UsageError(f"--preprocess: {key}={text} is unknown; valid are {', '.join(valid)}")
+    return text
+
+
+def _numbers(key: str, text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(piece) for piece in text.split("/"))
+    except ValueError:
+        values = ()
+    if len(values) not in (1, 3) or not all(math.isfinite(value) for value in values):
+        raise UsageError(f"--preprocess: {key}={text} is not one number or three, as in 103.9/116.8/123.7")
+    if key == "scale" and 0 in values:
+        raise UsageError(f"--preprocess: scale={text} would make every input the same; give numbers other than 0")
+    return values
+
+
+def _size(key: str, text: str) -> int | Size | Auto | None:
+    if text == "none":
+        return None
+    if text == "auto":
+        return "auto"
+    pieces = text.split("x")
+    if len(pieces) > 2 or not all(piece.isdecimal() and int(piece) > 0 for piece in pieces):
+        raise UsageError(f"--preprocess: {key}={text} is not a size; give pixels (224), HEIGHTxWIDTH, none or auto")
+    sides = [int(piece) for piece in pieces]
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])

@@ -1,0 +1,100 @@
+"""Labelled samples."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from onnx_lowrank.calibration.labels import load_labelled
+from onnx_lowrank.calibration.preprocess import PRESETS
+from onnx_lowrank.calibration.source import Source
+from onnx_lowrank.errors import DataError
+from onnx_lowrank.interface import TensorSpec
+
+SPECS = (TensorSpec("x", np.dtype(np.float32), ("N", 3, 4, 4)),)
+DATA = np.broadcast_to(np.arange(20, dtype=np.float32)[:, None, None, None], (20, 3, 4, 4))
+
+
+def loaded(path: Path, **options: Any) -> tuple[Source, NDArray[np.int64]]:
+    return load_labelled(path, SPECS, PRESETS["raw"], **options)
+
+
+def numbers(source: Source) -> NDArray[Any]:
+    values: NDArray[Any] = source.feeds(range(len(source)))["x"][:, 0, 0, 0]
+    return values
+
+
+@pytest.mark.parametrize("key", ["labels", "label", "y"])
+def test_an_npz_with_labels(tmp_path: Path, key: str) -> None:
+    stored: dict[str, Any] = {"images": DATA, key: np.arange(20, dtype=np.uint8)[:, None]}
+    np.savez(tmp_path / "test.npz", **stored)
+    source, labels = loaded(tmp_path / "test.npz")
+    assert labels.dtype == np.int64 and labels.tolist() == numbers(source).tolist() == list(range(20))
+    source, labels = loaded(tmp_path / "test.npz", count=5, seed=1)
+    assert labels.tolist() == numbers(source).tolist() and len(set(labels.tolist())) == 5
+    assert source.description == "5 of 20 labelled samples in test.npz"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        ({}, "holds x, but no labels"),
+        ({"y": np.arange(19)}, "not one class number"),
+        ({"y": np.eye(20)}, "not one class number"),
+        ({"y": np.zeros(20)}, "not one class number"),
+        ({"y": np.full(20, -1)}, "class numbers start at 0"),
+        ({"y": np.array(["cat"] * 20, object)}, "Python objects"),
+    ],
+)
+def test_labels_that_are_none_are_refused(tmp_path: Path, arrays: dict[str, NDArray[Any]], told: str) -> None:
+    stored: dict[str, Any] = {"x": DATA, **arrays}
+    np.savez(tmp_path / "test.npz", **stored)
+    with pytest.raises(DataError, match=told):
+        loaded(tmp_path / "test.npz")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(20):
+        path = tmp_path / "test" / f"class{number % 3}" / "more" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(path)
+    return tmp_path / "test"
+
+
+def test_folders_are_classes_in_sorted_order(folder: Path) -> None:
+    (folder / "class10").mkdir()  # without photos, but a class: it comes second
+    source, labels = loaded(folder)
+    np.testing.assert_array_equal(labels, np.array([0, 1, 3])[numbers(source).astype(int) % 3])
+    assert (np.diff(labels) >= 0).all()
+    assert source.description == "20 images in test (preset raw)"
+
+
+def test_labels_follow_the_choice_and_the_broken_photos(folder: Path) -> None:
+    (folder / "class1" / "more" / "4.png").write_bytes(b"")
+    warnings: list[str] = []
+    source, labels = loaded(folder, on_warning=warnings.append)
+    assert len(source) == len(labels) == 19 and len(warnings) == 1
+    np.testing.assert_array_equal(labels, numbers(source) % 3)
+    source, labels = loaded(folder, count=12, seed=3)
+    np.testing.assert_array_equal(labels, numbers(source) % 3)
+
+
+def test_numbered_classes_in_text_order_are_pointed_out(folder: Path) -> None:
+    for old, new in (("class0", "0"), ("class1", "10"), ("class2", "2")):
+        (folder / old).rename(folder / new)
+    warnings: list[str] = []
+    source, labels = loaded(folder, on_warning=warnings.append)
+    np.testing.assert_array_equal(labels, numbers(source) % 3)
+    assert len(warnings) == 1 and "(0, 10, 2, ...)" in warnings[0]
+
+
+def test_what_has_no_labels_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no images in sub-folders"):
+        loaded(folder / "class0" / "more")
+    for path in (tmp_path / "nowhere", folder / "class0" / "more" / "0.png"):
+        with pytest.raises(DataError, match=r"neither an \.npz with labels nor a folder"):
+            loaded(path)
