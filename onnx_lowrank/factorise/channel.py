@@ -1,0 +1,43 @@
+"""The channel form (§2.2): k×k c→d' and then 1×1 d'→d.
+
+The regressors are the layer's own responses, x = W·patch, so a map M = P Qᵀ of them gives the kernels QᵀW (d', c, k, k)
+and P (d, d', 1, 1). Working on d responses in place of c·k·k inputs keeps the number of unknowns small.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_lowrank.factorise.factors import Factorization, Stage
+from onnx_lowrank.factorise.regression import LowRankMap
+
+Array = NDArray[Any]
+
+
+def responses(patches: Array, kernel: Array) -> Array:
+    """The layer's responses without bias, [n, d], for patches [n, c, h, w] and its kernel [d, c, h, w]."""
+    return np.asarray(patches.reshape(len(patches), -1) @ kernel.reshape(len(kernel), -1).T.astype(patches.dtype))
+
+
+def compose(kernel: Array, solution: LowRankMap) -> Factorization:
+    """The two convolutions that a map of the responses stands for."""
+    d = len(kernel)
+    first = (solution.right @ kernel.reshape(d, -1)).reshape(-1, *kernel.shape[1:])
+    second = solution.left[:, :, None, None]
+    return Factorization("channel", (Stage(first, True, True), Stage(second, False, False)), solution.bias)
+
+
+def from_weights(kernel: Array, bias: Array, rank: int) -> Factorization:
+    """The truncated SVD of the kernel as a d×ckk matrix: the baseline that looks at no data.
+
+    Denton et al., "Exploiting Linear Structure Within Convolutional Networks for Efficient Evaluation", 2014.
+    """
+    U, _, _ = np.linalg.svd(kernel.reshape(len(kernel), -1), full_matrices=False)
+    return compose(kernel, LowRankMap(U[:, :rank], U[:, :rank].T, bias))
+
+
+def weight_energies(kernel: Array) -> Array:
+    """Squared singular values of the kernel as a d×ckk matrix, descending, [d]; zeros beyond its rank."""
+    s = np.linalg.svd(kernel.reshape(len(kernel), -1), compute_uv=False)
+    return np.pad(np.square(s), (0, len(kernel) - len(s)))

@@ -1,0 +1,253 @@
+"""Properties of the solvers of one layer."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from onnx_lowrank.factorise import activations, channel
+from onnx_lowrank.factorise.factors import Factorization, Stage
+from onnx_lowrank.factorise.fit import Fit, Rows, fit
+from onnx_lowrank.factorise.regression import LowRankMap, Regression, cross_moment, leading_subspace
+
+Array = NDArray[Any]
+EPS32 = float(np.finfo(np.float32).eps)
+
+
+def responses(seed: int, n: int = 3000, d: int = 12, decay: float = 0.7) -> Array:
+    """Correlated rows [n, d] with a falling spectrum and unequal means."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.standard_normal((d, d)) * decay ** np.arange(d)
+    return (rng.standard_normal((n, d)) @ mixing.T + rng.standard_normal(d)).astype(np.float32)
+
+
+def disturbed(Y: Array, seed: int, amount: float = 0.3) -> Array:
+    """What an approximated network might answer in place of Y."""
+    rng = np.random.default_rng(seed)
+    d = Y.shape[1]
+    bend = np.eye(d) + amount * rng.standard_normal((d, d)) / np.sqrt(d)
+    return np.asarray((Y @ bend + amount * rng.standard_normal(Y.shape) * Y.std(axis=0)).astype(np.float32))
+
+
+def rows(X: Array, Y: Array) -> Rows:
+    return Rows(X, Y, np.arange(len(X)) % 5 == 2)
+
+
+def error(solution: LowRankMap, X: Array, Y: Array, activation: str | None = "Relu") -> float:
+    target = activations.apply(activation, Y).astype(np.float64)
+    out = activations.apply(activation, solution(X)).astype(np.float64)
+    return float(np.square(out - target).sum() / np.square(target).sum())
+
+
+# ---- the z-step
+
+
+@pytest.mark.parametrize("weight", [0.01, 0.1, 1.0, 10.0])
+@pytest.mark.parametrize("activation", activations.NONLINEAR)
+def test_z_step_is_the_minimum_on_a_grid(activation: str, weight: float) -> None:
+    y, prediction = np.meshgrid(np.linspace(-3, 3, 25), np.linspace(-12, 12, 49))
+    target = activations.apply(activation, y)
+    z = activations.z_step(activation, target, prediction, weight)
+
+    def cost(z: Array) -> Array:
+        return np.asarray((target - activations.apply(activation, z)) ** 2 + weight * (z - prediction) ** 2)
+
+    grid = np.linspace(-15, 15, 6001)
+    best = np.stack([cost(np.full_like(z, value)) for value in grid]).min(axis=0)
+    assert (cost(z) <= best + 1e-12).all()
+
+
+def test_z_step_of_a_perfect_prediction_is_the_prediction() -> None:
+    y = np.linspace(-2, 2, 41)
+    np.testing.assert_allclose(activations.z_step("Relu", np.maximum(y, 0), y, 0.1), y, atol=1e-15)
+
+
+# ---- the regression
+
+
+def solve(X: Array, Z: Array, ridge: float, rank: int, prior: Array) -> LowRankMap:
+    X, Z = X.astype(np.float64), Z.astype(np.float64)
+    mean = X.mean(axis=0)
+    regression = Regression(X - mean, mean, cross_moment(X - mean, X - mean), ridge, prior)
+    C = regression.whitened(regression.cross(Z))
+    return regression.map(C, leading_subspace(C, rank), Z.mean(axis=0))
+
+
+def test_reduced_rank_regression_is_the_papers_generalised_svd() -> None:
+    Y = responses(0).astype(np.float64)
+    Z = np.maximum(responses(1).astype(np.float64) * 0.3 + Y, -0.1)
+    rank, d = 4, Y.shape[1]
+    Yc, Zc = Y - Y.mean(axis=0), Z - Z.mean(axis=0)
+    M = Zc.T @ Yc @ np.linalg.inv(Yc.T @ Yc)
+    root = np.real(scipy.linalg.sqrtm(Yc.T @ Yc))
+    U, s, Wt = np.linalg.svd(M @ root)  # the GSVD with respect to YYᵀ: V = root⁻¹ W
+    expected = (U[:, :rank] * s[:rank]) @ (Wt[:rank] @ np.linalg.inv(root))
+    solution = solve(Y, Z, 1e-13, rank, np.zeros((d, d)))
+    np.testing.assert_allclose(solution.left @ solution.right, expected, atol=1e-8)
+
+
+def test_symmetric_linear_solution_is_the_pca_of_the_responses() -> None:
+    Y = responses(2)
+    rank = 5
+    solution = fit(Rows(Y, Y, np.arange(len(Y)) % 5 == 0), rank, None, nonlinear=False).map
+    _, vectors = np.linalg.eigh(np.cov(Y.T.astype(np.float64)))
+    U = vectors[:, -rank:]
+    np.testing.assert_allclose(solution.left @ solution.right, U @ U.T, atol=2e-2)
+
+
+@pytest.mark.parametrize("ridge", [1e-3, 1.0, 1e9])
+def test_the_regression_minimises_its_objective(ridge: float) -> None:
+    Y = responses(3).astype(np.float64)
+    X = disturbed(responses(3), 4).astype(np.float64)
+    rank, d = 3, Y.shape[1]
+    rng = np.random.default_rng(5)
+    prior = rng.standard_normal((d, 2)) @ rng.standard_normal((2, d))
+    solution = solve(X, Y, ridge, rank, prior)
+    Xc, Yc = X - X.mean(axis=0), Y - Y.mean(axis=0)
+    tau = ridge * np.square(Xc).sum() / d
+
+    def objective(B: Array) -> float:
+        return float(np.square(Yc - Xc @ B.T).sum() + tau * np.square(B - prior).sum())
+
+    best = objective(solution.left @ solution.right)
+    for _ in range(30):
+        left = solution.left + 1e-3 * rng.standard_normal(solution.left.shape)
+        right = solution.right + 1e-3 * rng.standard_normal(solution.right.shape)
+        assert objective(left @ right) >= best * (1 - 1e-9)
+
+
+def test_an_endless_ridge_gives_the_prior() -> None:
+    Y = responses(6)
+    prior = np.diag([1.0, 2.0, 3.0] + [0.0] * 9)
+    solution = solve(disturbed(Y, 7), Y, 1e12, 3, prior)
+    np.testing.assert_allclose(solution.left @ solution.right, prior, atol=1e-6)
+
+
+# ---- the fit
+
+
+@given(seed=st.integers(0, 1000), rank=st.integers(1, 12), nonlinear=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_the_choice_is_never_worse_for_the_judges_than_any_candidate_kind(seed: int, rank: int, nonlinear: bool) -> None:
+    Y = responses(seed, n=600)
+    result = fit(rows(disturbed(Y, seed + 1), Y), rank, "Relu", nonlinear=nonlinear)
+    if not nonlinear:
+        assert result.error_nonlinear is None and result.iterations == 0
+    else:
+        assert result.error_nonlinear is not None
+        assert (result.iterations > 0) == (result.error_nonlinear < result.error_linear)
+
+
+def test_full_rank_on_the_networks_own_responses_is_the_identity() -> None:
+    Y = responses(8)
+    result = fit(rows(Y, Y), Y.shape[1], "Relu", nonlinear=True)
+    np.testing.assert_allclose(result.map(Y), Y, atol=200 * EPS32 * np.abs(Y).max())
+
+
+def test_asymmetric_on_undisturbed_inputs_is_the_symmetric_solution() -> None:
+    Y = responses(9)
+    shifted = Y - np.float32(0.5)  # the bias takes up a constant shift of the regressors
+    a = fit(rows(Y, Y), 4, "Relu", nonlinear=True)
+    b = fit(rows(shifted, Y), 4, "Relu", nonlinear=True)
+    assert b.error_linear == pytest.approx(a.error_linear, rel=1e-3)
+    assert b.error_nonlinear == pytest.approx(a.error_nonlinear, rel=1e-3)
+
+
+def test_the_asymmetric_solution_undoes_error_that_the_symmetric_one_leaves() -> None:
+    Y = responses(10, n=6000)
+    X = disturbed(Y, 11, amount=0.4)
+    asymmetric = fit(rows(X[:4000], Y[:4000]), 6, "Relu", nonlinear=True)
+    symmetric = fit(rows(Y[:4000], Y[:4000]), 6, "Relu", nonlinear=True)
+    assert error(asymmetric.map, X[4000:], Y[4000:]) < 0.9 * error(symmetric.map, X[4000:], Y[4000:])
+
+
+def test_the_nonlinear_solution_beats_the_linear_one_on_unseen_rows_where_relu_hides_much() -> None:
+    Y = responses(12, n=12000, decay=0.9) - np.float32(1.5)
+    seen, unseen = Y[:8000], Y[8000:]
+    linear = fit(rows(seen, seen), 4, "Relu", nonlinear=False)
+    nonlinear = fit(rows(seen, seen), 4, "Relu", nonlinear=True)
+    assert nonlinear.iterations > 0
+    assert error(nonlinear.map, unseen, unseen) < 0.97 * error(linear.map, unseen, unseen)
+
+
+def test_error_falls_as_rank_grows() -> None:
+    Y = responses(13)
+    X = disturbed(Y, 14, amount=0.1)
+    errors = [fit(rows(X, Y), rank, "Relu", nonlinear=True) for rank in range(1, 13)]
+    chosen = [min(e.error_linear, e.error_nonlinear or np.inf) for e in errors]
+    assert all(later <= earlier * 1.02 for earlier, later in zip(chosen, chosen[1:], strict=False))
+
+
+@pytest.mark.parametrize("n", [10, 20, 40])
+def test_few_rows_never_do_much_worse_than_the_symmetric_solution(n: int) -> None:
+    worse = []
+    for seed in range(20):
+        Y = responses(seed, n=4000)
+        X = disturbed(Y, seed + 100, amount=0.15)
+        few = Rows(X[:n], Y[:n], np.arange(n) % 5 == 2)
+        own = Rows(Y[:n], Y[:n], np.arange(n) % 5 == 2)
+        asymmetric, symmetric = fit(few, 4, "Relu", nonlinear=True), fit(own, 4, "Relu", nonlinear=True)
+        worse.append(error(asymmetric.map, X[n:], Y[n:]) / error(symmetric.map, X[n:], Y[n:]))
+    assert np.median(worse) <= 1.0
+
+
+def test_a_dead_layer_is_solved_without_complaint() -> None:
+    Y = np.full((50, 6), -1.0, np.float32)
+    result = fit(rows(Y, Y), 2, "Relu", nonlinear=True)
+    assert np.isfinite(result.map(Y)).all()
+    assert (np.maximum(result.map(Y), 0) < 1e-6).all()
+
+
+# ---- the channel form
+
+
+@given(
+    d=st.integers(1, 9),
+    c=st.integers(1, 5),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 5)),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=40, deadline=None)
+def test_composed_channel_kernels_equal_the_map_times_the_kernel(
+    d: int, c: int, kernel: tuple[int, int], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    W = rng.standard_normal((d, c, *kernel))
+    rank = int(rng.integers(1, d + 1))
+    solution = LowRankMap(rng.standard_normal((d, rank)), rng.standard_normal((rank, d)), rng.standard_normal(d))
+    factorization = channel.compose(W, solution)
+    assert factorization.ranks == (rank,)
+    expected = np.einsum("od,dchw->ochw", solution.left @ solution.right, W)
+    np.testing.assert_allclose(factorization.dense(), expected, atol=1e-12 * max(1, np.abs(expected).max()))
+
+
+def test_weights_alone_give_the_closest_kernel_and_at_full_rank_the_kernel_itself() -> None:
+    rng = np.random.default_rng(0)
+    W, bias = rng.standard_normal((8, 3, 3, 3)), rng.standard_normal(8)
+    np.testing.assert_allclose(channel.from_weights(W, bias, 8).dense(), W, atol=1e-12)
+    lost = np.square(channel.from_weights(W, bias, 3).dense() - W).sum()
+    assert lost == pytest.approx(channel.weight_energies(W)[3:].sum())
+
+
+def test_responses_are_the_convolution_at_the_patches() -> None:
+    rng = np.random.default_rng(1)
+    patches, W = rng.standard_normal((7, 3, 2, 4)), rng.standard_normal((5, 3, 2, 4))
+    np.testing.assert_allclose(channel.responses(patches, W), np.einsum("nchw,dchw->nd", patches, W), atol=1e-12)
+
+
+def test_spatial_stages_compose_to_an_outer_product() -> None:
+    rng = np.random.default_rng(2)
+    column, row = rng.standard_normal((4, 3, 3, 1)), rng.standard_normal((5, 4, 1, 2))
+    dense = Factorization("spatial", (Stage(column, True, False), Stage(row, False, True)), np.zeros(5)).dense()
+    np.testing.assert_allclose(dense, np.einsum("omx,mcy->ocyx", row[:, :, 0], column[..., 0]), atol=1e-12)
+
+
+def test_what_won_is_described() -> None:
+    solution = LowRankMap(np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1))
+    assert "symmetric" in Fit(solution, 0.1, None, np.inf, 0).description
+    assert Fit(solution, 0.1, 0.05, 0.1, 3).description == "nonlinear, 3 iterations, ridge 0.1"
+    assert Fit(solution, 0.1, 0.2, 0.1, 0).description == "linear, ridge 0.1"
