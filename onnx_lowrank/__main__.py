@@ -1,0 +1,6 @@
+"""``python -m onnx_lowrank`` is the command ``onnx-lowrank``."""
+
+from onnx_lowrank.cli import console
+
+if __name__ == "__main__":
+    console()

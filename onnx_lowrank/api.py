@@ -1,0 +1,88 @@
+"""The Python interface: one function, with every option as a keyword."""
+
+import os
+from collections.abc import Callable
+
+from onnx_lowrank import pipeline
+from onnx_lowrank.calibration.preprocess import Preprocess
+from onnx_lowrank.options import GIB, Options
+from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.progress import Progress, silent
+
+
+def _ignore(text: str) -> None:
+    pass
+
+
+def compress(
+    model: pipeline.ModelLike,
+    data: object = None,
+    speedup: float = 4.0,
+    *,
+    preprocess: Preprocess | str = "imagenet",
+    form: str = "channel",
+    solver: str = "nonlinear",
+    symmetric: bool = False,
+    ranks: str = "greedy",
+    include: str | None = None,
+    exclude: str | None = None,
+    images: int = 300,
+    seed: int = 0,
+    memory: int = 4 * GIB,
+    providers: tuple[str, ...] = ("cpu",),
+    threads: int = 0,
+    plan: Plan | None = None,
+    test: str | os.PathLike[str] | None = None,
+    progress: Progress = silent,
+    warn: Callable[[str], None] = _ignore,
+) -> pipeline.Result:
+    """Factorise the convolutions of an ONNX model.
+
+    Parameters
+    ----------
+    model
+        A path or a loaded model, which is not changed.
+    data
+        Calibration samples: a folder of photos, .npy or .npz files, an array or a dict of arrays [n, ...], an ONNX
+        Runtime ``CalibrationDataReader``, or any iterable of feeds; None for synthetic images.
+    speedup
+        The conv MACs before over those after.
+    preprocess
+        How photos become inputs, for example "imagenet" or "caffe,resize=none".
+    form, solver, symmetric, ranks, include, exclude, images, seed, memory, providers, threads
+        See ``Options``.
+    plan
+        Ranks to use in place of a search.
+    test
+        Labelled samples, only for the accuracy in the report.
+    progress, warn
+        Receive progress and warnings.
+
+    Returns
+    -------
+    Result
+        ``.model``, ``.report`` and ``.save(path)``.
+
+    Raises
+    ------
+    LowRankError
+        UsageError, ModelError, DataError, TargetError, ValidationError or EnvironmentFault: one line that says what,
+        where and what to do.
+    """
+    options = Options(
+        speedup=speedup,
+        form=form,
+        solver=solver,
+        symmetric=symmetric,
+        ranks=ranks,
+        include=include,
+        exclude=exclude,
+        images=images,
+        seed=seed,
+        memory=memory,
+        providers=providers,
+        threads=threads,
+    )
+    return pipeline.compress(
+        model, data, options=options, preprocess=preprocess, plan=plan, test=test, progress=progress, warn=warn
+    )

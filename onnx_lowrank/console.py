@@ -1,0 +1,250 @@
+"""What the command line draws: tables as text, and the progress of long stages.
+
+Tables go to a terminal at its width, and to anything else at their own width, so that no line is ever folded there.
+"""
+
+import io
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import TextIO
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from onnx_lowrank.report import MacsReport, OutputReport, Report, SiteReport, SkippedReport
+
+NONE, TIMES = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
+WIDEST = 1 << 16
+NARROWEST = 110
+"""Columns below which a table of layers can no longer be read; a smaller terminal folds its lines."""
+PATIENCE = 2.0
+"""Seconds that a stage may take before it is shown."""
+
+
+def one_line(text: str) -> str:
+    """Put ``text`` on one line that a terminal shows as it is: whitespace collapsed, control characters escaped."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in " ".join(text.split()))
+
+
+def _scaled(number: float, base: int, *units: str) -> str:
+    for unit in units[:-1]:
+        if number < base - 0.5:
+            return f"{number:.4g} {unit}".rstrip()
+        number /= base
+    return f"{number:,.4g} {units[-1]}"
+
+
+def count(number: int) -> str:
+    """Format a number of operations or parameters, for example 15.35 G."""
+    return _scaled(number, 1000, "", "k", "M", "G", "T")
+
+
+def size(number: int) -> str:
+    """Format a number of bytes, for example 52.1 MiB."""
+    return _scaled(number, 1024, "B", "KiB", "MiB", "GiB")
+
+
+def duration(seconds: float) -> str:
+    """Format a time in its natural unit, for example 31 s or 2 min 5 s."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes_left} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _change(before: float, after: float, less: str, more: str) -> str:
+    if before <= 0 or after <= 0:
+        return NONE
+    ratio = max(before / after, after / before)
+    return "the same" if ratio < 1.005 else f"{ratio:.2f}{TIMES} {less if after < before else more}"
+
+
+def _percent(part: float | None) -> str:
+    return NONE if part is None else f"{part:.1%}"
+
+
+def _error(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3g}"
+
+
+def _table(title: str, *columns: str, words: Sequence[str] = ()) -> Table:
+    """Make an empty table; ``words`` are the columns of text, which may fold where the terminal is narrow."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in columns:
+        if name in words:
+            table.add_column(name, overflow="fold", min_width=min(16, len(name)))
+        else:
+            table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def costs_table(macs: MacsReport, report: Report | None = None) -> Table:
+    """Compare before and after: the MACs, which a plan knows too, and all that a whole run measured."""
+    table = _table("Before and after", "", "before", "after", "change", words=("", "change"))
+
+    def row(label: str, show: Callable[[int], str], before: int, after: int, words: tuple[str, str]) -> None:
+        table.add_row(label, show(before), show(after), _change(before, after, *words))
+
+    row("conv MACs", count, macs.conv_before, macs.conv_after, ("fewer", "more"))
+    row("all MACs", count, macs.before, macs.after, ("fewer", "more"))
+    if report is None:
+        return table
+    row("parameters", count, *report.parameters, ("fewer", "more"))
+    row("file size", size, report.input.bytes, report.output.bytes, ("smaller", "larger"))
+    if latency := report.speedup.latency:
+        times = (latency.before_ms, latency.after_ms)
+        table.add_row("latency of one sample", *(f"{t:.3g} ms" for t in times), _change(*times, "faster", "slower"))
+    if accuracy := report.accuracy:
+        points = f"{100 * (accuracy.after - accuracy.before):+.1f} points"
+        label = f"top-1 accuracy of {accuracy.samples} samples"
+        table.add_row(label, _percent(accuracy.before), _percent(accuracy.after), points)
+    return table
+
+
+def outputs_table(outputs: dict[str, OutputReport]) -> Table:
+    """Show how far every output of the model is from the original's."""
+    table = _table(
+        "Outputs against the original's",
+        *("output", "relative error", "largest difference", "top-1 agreement"),
+        words=("output",),
+    )
+    for name, output in outputs.items():
+        errors = (_error(output.relative_error), _error(output.max_abs_error))
+        table.add_row(one_line(name), *errors, _percent(output.top1_agreement))
+    return table
+
+
+def sites_table(sites: Sequence[SiteReport]) -> Table:
+    """List every eligible convolution and what happened to it; errors are on held-out samples."""
+    table = _table(
+        "Convolutions",
+        *("layer", "kernel", "channels", "activation", "rank", "MACs\nbefore", "MACs\nafter", "", "error\nlinear"),
+        *("error\nnonlinear", "what happened"),
+        words=("layer", "what happened"),
+    )
+    for site in sites:
+        table.add_row(
+            one_line(site.name),
+            TIMES.join(map(str, site.kernel)),
+            "→".join(map(str, site.channels)),
+            site.activation or NONE,
+            ", ".join(map(str, site.ranks.values())) or NONE,
+            count(site.macs_before),
+            count(site.macs_after),
+            _percent(site.macs_after / site.macs_before if site.macs_before else None),
+            _error(site.error_linear),
+            _error(site.error_nonlinear),
+            one_line(site.reason),
+            style="dim" if site.kept else "",
+        )
+    return table
+
+
+def skipped_table(skipped: Sequence[SkippedReport]) -> Table:
+    """List the convolutions that are not eligible."""
+    table = _table("Skipped convolutions", "layer", "reason", words=("layer", "reason"))
+    for skip in skipped:
+        table.add_row(one_line(skip.name), one_line(skip.reason))
+    return table
+
+
+def render(tables: Sequence[Table], stream: TextIO) -> str:
+    """Draw the tables as text for ``stream``: in a terminal's colours and width, anywhere else plain and unfolded."""
+    terminal = stream.isatty()
+    room = max(shutil.get_terminal_size().columns, NARROWEST) if terminal else WIDEST
+    encoding = stream.encoding or "utf-8"
+    buffer = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="replace", newline="")
+    console = Console(
+        file=buffer,
+        force_terminal=terminal,
+        color_system="auto" if terminal else None,
+        width=WIDEST,
+        # A layer's name may hold [brackets] and :colons:.
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+    for table in tables:
+        console.print(table, width=min(room, console.measure(table).maximum))
+    buffer.flush()
+    text = buffer.detach().getvalue().decode(encoding)
+    return text if terminal else "".join(line.rstrip() + "\n" for line in text.splitlines())
+
+
+class Stages:
+    """A `Progress` that shows a stage once it has run for two seconds.
+
+    On a terminal each such stage gets a bar; anywhere else it gets one line.
+
+    Parameters
+    ----------
+    say
+        Prints one line where there is no terminal.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True, force_terminal=self._terminal),
+            redirect_stdout=False,
+        )
+        self._lock = threading.RLock()
+        self._tasks: dict[str, TaskID] = {}
+        self._timers: dict[str, threading.Timer] = {}
+        self._said: set[str] = set()
+        self._closed = False
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Take note of a step; the first one of a stage starts its clock."""
+        with self._lock:
+            if self._closed:
+                return
+            if stage not in self._tasks:
+                self._tasks[stage] = self._bars.add_task(one_line(stage), visible=False)
+                self._watch(stage)
+            elif done == 0 and stage not in self._timers:
+                self._watch(stage)
+            self._bars.update(self._tasks[stage], completed=done, total=total)
+            if done >= total and (timer := self._timers.pop(stage, None)):
+                timer.cancel()
+
+    def _watch(self, stage: str) -> None:
+        # A timer, and not a look at the clock at each step: one step may take minutes.
+        timer = self._timers[stage] = threading.Timer(PATIENCE, self._show, [stage])
+        timer.daemon = True
+        timer.start()
+
+    def _show(self, stage: str) -> None:
+        with self._lock:
+            if self._closed or stage not in self._timers:
+                return
+            if self._terminal:
+                self._bars.update(self._tasks[stage], visible=True)
+                self._bars.start()
+            elif stage not in self._said:
+                self._said.add(stage)
+                self._say(f"{stage} …")
+
+    def __enter__(self) -> "Stages":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._closed = True
+            for timer in self._timers.values():
+                timer.cancel()
+            if self._bars.live.is_started:
+                self._bars.stop()

@@ -1,0 +1,97 @@
+"""The rewritten model against the original: outputs, accuracy on labelled samples, and the clock."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_lowrank.calibration.sampling import Batches
+from onnx_lowrank.calibration.source import Source
+from onnx_lowrank.errors import DataError, ValidationError
+from onnx_lowrank.progress import Progress
+from onnx_lowrank.report import AccuracyReport, Latency, OutputReport
+from onnx_lowrank.runtime import Session, median_milliseconds
+
+Array = NDArray[Any]
+
+
+def compare_outputs(
+    before: Session, after: Session, source: Source, batches: Batches, progress: Progress
+) -> dict[str, OutputReport]:
+    """Every floating-point output on the given samples.
+
+    Raises
+    ------
+    ValidationError
+        Where the new model's output has another shape or type, or is not finite where the original's is.
+    """
+    pairs: dict[str, list[tuple[Array, Array]]] = {name: [] for name in before.outputs}
+    progress("validate", 0, len(batches))
+    for done, batch in enumerate(batches, 1):
+        feeds = source.feeds(batch)
+        reference, outputs = before(feeds), after(feeds)
+        for name, ref in reference.items():
+            out = outputs[name]
+            if out.shape != ref.shape or out.dtype != ref.dtype:
+                raise ValidationError(
+                    f"output {name!r} became {out.dtype}{list(out.shape)}, it was {ref.dtype}{list(ref.shape)}: "
+                    "nothing was written; please report this model"
+                )
+            if np.issubdtype(ref.dtype, np.floating):
+                pairs[name].append((ref.astype(np.float64), out.astype(np.float64)))
+        progress("validate", done, len(batches))
+    return {name: _compare(name, of_output) for name, of_output in pairs.items() if of_output}
+
+
+def _compare(name: str, pairs: Sequence[tuple[Array, Array]]) -> OutputReport:
+    squared = scale = largest = 0.0
+    agree = scored = 0
+    for ref, out in pairs:
+        finite = np.isfinite(ref)
+        if not np.isfinite(out[finite]).all():
+            raise ValidationError(
+                f"output {name!r} is not finite where the original's is: nothing was written; "
+                "try more calibration data or a lower --speedup"
+            )
+        difference = np.abs(out[finite] - ref[finite])
+        squared += float(np.square(difference).sum())
+        scale += float(np.square(ref[finite]).sum())
+        largest = max(largest, float(difference.max(initial=0.0)))
+        if ref.ndim == 2 and ref.shape[1] > 1:
+            agree += int((ref.argmax(axis=1) == out.argmax(axis=1)).sum())
+            scored += len(ref)
+    return OutputReport(squared / scale if scale else squared, largest, agree / scored if scored else None)
+
+
+def measure_accuracy(
+    before: Session, after: Session, source: Source, labels: NDArray[np.int64], batches: Batches, progress: Progress
+) -> AccuracyReport:
+    """Top-1 of the first output of both models.
+
+    Raises
+    ------
+    DataError
+        Where that output does not hold one row of class scores a sample.
+    """
+    right = [0, 0]
+    progress("test", 0, len(batches))
+    for done, batch in enumerate(batches, 1):
+        feeds = source.feeds(batch)
+        for which, session in enumerate((before, after)):
+            scores = session(feeds)[session.outputs[0]]
+            if scores.ndim != 2 or len(scores) != len(batch):
+                raise DataError(
+                    f"--test needs class scores [samples, classes], and output {session.outputs[0]!r} has shape "
+                    f"{list(scores.shape)}: leave --test out"
+                )
+            right[which] += int((scores.argmax(axis=1) == labels[list(batch)]).sum())
+        progress("test", done, len(batches))
+    count = sum(map(len, batches))
+    return AccuracyReport(count, right[0] / count, right[1] / count)
+
+
+def measure_latency(before: Session, after: Session, source: Source, batch: tuple[int, ...]) -> Latency:
+    """Both models in turns on one small batch."""
+    old, new = median_milliseconds((before, after), source.feeds(batch))
+    return Latency(round(old, 3), round(new, 3), round(old / new, 3))

@@ -1,0 +1,135 @@
+"""The network approximated so far, advanced piece by piece over all batches.
+
+The graph is cut in front of every site. From one cut to the next every batch runs through one piece of the graph, from
+the live tensors of the last cut to those of the next, so each sample passes each layer once, whatever the depth. Live
+tensors that do not fit in memory are recomputed from the last cut where that is cheap, else kept on disk.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_lowrank.calibration.sampling import Sampling
+from onnx_lowrank.graph.segments import live_tensors, position, segment
+from onnx_lowrank.graph.sites import ConvSite
+from onnx_lowrank.interface import Feeds
+from onnx_lowrank.runtime import Opener
+
+Array = NDArray[Any]
+
+RECOMPUTE_SHARE = 0.05
+"""A stretch of the network cheaper than this share of the whole is run again rather than stored on disk."""
+
+
+class Frontier:
+    """The network approximated so far, advanced piece by piece over all batches.
+
+    Parameters
+    ----------
+    graph
+        The network; its nodes behind the frontier may be rewritten between two calls.
+    sampling
+        The batches.
+    open_session
+        Opens the pieces.
+    memory
+        Bytes that live tensors may take; beyond that they are recomputed where that is cheap, else put on disk.
+    macs
+        MACs of one sample by output tensor of the node, kept up to date by the caller when nodes are rewritten.
+    """
+
+    def __init__(
+        self, graph: gs.Graph, sampling: Sampling, open_session: Opener, memory: int, macs: dict[str, int]
+    ) -> None:
+        self._graph, self._sampling, self._open = graph, sampling, open_session
+        self._memory, self._macs = memory, macs
+        self._cut = 0
+        self._store: _Store | None = None  # None: the cut is the network's input, read from the source
+        self.macs_executed = 0
+        self._folder = contextlib.ExitStack()
+
+    def __enter__(self) -> "Frontier":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._folder.close()
+
+    def visit(self, site: ConvSite) -> Iterator[Array]:
+        """Run up to a site and yield the tensor that it reads, batch by batch; the cut moves along where that pays."""
+        stop = position(self._graph, site.output)
+        live = live_tensors(self._graph, stop)
+        session: Any = None
+        following: _Store | None = None
+        for b, batch in enumerate(self._sampling.batches):
+            held = self._store.read(b) if self._store else self._sampling.source.feeds(batch)
+            made = [name for name in live if name not in held]
+            if session is None and made:
+                dtypes = {name: value.dtype for name, value in held.items()}
+                piece = segment(self._graph, self._cut, stop, made, dtypes)
+                session = self._open(piece.SerializeToString(), f"the piece in front of {site.name}")
+                wanted = [value.name for value in piece.graph.input]
+            if session is not None:
+                made_now = session({name: held[name] for name in wanted})
+                tensors = {name: made_now[name] if name in made_now else held[name] for name in live}
+            else:
+                tensors = held
+            if b == 0 and session is not None:
+                following = self._next_store(tensors, stop)
+            if following is not None:
+                if self._store:
+                    self._store.drop(b)
+                following.write(b, tensors)
+            yield tensors[site.input]
+        self.macs_executed += self._sampling.samples * self._macs_between(self._cut, stop)
+        if following is not None:
+            self._store, self._cut = following, stop
+
+    def _macs_between(self, start: int, stop: int) -> int:
+        outputs = (output.name for node in self._graph.nodes[start:stop] for output in node.outputs)
+        return sum(self._macs.get(name, 0) for name in outputs)
+
+    def _next_store(self, tensors: Feeds, stop: int) -> "_Store | None":
+        """Where the tensors of the new cut go; None: nowhere, the cut stays where it is."""
+        size = sum(value.nbytes for value in tensors.values()) * len(self._sampling.batches)
+        held = self._store.bytes if self._store else 0
+        # Batches move over one at a time, so old and new tensors are never held in full together.
+        if max(size, held) <= self._memory:
+            return _Store(None)
+        if self._macs_between(self._cut, stop) <= RECOMPUTE_SHARE * sum(self._macs.values()):
+            return None
+        folder = self._folder.enter_context(tempfile.TemporaryDirectory(prefix="onnx-lowrank-"))
+        return _Store(Path(folder))
+
+
+class _Store:
+    """Tensors by batch, in memory or as files in a folder."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._held: dict[int, Feeds] = {}
+        self.bytes = 0
+
+    def write(self, batch: int, tensors: Feeds) -> None:
+        if self._folder is None:
+            self._held[batch] = tensors
+            self.bytes += sum(value.nbytes for value in tensors.values())
+        else:
+            np.savez(self._folder / f"{batch}.npz", **{f"_{name}": value for name, value in tensors.items()})  # type: ignore[arg-type]
+
+    def read(self, batch: int) -> Feeds:
+        if self._folder is None:
+            return self._held[batch]
+        with np.load(self._folder / f"{batch}.npz") as stored:
+            return {name[1:]: stored[name] for name in stored.files}
+
+    def drop(self, batch: int) -> None:
+        if self._folder is None:
+            self._held.pop(batch)
+        else:
+            (self._folder / f"{batch}.npz").unlink()

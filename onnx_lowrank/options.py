@@ -1,0 +1,86 @@
+"""What a user can choose, with the defaults, checked once in one place."""
+
+import math
+import re
+from dataclasses import dataclass
+
+from onnx_lowrank.errors import UsageError
+
+FORMS = ("channel",)
+SOLVERS = ("nonlinear", "linear", "weights")
+ALLOCATIONS = ("greedy", "uniform")
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Options:
+    """The choices of one run.
+
+    Attributes
+    ----------
+    speedup
+        The multiply-accumulates (MACs) of all convolutions before, over those after; at least 1.
+    form
+        How a convolution is split: "channel" is k×k c→d' followed by 1×1 d'→d (paper §2.2).
+    solver
+        "nonlinear" (paper §2.3; kept for a layer only where it beats "linear" on held-out samples), "linear" (§2.2),
+        or "weights": the truncated SVD of the kernel, which looks at no data; a baseline to compare with.
+    symmetric
+        Solve every layer on the original network's inputs, ignoring the error of the layers before it (§2.2);
+        the default is asymmetric (§2.4).
+    ranks
+        How the budget is shared: "greedy" (§2.5) or "uniform", the same ratio everywhere.
+    include, exclude
+        Regular expressions searched in the names of the Conv nodes.
+    images
+        The number of calibration samples taken from the data.
+    seed
+        Of every random choice.
+    memory
+        Bytes that the calibration may hold for activations and sampled rows; what does not fit is recomputed
+        or goes to a temporary file.
+    providers
+        ONNX Runtime execution providers in order of preference: "cpu", "cuda", "tensorrt" or full names.
+    threads
+        Threads of ONNX Runtime; 0 leaves it to the runtime.
+    """
+
+    speedup: float = 4.0
+    form: str = "channel"
+    solver: str = "nonlinear"
+    symmetric: bool = False
+    ranks: str = "greedy"
+    include: str | None = None
+    exclude: str | None = None
+    images: int = 300
+    seed: int = 0
+    memory: int = 4 * GIB
+    providers: tuple[str, ...] = ("cpu",)
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.speedup) and self.speedup >= 1):
+            raise UsageError(f"speedup is {self.speedup:g}: give a number of at least 1")
+        for name, value, allowed in (
+            ("form", self.form, FORMS),
+            ("solver", self.solver, SOLVERS),
+            ("ranks", self.ranks, ALLOCATIONS),
+        ):
+            if value not in allowed:
+                raise UsageError(f"{name} is {value!r}: choose one of {', '.join(allowed)}")
+        for name, pattern in (("include", self.include), ("exclude", self.exclude)):
+            try:
+                re.compile(pattern or "")
+            except re.error as error:
+                raise UsageError(f"{name} is {pattern!r}, which is no regular expression: {error}") from None
+        if self.images < 1:
+            raise UsageError(f"images is {self.images}: give at least 1, and a few hundred for good ranks")
+        if self.seed < 0:
+            raise UsageError(f"seed is {self.seed}: give a number of at least 0")
+        if self.memory < 1 << 20:
+            raise UsageError(f"memory is {self.memory} bytes: give at least 1MiB")
+        if self.threads < 0:
+            raise UsageError(f"threads is {self.threads}: give 0 (the runtime's own choice) or more")
+        if not self.providers:
+            raise UsageError("providers is empty: name at least one, for example cpu")

@@ -1,0 +1,216 @@
+"""The program on one page.
+
+load → normalise → find sites → sample → profile the original → plan ranks → walk (sample, solve, rewrite, advance) →
+validate → report
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx_lowrank import reporting
+from onnx_lowrank.calibration.labels import load_labelled
+from onnx_lowrank.calibration.preprocess import Preprocess, parse
+from onnx_lowrank.calibration.sampling import Sampling, split
+from onnx_lowrank.calibration.source import open_source
+from onnx_lowrank.clock import Clock
+from onnx_lowrank.errors import ModelError
+from onnx_lowrank.evaluation import compare_outputs, measure_accuracy, measure_latency
+from onnx_lowrank.factorise import channel
+from onnx_lowrank.graph.load import LoadedModel, inputs, load
+from onnx_lowrank.graph.normalise import normalise
+from onnx_lowrank.graph.save import export, write
+from onnx_lowrank.graph.sites import ConvSite, Skip, find_sites
+from onnx_lowrank.graph.validate import validate
+from onnx_lowrank.options import Options
+from onnx_lowrank.plan.cost import ConvShape
+from onnx_lowrank.plan.energy import log_energies, spectrum
+from onnx_lowrank.plan.plan import Plan, SitePlan
+from onnx_lowrank.plan.select import Layer, allocate
+from onnx_lowrank.profile import Macs, Targets, collect_targets, measure_macs
+from onnx_lowrank.progress import Progress, silent
+from onnx_lowrank.report import PlanReport, Report
+from onnx_lowrank.runtime import Opener, check_installation, opener
+from onnx_lowrank.walk import walk
+
+ModelLike = str | os.PathLike[str] | onnx.ModelProto
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A factorised model and what happened."""
+
+    model: onnx.ModelProto
+    report: Report
+    external_data: bool
+
+    def save(self, path: str | os.PathLike[str], external_data: bool | None = None) -> None:
+        """Write the model; it appears whole or not at all.
+
+        ``external_data`` says whether weights go to a file of their own beside it; None: as in the input.
+
+        Raises
+        ------
+        EnvironmentFault
+            Where the file cannot be written.
+        """
+        write(self.model, Path(path), external_data=self.external_data if external_data is None else external_data)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run up to the plan."""
+
+    loaded: LoadedModel
+    graph: gs.Graph
+    sites: tuple[ConvSite, ...]
+    skipped: tuple[Skip, ...]
+    sampling: Sampling
+    open_session: Opener
+    macs: Macs
+    targets: dict[str, Targets]
+    plan: Plan
+    preprocess: Preprocess
+    clock: Clock
+
+    @property
+    def costs(self) -> dict[str, tuple[int, int]]:
+        """(MACs before, MACs planned) by site name."""
+        shapes = conv_shapes(self.sites, self.macs)
+        planned = zip(shapes, self.plan.sites, strict=True)
+        return {s.name: (c.macs, c.channel_macs(s.ranks[0]) if s.form else c.macs) for c, s in planned}
+
+
+def prepare(
+    model: ModelLike,
+    data: object,
+    options: Options,
+    preprocess: Preprocess | str,
+    plan: Plan | None,
+    progress: Progress,
+    warn: Warn,
+) -> Prepared:
+    """Load the model and the data, profile the original, choose the ranks."""
+    clock = Clock()
+    check_installation(warn)
+    open_session = opener(options.providers, options.threads)
+    with clock.stage("load"):
+        loaded = load(model)
+        graph = normalise(loaded.proto)
+        sites, skipped = find_sites(graph, options.include, options.exclude)
+        if not sites:
+            raise ModelError(f"nothing to factorise: {reporting.why_nothing(skipped)}")
+    with clock.stage("data"):
+        specs = inputs(loaded.proto)
+        how = parse(preprocess) if isinstance(preprocess, str) else preprocess
+        source = open_source(data, specs, preprocess=how, count=options.images, seed=options.seed, on_warning=warn)
+        sampling = split(source, specs, options.seed)
+    with clock.stage("profile"):
+        macs = measure_macs(graph, sampling, open_session)
+        targets = {}
+        if options.solver != "weights":
+            targets = collect_targets(graph, sites, sampling, open_session, progress)
+    with clock.stage("plan"):
+        filters = {site.name: len(site.kernel) for site in sites}
+        chosen = plan.fitted(filters) if plan else choose(sites, targets, macs, options)
+    return Prepared(loaded, graph, sites, skipped, sampling, open_session, macs, targets, chosen, how, clock)
+
+
+def choose(sites: Sequence[ConvSite], targets: dict[str, Targets], macs: Macs, options: Options) -> Plan:
+    """The ranks of all sites for the requested speedup."""
+    layers = []
+    for site, shape in zip(sites, conv_shapes(sites, macs), strict=True):
+        energies = spectrum(targets[site.name].rows) if targets else channel.weight_energies(site.kernel)
+        layers.append(Layer(site.name, shape.macs, shape.all_channel_macs(), log_energies(energies)))
+    others = sum(macs.conv.values()) - sum(layer.alone for layer in layers)
+    ranks = allocate(layers, others, options.speedup, options.ranks)
+    named = zip(sites, ranks, strict=True)
+    return Plan(tuple(SitePlan(s.name, options.form, (r,)) if r else SitePlan(s.name, None) for s, r in named))
+
+
+def conv_shapes(sites: Sequence[ConvSite], macs: Macs) -> tuple[ConvShape, ...]:
+    """What the planner needs to know of every site."""
+    return tuple(ConvShape.from_macs(site.kernel.shape, macs.conv[site.output]) for site in sites)
+
+
+def plan_only(
+    model: ModelLike,
+    data: object = None,
+    *,
+    options: Options,
+    preprocess: Preprocess | str = "imagenet",
+    plan: Plan | None = None,
+    progress: Progress = silent,
+    warn: Warn = lambda text: None,
+) -> PlanReport:
+    """Profile the original and choose the ranks; solve and write nothing. See ``compress``."""
+    prepared = prepare(model, data, options, preprocess, plan, progress, warn)
+    return reporting.plan_report(prepared, options)
+
+
+def compress(
+    model: ModelLike,
+    data: object = None,
+    *,
+    options: Options,
+    preprocess: Preprocess | str = "imagenet",
+    plan: Plan | None = None,
+    test: str | os.PathLike[str] | None = None,
+    progress: Progress = silent,
+    warn: Warn = lambda text: None,
+) -> Result:
+    """Factorise a model's convolutions.
+
+    Parameters
+    ----------
+    model
+        A path or a loaded model, which is not changed.
+    data
+        Calibration samples: anything that ``calibration.source.open_source`` takes; None for synthetic images.
+    preprocess
+        How photos become inputs.
+    plan
+        Ranks to use in place of a search.
+    test
+        Labelled samples, only for the accuracy in the report.
+    progress, warn
+        Receive progress and warnings.
+
+    Raises
+    ------
+    LowRankError
+        The subclass says what kind of thing is wrong; see ``errors``.
+    """
+    warnings: list[str] = []
+
+    def note(text: str) -> None:
+        warnings.append(text)
+        warn(text)
+
+    run = prepare(model, data, options, preprocess, plan, progress, note)
+    clock, sampling, source = run.clock, run.sampling, run.sampling.source
+    labelled = load_labelled(test, inputs(run.loaded.proto), run.preprocess) if test else None
+    with clock.stage("factorise"):
+        walked = walk(
+            run.graph, run.sites, run.plan, run.targets, run.costs, run.macs.all, sampling, run.open_session, options,
+            progress,
+        )  # fmt: skip
+    with clock.stage("validate"):
+        rewritten = export(run.graph, run.loaded)
+        validate(rewritten, run.loaded.proto)
+        before = run.open_session(run.loaded.proto.SerializeToString(), "the model")
+        after = run.open_session(rewritten.SerializeToString(), "the rewritten model")
+        if not sampling.validation:
+            note("too few samples to spare any: the outputs are compared on samples that the solver saw")
+        outputs = compare_outputs(before, after, source, sampling.validation or sampling.batches, progress)
+        latency = measure_latency(before, after, source, sampling.single)
+        accuracy = None
+        if labelled:
+            accuracy = measure_accuracy(before, after, *labelled, sampling.like(len(labelled[1])), progress)
+    measured = reporting.Measured(rewritten, walked, outputs, latency, accuracy, after.provider, tuple(warnings))
+    return Result(rewritten, reporting.report(run, options, measured), run.loaded.external_data)

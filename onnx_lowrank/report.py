@@ -1,0 +1,151 @@
+"""What a run did, as data: the versioned JSON report (schema 1) is exactly these classes, field by field.
+
+Relative errors are Σ(out − ref)² / Σ ref² over samples that no solver saw. Costs are multiply-accumulates (MACs) of one
+sample.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from onnx_lowrank.plan.plan import Plan
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """A model file; ``path`` and ``sha256`` are None while it exists in memory only."""
+
+    path: str | None
+    sha256: str | None
+    bytes: int
+
+
+@dataclass(frozen=True)
+class MacsReport:
+    """Before and after: of all counted operations (Conv, ConvTranspose, Gemm, MatMul), and of the Convs alone."""
+
+    before: int
+    after: int
+    conv_before: int
+    conv_after: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median milliseconds of one batch of one sample, measured in turns in this run."""
+
+    before_ms: float
+    after_ms: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class SpeedupReport:
+    """The conv MACs ratio asked for and reached, and the clock's (informative; one short measurement)."""
+
+    requested: float
+    macs: float
+    latency: Latency | None
+
+
+@dataclass(frozen=True)
+class OutputReport:
+    """One output of the model against the original's; ``top1_agreement`` where it looks like class scores."""
+
+    relative_error: float
+    max_abs_error: float
+    top1_agreement: float | None
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """One eligible convolution.
+
+    ``error_linear`` and ``error_nonlinear`` are relative errors behind the activation on held-out samples, of the
+    best linear and the best nonlinear solution; None where that was not solved. ``kept`` is true where the original
+    convolution stays, for ``reason``; for a factorised one ``reason`` says which solution won.
+    """
+
+    name: str
+    form: str | None
+    kernel: tuple[int, int]
+    channels: tuple[int, int]
+    ranks: dict[str, int]
+    macs_before: int
+    macs_after: int
+    activation: str | None
+    error_linear: float | None
+    error_nonlinear: float | None
+    kept: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class SkippedReport:
+    """A convolution that is not eligible."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CostReport:
+    """What the run cost.
+
+    ``seconds`` by stage; ``forward_passes`` are the MACs executed for calibration over (samples × the model's MACs).
+    """
+
+    seconds: dict[str, float]
+    forward_passes: float
+    peak_rss_bytes: int
+    images: int
+    rows_per_site: int
+
+
+@dataclass(frozen=True)
+class AccuracyReport:
+    """Top-1 on labelled samples, where the user gave some."""
+
+    samples: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything about one run."""
+
+    schema: int
+    tool: dict[str, str]
+    input: FileReport
+    output: FileReport
+    options: dict[str, Any]
+    data: dict[str, Any]
+    provider: str
+    seed: int
+    macs: MacsReport
+    speedup: SpeedupReport
+    parameters: tuple[int, int]
+    outputs: dict[str, OutputReport]
+    sites: tuple[SiteReport, ...]
+    skipped: tuple[SkippedReport, ...]
+    accuracy: AccuracyReport | None
+    cost: CostReport
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """The report as JSON text, keys in the order of the fields."""
+        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """What a run would do: the answer to ``--dry-run``."""
+
+    sites: tuple[SiteReport, ...]
+    skipped: tuple[SkippedReport, ...]
+    macs: MacsReport
+    speedup: SpeedupReport
+    plan: Plan

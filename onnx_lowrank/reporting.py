@@ -1,0 +1,146 @@
+"""From what a run holds to the report's plain data."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import onnx
+
+from onnx_lowrank._version import __version__
+from onnx_lowrank.clock import peak_rss_bytes
+from onnx_lowrank.graph.size import parameters
+from onnx_lowrank.graph.sites import ConvSite, Skip
+from onnx_lowrank.options import Options
+from onnx_lowrank.plan.plan import SitePlan
+from onnx_lowrank.report import (
+    SCHEMA,
+    AccuracyReport,
+    CostReport,
+    FileReport,
+    Latency,
+    MacsReport,
+    OutputReport,
+    PlanReport,
+    Report,
+    SiteReport,
+    SkippedReport,
+    SpeedupReport,
+)
+from onnx_lowrank.walk import Solution, Walked
+
+if TYPE_CHECKING:
+    from onnx_lowrank.pipeline import Prepared
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known once the model is rewritten."""
+
+    model: onnx.ModelProto
+    walked: Walked
+    outputs: dict[str, OutputReport]
+    latency: Latency
+    accuracy: AccuracyReport | None
+    provider: str
+    warnings: tuple[str, ...]
+
+
+def why_nothing(skipped: Sequence[Skip]) -> str:
+    """Why no convolution is eligible, in one line."""
+    if not skipped:
+        return "the model has no convolution"
+    reasons = Counter(skip.reason for skip in skipped)
+    return "; ".join(f"{reason} ({count}×)" for reason, count in reasons.most_common())
+
+
+def plan_report(run: "Prepared", options: Options) -> PlanReport:
+    """The plan and what it will cost, before anything is solved."""
+    macs = _macs(run)
+    speedup = SpeedupReport(options.speedup, macs.conv_before / macs.conv_after, None)
+    return PlanReport(_sites(run, {}), _skipped(run), macs, speedup, run.plan)
+
+
+def report(run: "Prepared", options: Options, measured: Measured) -> Report:
+    """Everything about a finished run."""
+    original, serialised = run.loaded, measured.model.SerializeToString(deterministic=True)
+    macs = _macs(run)
+    sampling = run.sampling
+    # The profile runs the original once over the samples (not for the weights' solver); the walk reports its own.
+    profiled = sampling.samples if options.solver != "weights" else 0
+    executed = sum(run.macs.all.values()) * (profiled + len(sampling.batches[0])) + measured.walked.macs_executed
+    return Report(
+        schema=SCHEMA,
+        tool={"name": "onnx-lowrank", "version": __version__},
+        input=FileReport(str(original.path) if original.path else None, original.sha256, original.proto.ByteSize()),
+        output=FileReport(None, hashlib.sha256(serialised).hexdigest(), len(serialised)),
+        options=asdict(options),
+        data={
+            "description": sampling.source.description,
+            "synthetic": sampling.source.synthetic,
+            "calibration": sampling.samples,
+            "validation": sum(map(len, sampling.validation)),
+        },
+        provider=measured.provider,
+        seed=options.seed,
+        macs=macs,
+        speedup=SpeedupReport(options.speedup, macs.conv_before / macs.conv_after, measured.latency),
+        parameters=(parameters(original.proto), parameters(measured.model)),
+        outputs=measured.outputs,
+        sites=_sites(run, measured.walked.solutions),
+        skipped=_skipped(run),
+        accuracy=measured.accuracy,
+        cost=CostReport(
+            seconds=run.clock.total(),
+            forward_passes=executed / (sampling.samples * sum(run.macs.all.values())),
+            peak_rss_bytes=peak_rss_bytes(),
+            images=len(sampling.source),
+            rows_per_site=max((s.rows for s in measured.walked.solutions.values()), default=0),
+        ),
+        warnings=measured.warnings,
+    )
+
+
+def _macs(run: "Prepared") -> MacsReport:
+    saved = sum(before - after for before, after in run.costs.values())
+    total, conv = sum(run.macs.all.values()), sum(run.macs.conv.values())
+    return MacsReport(total, total - saved, conv, conv - saved)
+
+
+def _skipped(run: "Prepared") -> tuple[SkippedReport, ...]:
+    return tuple(SkippedReport(skip.name, skip.reason) for skip in run.skipped)
+
+
+def _sites(run: "Prepared", solutions: dict[str, Solution]) -> tuple[SiteReport, ...]:
+    return tuple(
+        _site(site, choice, run.costs[site.name], solutions.get(site.name))
+        for site, choice in zip(run.sites, run.plan.sites, strict=True)
+    )
+
+
+def _site(site: ConvSite, choice: SitePlan, costs: tuple[int, int], solution: Solution | None) -> SiteReport:
+    d, c, h, w = site.kernel.shape
+    fit = solution.fit if solution else None
+    if choice.form is None:
+        reason = "left alone: any rank that saves MACs here loses more than it would elsewhere"
+    elif solution is None:
+        reason = "planned"
+    elif fit is None:
+        reason = "truncated SVD of the weights"
+    else:
+        reason = fit.description
+    return SiteReport(
+        name=site.name,
+        form=choice.form,
+        kernel=(h, w),
+        channels=(c, d),
+        ranks={"d'": choice.ranks[0]} if choice.ranks else {},
+        macs_before=costs[0],
+        macs_after=costs[1],
+        activation=site.activation,
+        error_linear=fit.error_linear if fit else None,
+        error_nonlinear=fit.error_nonlinear if fit else None,
+        kept=choice.form is None,
+        reason=reason,
+    )

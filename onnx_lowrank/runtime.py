@@ -1,0 +1,156 @@
+"""ONNX Runtime: the only place that opens it. Providers, threads, sessions, timing."""
+
+import importlib.metadata
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_lowrank.errors import EnvironmentFault, ModelError, UsageError
+from onnx_lowrank.interface import Feeds
+
+_SHORT_NAMES = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+
+
+def check_installation(warn: Callable[[str], None]) -> None:
+    """Complain where the onnxruntime distributions overwrite each other or are missing.
+
+    Raises
+    ------
+    EnvironmentFault
+        Where no usable ONNX Runtime can be imported.
+    """
+    names = {"onnxruntime", "onnxruntime-gpu"}
+    found = sorted(names & {(d.metadata["Name"] or "").lower() for d in importlib.metadata.distributions()})
+    mend = "pip uninstall -y onnxruntime onnxruntime-gpu, then install the one you want"
+    try:
+        import onnxruntime
+
+        usable = hasattr(onnxruntime, "InferenceSession")
+    except ImportError:
+        usable = False
+    if not usable:
+        state = f"{' and '.join(found)} installed, but it cannot be imported" if found else "ONNX Runtime is not installed"
+        raise EnvironmentFault(f"{state}: {mend}")
+    if len(found) == 2:
+        warn(f"onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: {mend}")
+
+
+def provider_names(providers: Sequence[str]) -> tuple[str, ...]:
+    """Full ONNX Runtime names for "cpu", "cuda", "tensorrt" or full names.
+
+    Raises
+    ------
+    UsageError
+        For a name that this installation does not know.
+    """
+    import onnxruntime
+
+    known = onnxruntime.get_available_providers()
+    names = tuple(_SHORT_NAMES.get(name.lower(), name) for name in providers)
+    for given, name in zip(providers, names, strict=True):
+        if name not in known:
+            short = [key for key, value in _SHORT_NAMES.items() if value in known]
+            raise UsageError(f"provider {given!r} is not in this ONNX Runtime: choose from {', '.join(short)}")
+    return names
+
+
+class Session:
+    """A runnable model.
+
+    Parameters
+    ----------
+    model
+        A serialised model, or the path of one.
+    providers
+        Full names, in order of preference; what cannot run on one falls to the next.
+    threads
+        0 leaves the number to the runtime.
+    what
+        Names the model in error messages.
+
+    Raises
+    ------
+    ModelError
+        Where ONNX Runtime refuses the model.
+    EnvironmentFault
+        Where none of the named providers can run here.
+    """
+
+    def __init__(self, model: bytes | str, providers: Sequence[str], threads: int, what: str) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4  # what goes wrong is raised; the runtime's own log lines would only repeat it
+        self._what = what
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=list(providers))
+        except Exception as error:  # the runtime's exceptions share no base class of their own
+            raise ModelError(f"ONNX Runtime cannot load {what}: {_first_line(error)}") from error
+        self.provider: str = self._session.get_providers()[0]
+        if self.provider not in providers:
+            raise EnvironmentFault(
+                f"{' and '.join(providers)} cannot run on this machine (ONNX Runtime offers {self.provider}): "
+                "add cpu to --providers, or mend the driver"
+            )
+        self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
+
+    def __call__(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        """All outputs by name.
+
+        Raises
+        ------
+        ModelError
+            Where the run fails, for example because the inputs do not fit.
+        """
+        try:
+            values = self._session.run(list(self.outputs), feeds)
+        except Exception as error:
+            raise ModelError(f"ONNX Runtime cannot run {self._what}: {_first_line(error)}") from error
+        return dict(zip(self.outputs, values, strict=True))
+
+
+Opener = Callable[[bytes, str], Session]
+"""Opens a serialised model (named for error messages) with the run's providers and threads."""
+
+
+def opener(providers: Sequence[str], threads: int) -> Opener:
+    """The one way in which a run opens its sessions."""
+    names = provider_names(providers)
+
+    def open_session(model: bytes, what: str) -> Session:
+        return Session(model, names, threads, what)
+
+    return open_session
+
+
+def run_all(session: Session, batches: Iterable[Feeds]) -> dict[str, NDArray[Any]]:
+    """The outputs over all batches, concatenated along the first axis."""
+    parts = [session(feeds) for feeds in batches]
+    return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in session.outputs}
+
+
+def median_milliseconds(sessions: Sequence[Session], feeds: Feeds, rounds: int = 5) -> list[float]:
+    """Median milliseconds of a run for each session; they take turns, so that noise hits all of them."""
+    times: list[list[float]] = [[] for _ in sessions]
+    for session in sessions:
+        session(feeds)
+    for _ in range(rounds):
+        for session, of_session in zip(sessions, times, strict=True):
+            start = time.perf_counter()
+            session(feeds)
+            of_session.append(1e3 * (time.perf_counter() - start))
+    return [statistics.median(of_session) for of_session in times]
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,107 @@
+"""The walk over the sites, from the input on: sample, solve, rewrite, advance.
+
+Asymmetric (§2.4): a site is rewritten as soon as it is solved, so that later sites see its error and can undo it; their
+regressors come from the network approximated so far, their targets from the original. Symmetric (§2.2): all sites are
+solved on the original network and rewritten at the end.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_lowrank.calibration.positions import gather_patches
+from onnx_lowrank.calibration.sampling import Sampling
+from onnx_lowrank.factorise import channel
+from onnx_lowrank.factorise.factors import Factorization
+from onnx_lowrank.factorise.fit import Fit, Rows, fit
+from onnx_lowrank.frontier import Frontier
+from onnx_lowrank.graph.rewrite import rewrite
+from onnx_lowrank.graph.sites import ConvSite
+from onnx_lowrank.options import Options
+from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.profile import Targets
+from onnx_lowrank.progress import Progress
+from onnx_lowrank.runtime import Opener
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What was found for one site, from how many rows; ``fit`` is None where no data was looked at."""
+
+    factorization: Factorization
+    fit: Fit | None
+    rows: int
+
+
+@dataclass(frozen=True)
+class Walked:
+    """The walk's result: a solution by site name, and the MACs that running the network took."""
+
+    solutions: dict[str, Solution]
+    macs_executed: int
+
+
+def walk(
+    graph: gs.Graph,
+    sites: Sequence[ConvSite],
+    plan: Plan,
+    targets: dict[str, Targets],
+    costs: dict[str, tuple[int, int]],
+    macs: dict[str, int],
+    sampling: Sampling,
+    open_session: Opener,
+    options: Options,
+    progress: Progress,
+) -> Walked:
+    """Solve every planned site and rewrite the graph in place.
+
+    Parameters
+    ----------
+    targets
+        By site name; each is given up when its site is solved.
+    costs
+        (MACs before, MACs after) by site name.
+    macs
+        MACs of one sample by output tensor, of the graph as it is given.
+    """
+    todo = [(site, choice.ranks[0]) for site, choice in zip(sites, plan.sites, strict=True) if choice.form]
+    solutions: dict[str, Solution] = {}
+    current = dict(macs)
+    spare = max(0, options.memory - sum(target.rows.nbytes for target in targets.values()))
+    progress("factorise", 0, len(todo))
+    with Frontier(graph, sampling, open_session, spare, current) as frontier:
+        for done, (site, rank) in enumerate(todo, 1):
+            if options.solver == "weights":
+                solutions[site.name] = Solution(channel.from_weights(site.kernel, site.bias, rank), None, 0)
+            else:
+                solutions[site.name] = _solve(frontier, site, rank, targets.pop(site.name), sampling, options)
+            if not options.symmetric:
+                rewrite(graph, site, solutions[site.name].factorization)
+                current[site.output] = costs[site.name][1]
+            progress("factorise", done, len(todo))
+    if options.symmetric:
+        for site, _ in todo:
+            rewrite(graph, site, solutions[site.name].factorization)
+    return Walked(solutions, frontier.macs_executed)
+
+
+def _solve(
+    frontier: Frontier, site: ConvSite, rank: int, target: Targets, sampling: Sampling, options: Options
+) -> Solution:
+    parts = []
+    for b, x in enumerate(frontier.visit(site)):
+        height, width = x.shape[2], x.shape[3]
+        where = sampling.positions(site.name, b, site.output_size(height, width), target.per_sample)
+        pads = site.padding(height, width)
+        patches = gather_patches(x, *where, site.kernel.shape[2:], site.strides, site.dilations, pads)
+        # Patches are many times larger than the responses that the channel form regresses on.
+        parts.append(channel.responses(patches, site.kernel))
+    rows = Rows(np.concatenate(parts), target.rows, sampling.judging_rows(len(target.rows)))
+    best = fit(rows, rank, site.activation, nonlinear=options.solver == "nonlinear")
+    return Solution(channel.compose(site.kernel, best.map), best, len(rows.targets))
