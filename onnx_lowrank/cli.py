@@ -213,7 +213,7 @@ def _written(report: Report, out: Path) -> Report:
 
 
 def _summary(report: Report) -> str:
-    parts = [f"{report.speedup.macs:.2f}{draw.TIMES} fewer conv MACs"]
+    parts = [f"{report.speedup.macs:.2f}× fewer conv MACs"]
     if report.outputs:
         parts.append(f"relative error {max(output.relative_error for output in report.outputs.values()):.3g}")
     agreements = [o.top1_agreement for o in report.outputs.values() if o.top1_agreement is not None]
@@ -230,7 +230,7 @@ def _dry_run(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Table
         _write(args.plan, planned.plan.to_json())
     tables = [draw.costs_table(planned.macs), draw.sites_table(planned.sites), draw.skipped_table(planned.skipped)]
     done = f"wrote the plan {args.plan}" if args.plan else "dry run"
-    return tables, f"{done}: {planned.speedup.macs:.2f}{draw.TIMES} fewer conv MACs"
+    return tables, f"{done}: {planned.speedup.macs:.2f}× fewer conv MACs"
 
 
 def _compress(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Table], str]:

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from onnx_lowrank.report import MacsReport, OutputReport, Report, SiteReport, SkippedReport
 
-NONE, TIMES = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
+NONE = "–"
 WIDEST = 1 << 16
 NARROWEST = 110
 """Columns below which a table of layers can no longer be read; a smaller terminal folds its lines."""
@@ -64,7 +64,7 @@ def _change(before: float, after: float, less: str, more: str) -> str:
     if before <= 0 or after <= 0:
         return NONE
     ratio = max(before / after, after / before)
-    return "the same" if ratio < 1.005 else f"{ratio:.2f}{TIMES} {less if after < before else more}"
+    return "the same" if ratio < 1.005 else f"{ratio:.2f}× {less if after < before else more}"
 
 
 def _percent(part: float | None) -> str:
@@ -133,7 +133,7 @@ def sites_table(sites: Sequence[SiteReport]) -> Table:
     for site in sites:
         table.add_row(
             one_line(site.name),
-            TIMES.join(map(str, site.kernel)),
+            "×".join(map(str, site.kernel)),
             "→".join(map(str, site.channels)),
             site.activation or NONE,
             ", ".join(map(str, site.ranks.values())) or NONE,

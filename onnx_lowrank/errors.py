@@ -40,7 +40,7 @@ class ValidationError(LowRankError):
     exit_code = 5
 
 
-class EnvironmentFault(LowRankError):
+class EnvironmentFault(LowRankError):  # noqa: N818 - EnvironmentError is Python's own
     """The machine, not the input: ONNX Runtime is broken, the output cannot be written, memory ran out."""
 
     exit_code = 6

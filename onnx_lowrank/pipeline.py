@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -37,8 +38,8 @@ from onnx_lowrank.report import PlanReport, Report
 from onnx_lowrank.runtime import Opener, check_installation, opener
 from onnx_lowrank.walk import walk
 
-ModelLike = str | os.PathLike[str] | onnx.ModelProto
-Warn = Callable[[str], None]
+ModelLike: TypeAlias = str | os.PathLike[str] | onnx.ModelProto
+Warn: TypeAlias = Callable[[str], None]
 
 
 @dataclass(frozen=True)

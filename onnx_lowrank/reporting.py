@@ -10,8 +10,8 @@ import onnx
 
 from onnx_lowrank._version import __version__
 from onnx_lowrank.clock import peak_rss_bytes
-from onnx_lowrank.graph.size import parameters
 from onnx_lowrank.graph.sites import ConvSite, Skip
+from onnx_lowrank.graph.size import parameters
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import SitePlan
 from onnx_lowrank.report import (

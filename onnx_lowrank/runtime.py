@@ -37,7 +37,9 @@ def check_installation(warn: Callable[[str], None]) -> None:
     except ImportError:
         usable = False
     if not usable:
-        state = f"{' and '.join(found)} installed, but it cannot be imported" if found else "ONNX Runtime is not installed"
+        state = (
+            f"{' and '.join(found)} installed, but it cannot be imported" if found else "ONNX Runtime is not installed"
+        )
         raise EnvironmentFault(f"{state}: {mend}")
     if len(found) == 2:
         warn(f"onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: {mend}")
