@@ -1,0 +1,143 @@
+"""The command line as data: what ``onnx-lowrank`` may be told, and the `Options` that it comes to."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from onnx_lowrank._version import __version__
+from onnx_lowrank.calibration.preprocess import PRESETS, parse
+from onnx_lowrank.errors import UsageError
+from onnx_lowrank.options import ALLOCATIONS, FORMS, SOLVERS, Options
+
+PROGRAM = "onnx-lowrank"
+
+EPILOG = """\
+exit codes:
+  0    done
+  1    an internal error, which is a bug
+  2    the command line: options that have no meaning or contradict each other
+  3    the model or the data cannot be read, or do not fit
+  4    the speedup is out of reach
+  5    the rewritten model broke a promise; nothing was written
+  6    the machine: the output cannot be written, ONNX Runtime is broken, memory ran out
+  130  interrupted (143 by SIGTERM); nothing was written
+
+OUT appears only when it is whole and validated.
+"""
+
+DATA_HELP = "calibration samples without labels: a folder of photos, .npy or .npz (default: synthetic images)"
+PREPROCESS_HELP = (
+    f"how photos become inputs: a preset ({', '.join(PRESETS)}), and changes to it as in caffe,resize=none "
+    "(default: %(default)s)"
+)
+TEST_HELP = "labelled samples for the accuracy before and after: an .npz, or a folder with a sub-folder for each class"
+
+UNITS = {"": 1, "b": 1, "kb": 10**3, "kib": 2**10, "mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": 2**30}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        """Refuse as every other error does: on one line."""
+        raise UsageError(f"{message} (see {PROGRAM} --help)")
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name")
+    return Path(text)
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower(), re.ASCII)
+    if match is None or match[2] not in UNITS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: write for example 4GiB or 500MB")
+    return round(float(match[1]) * UNITS[match[2]])
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _parser() -> argparse.ArgumentParser:
+    default = Options()
+    parser = _Parser(
+        PROGRAM,
+        description="Low-rank factorisation of the convolutions in an ONNX file: fewer multiply-accumulates (MACs), "
+        "nearly the same answers, no labels and no training framework.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="IN", type=_path, help="the ONNX file to compress")
+    parser.add_argument("out", metavar="OUT", type=_path, nargs="?", help="the ONNX file to write (not by --dry-run)")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+
+    # An option of `Options` that is not given is absent, so that class alone states the defaults.
+    group = parser.add_argument_group("what to reach", argument_default=argparse.SUPPRESS)
+    add = group.add_argument
+    add("--speedup", metavar="X", type=float, help=f"conv MACs before over after (default: {default.speedup:g})")
+    add("--form", choices=FORMS, help=f"how a convolution is split (default: {default.form})")
+    add("--solver", choices=SOLVERS, help=f"weights: the kernel's SVD, without data (default: {default.solver})")
+    add("--symmetric", action="store_true", help="solve every layer on the original network's inputs")
+    add("--ranks", choices=ALLOCATIONS, help=f"how the layers share the budget (default: {default.ranks})")
+    add("--include", metavar="RE", help="only Conv nodes whose name matches this regular expression")
+    add("--exclude", metavar="RE", help="leave Conv nodes whose name matches alone")
+    add("--images", metavar="N", type=int, help=f"calibration samples to use (default: {default.images})")
+    add("--seed", metavar="N", type=int, help=f"of every random choice (default: {default.seed})")
+    add("--memory", metavar="SIZE", type=_bytes, help=f"for activations (default: {default.memory >> 30}GiB)")
+    add("--providers", metavar="LIST", type=_names, help=f"such as cuda,cpu (default: {','.join(default.providers)})")
+    add("--threads", metavar="N", type=int, help="of ONNX Runtime (default: its own choice)")
+
+    add = parser.add_argument_group("data").add_argument
+    add("--data", metavar="PATH", type=_path, help=DATA_HELP)
+    add("--preprocess", metavar="SPEC", default="imagenet", help=PREPROCESS_HELP)
+    add("--test", metavar="PATH", type=_path, help=TEST_HELP)
+
+    add = parser.add_argument_group("plan and output").add_argument
+    add("--dry-run", action="store_true", help="choose the ranks and print them; with --plan, save them")
+    add("--plan", metavar="FILE", type=_path, help="replay a saved plan; with --dry-run, the file to save it to")
+    add("--report", metavar="FILE", type=_path, help="write everything about the run as JSON")
+    add("--save-as-external-data", action="store_true", help="keep the weights in a file beside OUT")
+    add("--quiet", action="store_true", help="print warnings and errors only")
+    add("--traceback", action="store_true", help="show where an error was raised")
+    return parser
+
+
+def arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:
+    """Read the command line.
+
+    Parameters
+    ----------
+    argv
+        The arguments; None for those of the process.
+
+    Returns
+    -------
+    argparse.Namespace
+        The files and what is said about them; ``preprocess`` is parsed.
+    Options
+        The choices of the run.
+
+    Raises
+    ------
+    UsageError
+        Where the line makes no sense or contradicts itself.
+    """
+    # Intermixed: OUT may follow an option.
+    args = _parser().parse_intermixed_args(argv)
+    args.preprocess = parse(args.preprocess)
+    given = {field.name: getattr(args, field.name) for field in fields(Options) if hasattr(args, field.name)}
+    if args.dry_run:
+        for name, purpose in (("report", "write"), ("test", "measure")):
+            if getattr(args, name):
+                raise UsageError(f"--dry-run leaves nothing to {purpose}: drop --{name} or --dry-run")
+    elif args.out is None:
+        raise UsageError("OUT is missing: name the ONNX file to write, or only look with --dry-run")
+    elif args.plan:
+        for name in ("speedup", "ranks"):
+            if name in given:
+                raise UsageError(f"--plan replays ranks that are already chosen: drop --{name} or --plan")
+    return args, Options(**given)
