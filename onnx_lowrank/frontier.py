@@ -23,8 +23,11 @@ from onnx_lowrank.runtime import Opener
 
 Array = NDArray[Any]
 
+CHEAP_SHARE = 0.01
+"""A stretch of the network cheaper than this share of the whole is always run again: storing it would gain nothing."""
+
 RECOMPUTE_SHARE = 0.05
-"""A stretch of the network cheaper than this share of the whole is run again rather than stored on disk."""
+"""The same share where the alternative is the disk."""
 
 
 class Frontier:
@@ -96,12 +99,15 @@ class Frontier:
 
     def _next_store(self, tensors: Feeds, stop: int) -> "_Store | None":
         """Where the tensors of the new cut go; None: nowhere, the cut stays where it is."""
+        share = self._macs_between(self._cut, stop) / max(1, sum(self._macs.values()))
+        if share <= CHEAP_SHARE:
+            return None
         size = sum(value.nbytes for value in tensors.values()) * len(self._sampling.batches)
         held = self._store.bytes if self._store else 0
         # Batches move over one at a time, so old and new tensors are never held in full together.
         if max(size, held) <= self._memory:
             return _Store(None)
-        if self._macs_between(self._cut, stop) <= RECOMPUTE_SHARE * sum(self._macs.values()):
+        if share <= RECOMPUTE_SHARE:
             return None
         folder = self._folder.enter_context(tempfile.TemporaryDirectory(prefix="onnx-lowrank-"))
         return _Store(Path(folder))

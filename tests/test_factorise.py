@@ -1,5 +1,6 @@
 """Properties of the solvers of one layer."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from onnx_lowrank.factorise import activations, channel
 from onnx_lowrank.factorise.factors import Factorization, Stage
 from onnx_lowrank.factorise.fit import Fit, Rows, fit
-from onnx_lowrank.factorise.regression import LowRankMap, Regression, cross_moment, leading_subspace
+from onnx_lowrank.factorise.moments import Moments
+from onnx_lowrank.factorise.regression import LowRankMap, Regression, leading_subspace
 
 Array = NDArray[Any]
 EPS32 = float(np.finfo(np.float32).eps)
@@ -72,9 +74,9 @@ def test_z_step_of_a_perfect_prediction_is_the_prediction() -> None:
 def solve(X: Array, Z: Array, ridge: float, rank: int, prior: Array) -> LowRankMap:
     X, Z = X.astype(np.float64), Z.astype(np.float64)
     mean = X.mean(axis=0)
-    regression = Regression(X - mean, mean, cross_moment(X - mean, X - mean), ridge, prior)
-    C = regression.whitened(regression.cross(Z))
-    return regression.map(C, leading_subspace(C, rank), Z.mean(axis=0))
+    regression = Regression(mean, (X - mean).T @ (X - mean), ridge, prior)
+    C = regression.whitened(Z.T @ (X - mean))
+    return regression.map(C, leading_subspace(C @ C.T, rank), Z.mean(axis=0))
 
 
 def test_reduced_rank_regression_is_the_papers_generalised_svd() -> None:
@@ -127,12 +129,29 @@ def test_an_endless_ridge_gives_the_prior() -> None:
     np.testing.assert_allclose(solution.left @ solution.right, prior, atol=1e-6)
 
 
+# ---- the moments
+
+
+def test_moments_of_parts_add_up_to_those_of_the_whole() -> None:
+    X, Y = responses(20, n=2500, d=5) + np.float32(30), responses(21, n=2500, d=7)
+    whole, added = Moments.of(X, Y), Moments.of(X[:900], Y[:900]) + Moments.of(X[900:], Y[900:])
+    Xc, Yc = (a.astype(np.float64) - a.mean(axis=0, dtype=np.float64) for a in (X, Y))
+    expected = (X.mean(axis=0, dtype=float), Y.mean(axis=0, dtype=float), Xc.T @ Xc, Yc.T @ Xc, Yc.T @ Yc)
+    for moments in (whole, added):
+        assert moments.n == len(X)
+        found = (moments.x_mean, moments.y_mean, moments.xx, moments.yx, moments.yy)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+
+
 # ---- the fit
 
 
 @given(seed=st.integers(0, 1000), rank=st.integers(1, 12), nonlinear=st.booleans())
 @settings(max_examples=25, deadline=None)
-def test_the_choice_is_never_worse_for_the_judges_than_any_candidate_kind(seed: int, rank: int, nonlinear: bool) -> None:
+def test_the_choice_is_never_worse_for_the_judges_than_any_candidate_kind(
+    seed: int, rank: int, nonlinear: bool
+) -> None:
     Y = responses(seed, n=600)
     result = fit(rows(disturbed(Y, seed + 1), Y), rank, "Relu", nonlinear=nonlinear)
     if not nonlinear:
@@ -179,7 +198,7 @@ def test_error_falls_as_rank_grows() -> None:
     X = disturbed(Y, 14, amount=0.1)
     errors = [fit(rows(X, Y), rank, "Relu", nonlinear=True) for rank in range(1, 13)]
     chosen = [min(e.error_linear, e.error_nonlinear or np.inf) for e in errors]
-    assert all(later <= earlier * 1.02 for earlier, later in zip(chosen, chosen[1:], strict=False))
+    assert all(later <= earlier * 1.02 for earlier, later in itertools.pairwise(chosen))
 
 
 @pytest.mark.parametrize("n", [10, 20, 40])

@@ -66,7 +66,7 @@ def test_a_plan_meets_its_budget_or_says_what_can_be_reached(
     else:
         assert others + total_cost(layers, ranks) <= before / speedup + 1e-6
         for x, rank in zip(layers, ranks, strict=True):
-            assert rank is None or (1 <= rank and x.cost(rank) < x.alone)
+            assert rank is None or (rank >= 1 and x.cost(rank) < x.alone)
 
 
 def test_speedup_one_leaves_everything_alone() -> None:

@@ -17,6 +17,7 @@ whitened once per ridge, and the subspace is carried from one iteration to the n
 iteration, V ← orth(C CᵀV).
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,15 +26,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.factorise import activations
-from onnx_lowrank.factorise.regression import LowRankMap, Regression, cross_moment, leading_subspace
+from onnx_lowrank.factorise.moments import BLOCK, Moments
+from onnx_lowrank.factorise.regression import LowRankMap, Regression, leading_subspace
 
 Array = NDArray[Any]
 
-RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Tried strengths of the shrinkage, in units of the regressors' mean variance; infinity is tried too."""
+RIDGES = (np.inf, 10.0, 1.0, 1e-1, 1e-2, 1e-3)
+"""Strengths of the shrinkage, in units of the regressors' mean variance; the first one is the symmetric map itself."""
 
 SCHEDULE = (0.1,) * 4 + (1.0,) * 4
 """λ of the iterations: early ones move far, late ones fit the true objective."""
+
+PROBE = 2
+"""Iterations that show whether a ridge is better than its neighbour."""
 
 
 @dataclass(frozen=True)
@@ -93,66 +98,100 @@ def fit(rows: Rows, rank: int, activation: str | None, *, nonlinear: bool) -> Fi
     nonlinear
         Whether to try the alternation.
     """
-    fitting = _Problem(rows.regressors[~rows.judges], rows.targets[~rows.judges], rank, activation)
-    judge = _Judge(rows.regressors[rows.judges], rows.targets[rows.judges], activation)
+    # Solving rows first, judging rows last: every part is then a slice, and nothing is copied again.
+    order = np.argsort(rows.judges, kind="stable")
+    X, Y = rows.regressors[order], rows.targets[order]
+    # Large means would eat the float32 precision of the products; the bias takes the shift back at the end.
+    shift = X.mean(axis=0, dtype=np.float64).astype(X.dtype)
+    X -= shift
+    solving = slice(0, len(order) - np.count_nonzero(rows.judges))
+    judging = slice(solving.stop, None)
+    moments = Moments.of(X[solving], Y[solving])
+    target = activations.apply(activation, Y)
+    judge = _Judge(X[judging], target[judging], activation)
+    problem = _Problem(X[solving], target[solving], moments, rank, activation)
 
-    linear = {ridge: judge(fitting.linear(ridge)) for ridge in (*RIDGES, np.inf)}
-    ridge = min(linear, key=linear.__getitem__)
-    error_linear = linear[ridge]
+    ridge, error_linear = _best_ridge(problem, judge)
     error_nonlinear, iterations = None, 0
     if nonlinear and activation in activations.NONLINEAR:
-        # The auxiliary z follow the predictions, which asks for a little more shrinkage than the targets did.
-        start = ridge if np.isfinite(ridge) else RIDGES[-1]
-        stronger = [r for r in RIDGES if r > start][:1]
-        errors = {
-            (r, i): judge(candidate)
-            for r in (start, *stronger)
-            for i, candidate in enumerate(fitting.alternate(r, len(SCHEDULE)), 1)
-        }
-        best = min(errors, key=errors.__getitem__)
-        error_nonlinear = errors[best]
+        candidate, error_nonlinear, steps = _best_alternation(problem, judge, ridge)
         if error_nonlinear < error_linear:
-            ridge, iterations = best
+            ridge, iterations = candidate, steps
 
-    everything = _Problem(rows.regressors, rows.targets, rank, activation)
+    everything = _Problem(X, target, moments + Moments.of(X[judging], Y[judging]), rank, activation)
     if iterations:
         *_, solution = everything.alternate(ridge, iterations)
     else:
         solution = everything.linear(ridge)
-    return Fit(solution, error_linear, error_nonlinear, float(ridge), iterations)
+    return Fit(solution.shifted(shift), error_linear, error_nonlinear, ridge, iterations)
+
+
+def _best_ridge(problem: "_Problem", judge: "_Judge") -> tuple[float, float]:
+    """(ridge, error) of the best linear solution, from the symmetric map on: weaker ridges until they are worse."""
+    best = RIDGES[0], judge(problem.linear(RIDGES[0]))
+    for ridge in RIDGES[1:]:
+        error = judge(problem.linear(ridge))
+        if error > best[1]:
+            break
+        best = ridge, error
+    return best
+
+
+def _best_alternation(problem: "_Problem", judge: "_Judge", start: float) -> tuple[float, float, int]:
+    """(ridge, error, iterations) of the best nonlinear solution.
+
+    The auxiliary z follow the predictions, so the ridge that suits them is near the linear solution's but not the same:
+    from there, neighbours are tried for a few iterations as long as they are better, and the best goes on to the end.
+    """
+    runs: dict[int, tuple[Iterator[LowRankMap], list[float]]] = {}
+
+    def probe(i: int) -> float:
+        if i not in runs:
+            states = problem.alternate(RIDGES[i], len(SCHEDULE))
+            runs[i] = states, [judge(state) for state in itertools.islice(states, PROBE)]
+        return min(runs[i][1])
+
+    here = max(1, RIDGES.index(start))
+    for direction in (1, -1):
+        while 1 <= here + direction < len(RIDGES) and probe(here + direction) < probe(here):
+            here += direction
+    probe(here)
+    states, errors = runs[here]
+    errors += [judge(state) for state in states]
+    least = int(np.argmin(errors))
+    return RIDGES[here], errors[least], least + 1
 
 
 class _Judge:
     """The relative error behind the activation on fixed rows."""
 
-    def __init__(self, X: Array, Y: Array, activation: str | None) -> None:
-        self._X, self._activation = X, activation
-        self._target = activations.apply(activation, Y)
+    def __init__(self, X: Array, target: Array, activation: str | None) -> None:
+        self._X, self._target, self._activation = X, target, activation
         # All-zero targets (a dead layer) have no relative error; the absolute one then ranks the candidates.
-        self._scale = float(np.square(self._target, dtype=np.float64).sum()) or 1.0
+        self._scale = float(np.vdot(target, target)) or 1.0
 
     def __call__(self, candidate: LowRankMap) -> float:
-        difference = activations.apply(self._activation, candidate(self._X)) - self._target
-        return float(np.square(difference).sum(dtype=np.float64)) / self._scale
+        total = 0.0
+        for start in range(0, len(self._X), BLOCK):
+            difference = activations.apply(self._activation, candidate(self._X[start : start + BLOCK]))
+            difference -= self._target[start : start + BLOCK]
+            total += float(np.vdot(difference, difference))
+        return total / self._scale
 
 
 class _Problem:
-    """The rows of one solution, with the moments that every candidate shares."""
+    """Rows to solve on, with the moments that every candidate shares."""
 
-    def __init__(self, X: Array, Y: Array, rank: int, activation: str | None) -> None:
-        self._x_mean = X.mean(axis=0, dtype=np.float64)
-        self._y_mean = Y.mean(axis=0, dtype=np.float64)
-        self._X = X - self._x_mean.astype(X.dtype)
-        self._Y, self._rank, self._activation = Y, rank, activation
-        self._gram = cross_moment(self._X, self._X)
-        self._cross = cross_moment(Y, self._X)
-        Yc = Y - self._y_mean.astype(Y.dtype)
-        U = leading_subspace(cross_moment(Yc, Yc), rank)
+    def __init__(self, X: Array, target: Array, moments: Moments, rank: int, activation: str | None) -> None:
+        self._X, self._target, self._rank, self._activation = X, target, rank, activation
+        self._x_mean, self._y_mean = moments.x_mean, moments.y_mean
+        self._gram, self._cross = moments.xx, moments.yx
+        U = leading_subspace(moments.yy, rank)
         # The symmetric solution (§2.2): the projection on the leading principal components of the responses.
         self._symmetric = LowRankMap(U, U.T, self._y_mean - U @ (U.T @ self._x_mean))
 
     def _regression(self, ridge: float) -> Regression:
-        return Regression(self._X, self._x_mean, self._gram, ridge, self._symmetric.left @ self._symmetric.right)
+        return Regression(self._x_mean, self._gram, ridge, self._symmetric.left @ self._symmetric.right)
 
     def linear(self, ridge: float) -> LowRankMap:
         """The linear solution; the symmetric map with the bias of these rows for an infinite ridge."""
@@ -160,23 +199,31 @@ class _Problem:
             return self._symmetric
         regression = self._regression(ridge)
         C = regression.whitened(self._cross)
-        return regression.map(C, leading_subspace(C, self._rank), self._y_mean)
+        return regression.map(C, leading_subspace(C @ C.T, self._rank), self._y_mean)
 
     def alternate(self, ridge: float, iterations: int) -> Iterator[LowRankMap]:
         """The states of the nonlinear alternation after every iteration, from the linear solution on."""
-        assert self._activation is not None
         regression = self._regression(ridge)
         C = regression.whitened(self._cross)
-        V = leading_subspace(C, self._rank)
-        target = activations.apply(self._activation, self._Y)
+        V = leading_subspace(C @ C.T, self._rank)
         state = regression.map(C, V, self._y_mean)
-        offset = (state.left @ (state.right @ self._x_mean)).astype(self._X.dtype)
         for weight in SCHEDULE[:iterations]:
-            prediction = state(self._X)
-            prediction += offset  # the rows are centred, the map is not
-            Z = activations.z_step(self._activation, target, prediction, weight)
-            C = regression.whitened(regression.cross(Z))
+            cross, z_mean = self._z_moments(state, weight)
+            C = regression.whitened(cross)
             V = np.linalg.qr(C @ (C.T @ V))[0]
-            state = regression.map(C, V, Z.mean(axis=0, dtype=np.float64))
-            offset = (state.left @ (state.right @ self._x_mean)).astype(self._X.dtype)
+            state = regression.map(C, V, z_mean)
             yield state
+
+    def _z_moments(self, state: LowRankMap, weight: float) -> tuple[Array, Array]:
+        """((Z − z̄)ᵀ(X − x̄), z̄) after a z-step at the predictions of the current map.
+
+        Blocks of rows go through both matrix products and the z-step while they are in the processor's cache.
+        """
+        assert self._activation is not None
+        n, cross, total = len(self._X), np.zeros_like(self._cross), np.zeros(len(self._y_mean))
+        for start in range(0, n, BLOCK):
+            X = self._X[start : start + BLOCK]
+            Z = activations.z_step(self._activation, self._target[start : start + BLOCK], state(X), weight)
+            cross += Z.T @ X
+            total += Z.sum(axis=0)
+        return cross - np.outer(total, self._x_mean), total / n

@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-_BLOCK = 4096
-
 
 @dataclass(frozen=True)
 class LowRankMap:
@@ -49,19 +47,15 @@ class LowRankMap:
         predicted += self.bias.astype(dtype)
         return predicted
 
-
-def cross_moment(a: Array, b: Array) -> Array:
-    """aᵀb in float64, [p, q], for float32 rows [n, p] and [n, q]: blocks in float32, their sum in float64."""
-    total = np.zeros((a.shape[1], b.shape[1]))
-    for start in range(0, len(a), _BLOCK):
-        total += a[start : start + _BLOCK].T @ b[start : start + _BLOCK]
-    return total
+    def shifted(self, reference: Array) -> "LowRankMap":
+        """The same map for rows x, where this one is for x − reference [p]."""
+        return LowRankMap(self.left, self.right, self.bias - self.left @ (self.right @ reference))
 
 
-def leading_subspace(C: Array, rank: int) -> Array:
-    """The ``rank`` leading left singular vectors of C, [d, rank]."""
-    d = C.shape[0]
-    _, vectors = scipy.linalg.eigh(C @ C.T, subset_by_index=(d - rank, d - 1))
+def leading_subspace(S: Array, rank: int) -> Array:
+    """The ``rank`` leading eigenvectors of a symmetric matrix S [d, d], as columns [d, rank]."""
+    d = len(S)
+    _, vectors = scipy.linalg.eigh(S, subset_by_index=(d - rank, d - 1))
     return np.asarray(vectors[:, ::-1])
 
 
@@ -70,8 +64,6 @@ class Regression:
 
     Parameters
     ----------
-    rows
-        Centred regressors Xc, [n, p], float32.
     mean
         x̄, [p].
     gram
@@ -82,11 +74,11 @@ class Regression:
         H₀, [d, p].
     """
 
-    def __init__(self, rows: Array, mean: Array, gram: Array, ridge: float, prior: Array) -> None:
+    def __init__(self, mean: Array, gram: Array, ridge: float, prior: Array) -> None:
         p = len(gram)
         # A layer whose inputs are constant (a dead one) has no trace; any positive number then keeps L regular.
         tau = ridge * np.trace(gram) / p or 1.0
-        self._rows, self._mean = rows, mean
+        self._mean = mean
         factor = np.linalg.cholesky(gram + tau * np.eye(p))
         self._whitener = scipy.linalg.solve_triangular(factor, np.eye(p), lower=True).T  # L⁻ᵀ
         self._prior = tau * prior
@@ -95,11 +87,11 @@ class Regression:
         """C, [d, p], from the cross moment ZcᵀXc."""
         return np.asarray((cross + self._prior) @ self._whitener)
 
-    def cross(self, Z: Array) -> Array:
-        """ZᵀXc, [d, p]; Xc is centred, so Z need not be."""
-        return cross_moment(Z, self._rows)
+    def right(self, C: Array, V: Array) -> Array:
+        """VᵀC L⁻¹, [r, p]: what the subspace V [d, r] takes from centred regressors."""
+        return np.asarray((V.T @ C) @ self._whitener.T)
 
     def map(self, C: Array, V: Array, z_mean: Array) -> LowRankMap:
-        """The solution that a subspace V spans."""
-        right = (V.T @ C) @ self._whitener.T
+        """The solution in the subspace V, with b = z̄ − Bx̄."""
+        right = self.right(C, V)
         return LowRankMap(V, right, z_mean - V @ (right @ self._mean))

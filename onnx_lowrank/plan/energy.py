@@ -24,4 +24,4 @@ def log_energies(values: Array) -> Array:
     if total <= 0:
         return np.zeros(len(values))
     # Round-off may push the last share above 1; E = 0 (leading zeros cannot occur in a descending spectrum).
-    return np.log(np.minimum(np.cumsum(values) / total, 1.0))
+    return np.asarray(np.log(np.minimum(np.cumsum(values) / total, 1.0)))

@@ -47,7 +47,9 @@ class Plan:
             if site.name not in filters:
                 raise DataError(f"the plan names {site.name!r}, which is no convolution to factorise in this model")
             if any(rank > filters[site.name] for rank in site.ranks):
-                raise DataError(f"the plan asks {site.name!r} for rank {max(site.ranks)}; it has {filters[site.name]} filters")
+                raise DataError(
+                    f"the plan asks {site.name!r} for rank {max(site.ranks)}; it has {filters[site.name]} filters"
+                )
         named = {site.name: site for site in self.sites}
         return Plan(tuple(named.get(name, SitePlan(name, None)) for name in filters))
 
@@ -77,7 +79,9 @@ class Plan:
 
 
 def _site(entry: Any, source: str) -> SitePlan:
-    name, form, ranks = (entry.get(key) for key in ("name", "form", "ranks")) if isinstance(entry, dict) else (None,) * 3
+    name, form, ranks = (
+        (entry.get(key) for key in ("name", "form", "ranks")) if isinstance(entry, dict) else (None,) * 3
+    )
     if not isinstance(name, str):
         raise DataError(f"{source} has a site without a name: {json.dumps(entry)[:80]}")
     if form not in ("channel", None):

@@ -188,7 +188,7 @@ def _best_exchange(layers: Sequence[Layer], ranks: Ranks, budget: int, size: int
         for combined in itertools.product(*(moves[i] for i in chosen)):
             extra = sum(cost for _, cost, _ in combined)
             gain = sum(energy for _, _, energy in combined)
-            reaches = 0 < extra and slack - extra <= TOLERANCE * budget
+            reaches = extra > 0 and slack - extra <= TOLERANCE * budget
             if extra > slack or not (reaches or (gain > 1e-12 and extra > 0)) or (best and gain <= best[0]):
                 continue
             changed = dict(zip(chosen, (rank for rank, _, _ in combined), strict=True))
