@@ -1,0 +1,69 @@
+"""Means and centred second moments of rows, added up over blocks and over sets of rows.
+
+Products are float32 within a block, where they are fast, and float64 across blocks. Rows are shifted by a common
+reference before they are multiplied, so that large means do not eat the precision of small variances; sets of rows are
+merged by the parallel formula of Chan, Golub and LeVeque (1983).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+BLOCK = 1024
+"""Rows that are handled together: a few megabytes at 512 channels, about a processor's second-level cache."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of n rows of regressors X [n, p] and targets Y [n, d].
+
+    Attributes
+    ----------
+    n
+        The number of rows.
+    x_mean, y_mean
+        [p], [d].
+    xx, yx, yy
+        (X − x̄)ᵀ(X − x̄) [p, p], (Y − ȳ)ᵀ(X − x̄) [d, p], (Y − ȳ)ᵀ(Y − ȳ) [d, d], float64.
+    """
+
+    n: int
+    x_mean: Array
+    y_mean: Array
+    xx: Array
+    yx: Array
+    yy: Array
+
+    @classmethod
+    def of(cls, X: Array, Y: Array) -> "Moments":
+        """The moments of float32 rows X [n, p] and Y [n, d]."""
+        n, p, d = len(X), X.shape[1], Y.shape[1]
+        x_mean, y_mean = X.mean(axis=0, dtype=np.float64), Y.mean(axis=0, dtype=np.float64)
+        x_shift, y_shift = x_mean.astype(X.dtype), y_mean.astype(Y.dtype)
+        xx, yx, yy = np.zeros((p, p)), np.zeros((d, p)), np.zeros((d, d))
+        for start in range(0, n, BLOCK):
+            x = X[start : start + BLOCK] - x_shift
+            y = Y[start : start + BLOCK] - y_shift
+            xx += x.T @ x
+            yx += y.T @ x
+            yy += y.T @ y
+        return cls(n, x_mean, y_mean, xx, yx, yy)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """The moments of both sets of rows together."""
+        n = self.n + other.n
+        share = other.n / n
+        dx, dy = other.x_mean - self.x_mean, other.y_mean - self.y_mean
+        weight = self.n * share
+        return Moments(
+            n,
+            self.x_mean + share * dx,
+            self.y_mean + share * dy,
+            self.xx + other.xx + weight * np.outer(dx, dx),
+            self.yx + other.yx + weight * np.outer(dy, dx),
+            self.yy + other.yy + weight * np.outer(dy, dy),
+        )
