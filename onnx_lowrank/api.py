@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from onnx_lowrank import pipeline
 from onnx_lowrank.calibration.preprocess import Preprocess
-from onnx_lowrank.options import GIB, Options
+from onnx_lowrank.options import DEFAULTS, Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import Progress, silent
 
@@ -17,20 +17,20 @@ def _ignore(text: str) -> None:
 def compress(
     model: pipeline.ModelLike,
     data: object = None,
-    speedup: float = 4.0,
+    speedup: float = DEFAULTS.speedup,
     *,
     preprocess: Preprocess | str = "imagenet",
-    form: str = "channel",
-    solver: str = "nonlinear",
-    symmetric: bool = False,
-    ranks: str = "greedy",
-    include: str | None = None,
-    exclude: str | None = None,
-    images: int = 300,
-    seed: int = 0,
-    memory: int = 4 * GIB,
-    providers: tuple[str, ...] = ("cpu",),
-    threads: int = 0,
+    form: str = DEFAULTS.form,
+    solver: str = DEFAULTS.solver,
+    symmetric: bool = DEFAULTS.symmetric,
+    ranks: str = DEFAULTS.ranks,
+    include: str | None = DEFAULTS.include,
+    exclude: str | None = DEFAULTS.exclude,
+    images: int = DEFAULTS.images,
+    seed: int = DEFAULTS.seed,
+    memory: int = DEFAULTS.memory,
+    providers: tuple[str, ...] = DEFAULTS.providers,
+    threads: int = DEFAULTS.threads,
     plan: Plan | None = None,
     test: str | os.PathLike[str] | None = None,
     progress: Progress = silent,

@@ -10,7 +10,7 @@ from typing import Any
 from onnx_lowrank._version import __version__
 from onnx_lowrank.calibration.preprocess import PRESETS, parse
 from onnx_lowrank.errors import UsageError
-from onnx_lowrank.options import ALLOCATIONS, FORMS, SOLVERS, Options
+from onnx_lowrank.options import ALLOCATIONS, DEFAULTS, FORMS, SOLVERS, Options
 
 PROGRAM = "onnx-lowrank"
 
@@ -62,7 +62,6 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    default = Options()
     parser = _Parser(
         PROGRAM,
         description="Low-rank factorisation of the convolutions in an ONNX file: fewer multiply-accumulates (MACs), "
@@ -78,17 +77,17 @@ def _parser() -> argparse.ArgumentParser:
     # An option of `Options` that is not given is absent, so that class alone states the defaults.
     group = parser.add_argument_group("what to reach", argument_default=argparse.SUPPRESS)
     add = group.add_argument
-    add("--speedup", metavar="X", type=float, help=f"conv MACs before over after (default: {default.speedup:g})")
-    add("--form", choices=FORMS, help=f"how a convolution is split (default: {default.form})")
-    add("--solver", choices=SOLVERS, help=f"weights: the kernel's SVD, without data (default: {default.solver})")
+    add("--speedup", metavar="X", type=float, help=f"conv MACs before over after (default: {DEFAULTS.speedup:g})")
+    add("--form", choices=FORMS, help=f"how a convolution is split (default: {DEFAULTS.form})")
+    add("--solver", choices=SOLVERS, help=f"weights: the kernel's SVD, without data (default: {DEFAULTS.solver})")
     add("--symmetric", action="store_true", help="solve every layer on the original network's inputs")
-    add("--ranks", choices=ALLOCATIONS, help=f"how the layers share the budget (default: {default.ranks})")
+    add("--ranks", choices=ALLOCATIONS, help=f"how the layers share the budget (default: {DEFAULTS.ranks})")
     add("--include", metavar="RE", help="only Conv nodes whose name matches this regular expression")
     add("--exclude", metavar="RE", help="leave Conv nodes whose name matches alone")
-    add("--images", metavar="N", type=int, help=f"calibration samples to use (default: {default.images})")
-    add("--seed", metavar="N", type=int, help=f"of every random choice (default: {default.seed})")
-    add("--memory", metavar="SIZE", type=_bytes, help=f"for activations (default: {default.memory >> 30}GiB)")
-    add("--providers", metavar="LIST", type=_names, help=f"such as cuda,cpu (default: {','.join(default.providers)})")
+    add("--images", metavar="N", type=int, help=f"calibration samples to use (default: {DEFAULTS.images})")
+    add("--seed", metavar="N", type=int, help=f"of every random choice (default: {DEFAULTS.seed})")
+    add("--memory", metavar="SIZE", type=_bytes, help=f"for activations (default: {DEFAULTS.memory >> 30}GiB)")
+    add("--providers", metavar="LIST", type=_names, help=f"such as cuda,cpu (default: {','.join(DEFAULTS.providers)})")
     add("--threads", metavar="N", type=int, help="of ONNX Runtime (default: its own choice)")
 
     add = parser.add_argument_group("data").add_argument

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibration.sampling import Batches
+from onnx_lowrank.calibration.labels import Labelled
+from onnx_lowrank.calibration.sampling import Batches, Sampling
 from onnx_lowrank.calibration.source import Source
 from onnx_lowrank.errors import DataError, ValidationError
+from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.report import AccuracyReport, Latency, OutputReport
 from onnx_lowrank.runtime import Session, median_milliseconds
@@ -64,8 +66,37 @@ def _compare(name: str, pairs: Sequence[tuple[Array, Array]]) -> OutputReport:
     return OutputReport(squared / scale if scale else squared, largest, agree / scored if scored else None)
 
 
+def check_labelled(labelled: Labelled, output: TensorSpec, sampling: Sampling) -> None:
+    """Refuse labelled samples with which the accuracy cannot be measured, as far as the model's first output tells.
+
+    Raises
+    ------
+    DataError
+        Where that output is declared to be something else than class scores, or to have fewer classes than the labels,
+        or where the samples do not fill a batch.
+    """
+    _, labels = labelled
+    if output.shape is not None and len(output.shape) != 2:
+        raise _no_scores(output.name, output.shape)
+    classes = output.shape[1] if output.shape else None
+    if isinstance(classes, int) and labels.max() >= classes:
+        raise DataError(
+            f"--test has label {labels.max()}, and output {output.name!r} has {classes} classes, counted from 0: "
+            "mend the labels"
+        )
+    if not sampling.like(len(labels)):
+        raise DataError(f"--test has {len(labels)} samples, fewer than the batch that the model demands: give more")
+
+
+def _no_scores(output: str, shape: Sequence[object]) -> DataError:
+    said = ", ".join("?" if side is None else str(side) for side in shape)
+    return DataError(
+        f"--test needs class scores [samples, classes], and output {output!r} has shape [{said}]: leave --test out"
+    )
+
+
 def measure_accuracy(
-    before: Session, after: Session, source: Source, labels: NDArray[np.int64], batches: Batches, progress: Progress
+    before: Session, after: Session, labelled: Labelled, sampling: Sampling, progress: Progress
 ) -> AccuracyReport:
     """Top-1 of the first output of both models.
 
@@ -74,6 +105,8 @@ def measure_accuracy(
     DataError
         Where that output does not hold one row of class scores a sample.
     """
+    source, labels = labelled
+    batches = sampling.like(len(labels))
     right = [0, 0]
     progress("test", 0, len(batches))
     for done, batch in enumerate(batches, 1):
@@ -81,10 +114,7 @@ def measure_accuracy(
         for which, session in enumerate((before, after)):
             scores = session(feeds)[session.outputs[0]]
             if scores.ndim != 2 or len(scores) != len(batch):
-                raise DataError(
-                    f"--test needs class scores [samples, classes], and output {session.outputs[0]!r} has shape "
-                    f"{list(scores.shape)}: leave --test out"
-                )
+                raise _no_scores(session.outputs[0], scores.shape)
             right[which] += int((scores.argmax(axis=1) == labels[list(batch)]).sum())
         progress("test", done, len(batches))
     count = sum(map(len, batches))

@@ -84,3 +84,7 @@ class Options:
             raise UsageError(f"threads is {self.threads}: give 0 (the runtime's own choice) or more")
         if not self.providers:
             raise UsageError("providers is empty: name at least one, for example cpu")
+
+
+DEFAULTS = Options()
+"""Stated once: the command line and ``compress`` take theirs from here."""

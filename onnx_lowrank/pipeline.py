@@ -14,15 +14,15 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_lowrank import reporting
-from onnx_lowrank.calibration.labels import load_labelled
+from onnx_lowrank.calibration.labels import Labelled, load_labelled
 from onnx_lowrank.calibration.preprocess import Preprocess, parse
 from onnx_lowrank.calibration.sampling import Sampling, split
 from onnx_lowrank.calibration.source import open_source
 from onnx_lowrank.clock import Clock
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.evaluation import compare_outputs, measure_accuracy, measure_latency
+from onnx_lowrank.evaluation import check_labelled, compare_outputs, measure_accuracy, measure_latency
 from onnx_lowrank.factorise import channel
-from onnx_lowrank.graph.load import LoadedModel, inputs, load
+from onnx_lowrank.graph.load import LoadedModel, inputs, load, outputs
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.save import export, write
 from onnx_lowrank.graph.sites import ConvSite, Skip, find_sites
@@ -37,6 +37,11 @@ from onnx_lowrank.progress import Progress, silent
 from onnx_lowrank.report import PlanReport, Report
 from onnx_lowrank.runtime import Opener, check_installation, opener
 from onnx_lowrank.walk import walk
+
+SYNTHETIC = (
+    "there are no calibration data, so made-up ones take their place ({}): expect a worse result than with real ones; "
+    "give --data a few hundred samples such as the model will see, without labels"
+)
 
 ModelLike: TypeAlias = str | os.PathLike[str] | onnx.ModelProto
 Warn: TypeAlias = Callable[[str], None]
@@ -76,7 +81,7 @@ class Prepared:
     macs: Macs
     targets: dict[str, Targets]
     plan: Plan
-    preprocess: Preprocess
+    labelled: Labelled | None
     clock: Clock
 
     @property
@@ -93,6 +98,7 @@ def prepare(
     options: Options,
     preprocess: Preprocess | str,
     plan: Plan | None,
+    test: str | os.PathLike[str] | None,
     progress: Progress,
     warn: Warn,
 ) -> Prepared:
@@ -110,7 +116,13 @@ def prepare(
         specs = inputs(loaded.proto)
         how = parse(preprocess) if isinstance(preprocess, str) else preprocess
         source = open_source(data, specs, preprocess=how, count=options.images, seed=options.seed, on_warning=warn)
+        if source.synthetic:
+            warn(SYNTHETIC.format(source.description))
         sampling = split(source, specs, options.seed)
+        # Used at the very end, but what is wrong with it is said before the long work.
+        labelled = load_labelled(test, specs, how, on_warning=warn) if test else None
+        if labelled:
+            check_labelled(labelled, outputs(loaded.proto)[0], sampling)
     with clock.stage("profile"):
         macs = measure_macs(graph, sampling, open_session)
         targets = {}
@@ -119,7 +131,7 @@ def prepare(
     with clock.stage("plan"):
         filters = {site.name: len(site.kernel) for site in sites}
         chosen = plan.fitted(filters) if plan else choose(sites, targets, macs, options)
-    return Prepared(loaded, graph, sites, skipped, sampling, open_session, macs, targets, chosen, how, clock)
+    return Prepared(loaded, graph, sites, skipped, sampling, open_session, macs, targets, chosen, labelled, clock)
 
 
 def choose(sites: Sequence[ConvSite], targets: dict[str, Targets], macs: Macs, options: Options) -> Plan:
@@ -150,7 +162,7 @@ def plan_only(
     warn: Warn = lambda text: None,
 ) -> PlanReport:
     """Profile the original and choose the ranks; solve and write nothing. See ``compress``."""
-    prepared = prepare(model, data, options, preprocess, plan, progress, warn)
+    prepared = prepare(model, data, options, preprocess, plan, None, progress, warn)
     return reporting.plan_report(prepared, options)
 
 
@@ -193,9 +205,8 @@ def compress(
         warnings.append(text)
         warn(text)
 
-    run = prepare(model, data, options, preprocess, plan, progress, note)
+    run = prepare(model, data, options, preprocess, plan, test, progress, note)
     clock, sampling, source = run.clock, run.sampling, run.sampling.source
-    labelled = load_labelled(test, inputs(run.loaded.proto), run.preprocess) if test else None
     with clock.stage("factorise"):
         walked = walk(
             run.graph, run.sites, run.plan, run.targets, run.costs, run.macs.all, sampling, run.open_session, options,
@@ -208,10 +219,10 @@ def compress(
         after = run.open_session(rewritten.SerializeToString(), "the rewritten model")
         if not sampling.validation:
             note("too few samples to spare any: the outputs are compared on samples that the solver saw")
-        outputs = compare_outputs(before, after, source, sampling.validation or sampling.batches, progress)
+        compared = compare_outputs(before, after, source, sampling.validation or sampling.batches, progress)
         latency = measure_latency(before, after, source, sampling.single)
         accuracy = None
-        if labelled:
-            accuracy = measure_accuracy(before, after, *labelled, sampling.like(len(labelled[1])), progress)
-    measured = reporting.Measured(rewritten, walked, outputs, latency, accuracy, after.provider, tuple(warnings))
+        if run.labelled:
+            accuracy = measure_accuracy(before, after, run.labelled, sampling, progress)
+    measured = reporting.Measured(rewritten, walked, compared, latency, accuracy, after.provider, tuple(warnings))
     return Result(rewritten, reporting.report(run, options, measured), run.loaded.external_data)

@@ -73,7 +73,7 @@ def report(run: "Prepared", options: Options, measured: Measured) -> Report:
     return Report(
         schema=SCHEMA,
         tool={"name": "onnx-lowrank", "version": __version__},
-        input=FileReport(str(original.path) if original.path else None, original.sha256, original.proto.ByteSize()),
+        input=FileReport(str(original.path) if original.path else None, original.sha256, original.bytes),
         output=FileReport(None, hashlib.sha256(serialised).hexdigest(), len(serialised)),
         options=asdict(options),
         data={

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from onnx_lowrank.calibration.source import Source
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import TensorSpec
 
+Labelled: TypeAlias = tuple[Source, NDArray[np.int64]]
+"""Samples, and the label of each, shape [n]."""
+
 
 def load_labelled(
     path: str | os.PathLike[str],
@@ -26,7 +30,7 @@ def load_labelled(
     on_warning: Callable[[str], None] | None = None,
     count: int | None = None,
     seed: int = 0,
-) -> tuple[Source, NDArray[np.int64]]:
+) -> Labelled:
     """Open labelled samples.
 
     Parameters
@@ -45,8 +49,8 @@ def load_labelled(
 
     Returns
     -------
-    tuple[Source, NDArray[np.int64]]
-        The samples, and the label of each, shape [n].
+    Labelled
+        The samples, and the label of each.
 
     Raises
     ------
@@ -64,7 +68,7 @@ def load_labelled(
 
 def _from_npz(
     path: Path, specs: tuple[TensorSpec, ...], warn: Callable[[str], None], count: int | None, seed: int
-) -> tuple[Source, NDArray[np.int64]]:
+) -> Labelled:
     found = headers(path)
     key = next((key for key in LABEL_KEYS if key in found), None)
     if key is None:
@@ -92,7 +96,7 @@ def _from_folders(
     warn: Callable[[str], None],
     count: int | None,
     seed: int,
-) -> tuple[Source, NDArray[np.int64]]:
+) -> Labelled:
     classes = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     files = [file for file in list_files(path) if is_image(file) and file.parent != path]
     if not files:

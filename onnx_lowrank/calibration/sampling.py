@@ -98,7 +98,8 @@ def split(source: Source, specs: tuple[TensorSpec, ...], seed: int) -> Sampling:
     else:
         size = min(LARGEST_BATCH, max(1, n // 10))
     withheld = min(round(n * VALIDATION_SHARE), VALIDATION_MOST)
-    withheld -= withheld % size if fixed else 0
+    if fixed:  # whole batches, as long as one to solve on and one to judge are left
+        withheld = min(-(-withheld // size), max(0, n // size - 2)) * size
     batches = _batches(range(n - withheld), size)
     judges = np.arange(len(batches)) % JUDGE_EVERY == JUDGE_EVERY // 2
     if len(batches) > 1 and not judges.any():
