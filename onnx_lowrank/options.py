@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from onnx_lowrank.errors import UsageError
 
-FORMS = ("channel",)
+FORMS = ("auto", "channel", "spatial", "3d")
 SOLVERS = ("nonlinear", "linear", "weights")
-ALLOCATIONS = ("greedy", "uniform")
+ALLOCATIONS = ("exact", "greedy", "uniform")
 
 GIB = 1 << 30
 
@@ -22,7 +22,8 @@ class Options:
     speedup
         The multiply-accumulates (MACs) of all convolutions before, over those after; at least 1.
     form
-        How a convolution is split: "channel" is k×k c→d' followed by 1×1 d'→d (paper §2.2).
+        How a convolution is split: "channel" is k×k c→d' and 1×1 d'→d (paper §2.2); "spatial" is k×1 c→d'' and
+        1×k d''→d; "3d" is k×1 c→d'', 1×k d''→d' and 1×1 d'→d (§2.6); "auto" takes the best of them for every layer.
     solver
         "nonlinear" (paper §2.3; kept for a layer only where it beats "linear" on held-out samples), "linear" (§2.2),
         or "weights": the truncated SVD of the kernel, which looks at no data; a baseline to compare with.
@@ -30,7 +31,8 @@ class Options:
         Solve every layer on the original network's inputs, ignoring the error of the layers before it (§2.2);
         the default is asymmetric (§2.4).
     ranks
-        How the budget is shared: "greedy" (§2.5) or "uniform", the same ratio everywhere.
+        How the budget is shared: "exact" maximises the kept energy, "greedy" does as the paper (§2.5), "uniform"
+        takes the same ratio everywhere.
     include, exclude
         Regular expressions searched in the names of the Conv nodes.
     images
@@ -47,10 +49,10 @@ class Options:
     """
 
     speedup: float = 4.0
-    form: str = "channel"
+    form: str = "auto"
     solver: str = "nonlinear"
     symmetric: bool = False
-    ranks: str = "greedy"
+    ranks: str = "exact"
     include: str | None = None
     exclude: str | None = None
     images: int = 300

@@ -5,7 +5,7 @@ validate → report
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -21,17 +21,15 @@ from onnx_lowrank.calibration.source import open_source
 from onnx_lowrank.clock import Clock
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.evaluation import check_labelled, compare_outputs, measure_accuracy, measure_latency
-from onnx_lowrank.factorise import channel
+from onnx_lowrank.factorise.spatial import Columns
 from onnx_lowrank.graph.load import LoadedModel, inputs, load, outputs
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.save import export, write
 from onnx_lowrank.graph.sites import ConvSite, Skip, find_sites
 from onnx_lowrank.graph.validate import validate
 from onnx_lowrank.options import Options
-from onnx_lowrank.plan.cost import ConvShape
-from onnx_lowrank.plan.energy import log_energies, spectrum
-from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.plan.select import Layer, allocate
+from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.planning import choose, conv_shapes, cut_columns, sites_to_cut
 from onnx_lowrank.profile import Macs, Targets, collect_targets, measure_macs
 from onnx_lowrank.progress import Progress, silent
 from onnx_lowrank.report import PlanReport, Report
@@ -80,6 +78,7 @@ class Prepared:
     open_session: Opener
     macs: Macs
     targets: dict[str, Targets]
+    columns: dict[str, Columns]
     plan: Plan
     labelled: Labelled | None
     clock: Clock
@@ -88,8 +87,7 @@ class Prepared:
     def costs(self) -> dict[str, tuple[int, int]]:
         """(MACs before, MACs planned) by site name."""
         shapes = conv_shapes(self.sites, self.macs)
-        planned = zip(shapes, self.plan.sites, strict=True)
-        return {s.name: (c.macs, c.channel_macs(s.ranks[0]) if s.form else c.macs) for c, s in planned}
+        return {s.name: (shapes[s.name].macs, shapes[s.name].cost(s.form, s.ranks)) for s in self.plan.sites}
 
 
 def prepare(
@@ -125,30 +123,19 @@ def prepare(
             check_labelled(labelled, outputs(loaded.proto)[0], sampling)
     with clock.stage("profile"):
         macs = measure_macs(graph, sampling, open_session)
-        targets = {}
+        targets, to_cut = {}, sites_to_cut(sites, options, plan)
         if options.solver != "weights":
-            targets = collect_targets(graph, sites, sampling, open_session, progress)
+            targets = collect_targets(graph, sites, to_cut, sampling, open_session, progress)
     with clock.stage("plan"):
-        filters = {site.name: len(site.kernel) for site in sites}
-        chosen = plan.fitted(filters) if plan else choose(sites, targets, macs, options)
-    return Prepared(loaded, graph, sites, skipped, sampling, open_session, macs, targets, chosen, labelled, clock)
-
-
-def choose(sites: Sequence[ConvSite], targets: dict[str, Targets], macs: Macs, options: Options) -> Plan:
-    """The ranks of all sites for the requested speedup."""
-    layers = []
-    for site, shape in zip(sites, conv_shapes(sites, macs), strict=True):
-        energies = spectrum(targets[site.name].rows) if targets else channel.weight_energies(site.kernel)
-        layers.append(Layer(site.name, shape.macs, shape.all_channel_macs(), log_energies(energies)))
-    others = sum(macs.conv.values()) - sum(layer.alone for layer in layers)
-    ranks = allocate(layers, others, options.speedup, options.ranks)
-    named = zip(sites, ranks, strict=True)
-    return Plan(tuple(SitePlan(s.name, options.form, (r,)) if r else SitePlan(s.name, None) for s, r in named))
-
-
-def conv_shapes(sites: Sequence[ConvSite], macs: Macs) -> tuple[ConvShape, ...]:
-    """What the planner needs to know of every site."""
-    return tuple(ConvShape.from_macs(site.kernel.shape, macs.conv[site.output]) for site in sites)
+        shapes = conv_shapes(sites, macs)
+        columns = cut_columns(sites, to_cut, targets)
+        if plan:
+            chosen = plan.fitted(shapes)
+        else:
+            chosen = choose(sites, shapes, targets, columns, sum(macs.conv.values()), options)
+    return Prepared(
+        loaded, graph, sites, skipped, sampling, open_session, macs, targets, columns, chosen, labelled, clock
+    )
 
 
 def plan_only(
@@ -209,9 +196,18 @@ def compress(
     clock, sampling, source = run.clock, run.sampling, run.sampling.source
     with clock.stage("factorise"):
         walked = walk(
-            run.graph, run.sites, run.plan, run.targets, run.costs, run.macs.all, sampling, run.open_session, options,
+            run.graph,
+            run.sites,
+            run.plan,
+            run.targets,
+            run.columns,
+            run.costs,
+            run.macs.all,
+            sampling,
+            run.open_session,
+            options,
             progress,
-        )  # fmt: skip
+        )
     with clock.stage("validate"):
         rewritten = export(run.graph, run.loaded)
         validate(rewritten, run.loaded.proto)

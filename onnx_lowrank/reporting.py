@@ -33,6 +33,9 @@ from onnx_lowrank.walk import Solution, Walked
 if TYPE_CHECKING:
     from onnx_lowrank.pipeline import Prepared
 
+RANK_NAMES = {"channel": ("d'",), "spatial": ("d''",), "3d": ("d''", "d'")}
+"""The paper's names of the ranks of every form, from the input on."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -127,7 +130,7 @@ def _site(site: ConvSite, choice: SitePlan, costs: tuple[int, int], solution: So
     elif solution is None:
         reason = "planned"
     elif fit is None:
-        reason = "truncated SVD of the weights"
+        reason = "from the weights alone"
     else:
         reason = fit.description
     return SiteReport(
@@ -135,7 +138,7 @@ def _site(site: ConvSite, choice: SitePlan, costs: tuple[int, int], solution: So
         form=choice.form,
         kernel=(h, w),
         channels=(c, d),
-        ranks={"d'": choice.ranks[0]} if choice.ranks else {},
+        ranks=dict(zip(RANK_NAMES[choice.form], choice.ranks, strict=True)) if choice.form else {},
         macs_before=costs[0],
         macs_after=costs[1],
         activation=site.activation,

@@ -5,7 +5,7 @@ regressors come from the network approximated so far, their targets from the ori
 solved on the original network and rewritten at the end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,17 +13,17 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibration.positions import gather_patches
 from onnx_lowrank.calibration.sampling import Sampling
-from onnx_lowrank.factorise import channel
 from onnx_lowrank.factorise.factors import Factorization
 from onnx_lowrank.factorise.fit import Fit, Rows, fit
+from onnx_lowrank.factorise.forms import Form, from_weights, make_form
+from onnx_lowrank.factorise.spatial import Columns
 from onnx_lowrank.frontier import Frontier
 from onnx_lowrank.graph.rewrite import rewrite
 from onnx_lowrank.graph.sites import ConvSite
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
-from onnx_lowrank.profile import Targets
+from onnx_lowrank.profile import Targets, site_patches
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime import Opener
 
@@ -52,6 +52,7 @@ def walk(
     sites: Sequence[ConvSite],
     plan: Plan,
     targets: dict[str, Targets],
+    columns: Mapping[str, Columns],
     costs: dict[str, tuple[int, int]],
     macs: dict[str, int],
     sampling: Sampling,
@@ -65,22 +66,28 @@ def walk(
     ----------
     targets
         By site name; each is given up when its site is solved.
+    columns
+        The spatial cuts by site name, of the sites whose form has one.
     costs
         (MACs before, MACs after) by site name.
     macs
         MACs of one sample by output tensor, of the graph as it is given.
     """
-    todo = [(site, choice.ranks[0]) for site, choice in zip(sites, plan.sites, strict=True) if choice.form]
+    todo = [
+        (site, make_form(choice.form, site.kernel, choice.ranks, columns.get(site.name)))
+        for site, choice in zip(sites, plan.sites, strict=True)
+        if choice.form
+    ]
     solutions: dict[str, Solution] = {}
     current = dict(macs)
     spare = max(0, options.memory - sum(target.rows.nbytes for target in targets.values()))
     progress("factorise", 0, len(todo))
     with Frontier(graph, sampling, open_session, spare, current) as frontier:
-        for done, (site, rank) in enumerate(todo, 1):
+        for done, (site, form) in enumerate(todo, 1):
             if options.solver == "weights":
-                solutions[site.name] = Solution(channel.from_weights(site.kernel, site.bias, rank), None, 0)
+                solutions[site.name] = Solution(from_weights(form, site.kernel, site.bias), None, 0)
             else:
-                solutions[site.name] = _solve(frontier, site, rank, targets.pop(site.name), sampling, options)
+                solutions[site.name] = _solve(frontier, site, form, targets.pop(site.name), sampling, options)
             if not options.symmetric:
                 rewrite(graph, site, solutions[site.name].factorization)
                 current[site.output] = costs[site.name][1]
@@ -92,16 +99,14 @@ def walk(
 
 
 def _solve(
-    frontier: Frontier, site: ConvSite, rank: int, target: Targets, sampling: Sampling, options: Options
+    frontier: Frontier, site: ConvSite, form: Form, target: Targets, sampling: Sampling, options: Options
 ) -> Solution:
     parts = []
     for b, x in enumerate(frontier.visit(site)):
-        height, width = x.shape[2], x.shape[3]
-        where = sampling.positions(site.name, b, site.output_size(height, width), target.per_sample)
-        pads = site.padding(height, width)
-        patches = gather_patches(x, *where, site.kernel.shape[2:], site.strides, site.dilations, pads)
-        # Patches are many times larger than the responses that the channel form regresses on.
-        parts.append(channel.responses(patches, site.kernel))
+        size = site.output_size(x.shape[2], x.shape[3])
+        where = sampling.positions(site.name, b, size, target.per_sample)
+        # Whole patches are many times larger than the regressors that a form makes of them.
+        parts.append(form.regressors(site_patches(site, x, where)))
     rows = Rows(np.concatenate(parts), target.rows, sampling.judging_rows(len(target.rows)))
-    best = fit(rows, rank, site.activation, nonlinear=options.solver == "nonlinear")
-    return Solution(channel.compose(site.kernel, best.map), best, len(rows.targets))
+    best = fit(rows, form.prior, form.rank, site.activation, nonlinear=options.solver == "nonlinear")
+    return Solution(form.compose(best.map), best, len(rows.targets))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.factorise import activations, channel
 from onnx_lowrank.factorise.factors import Factorization, Stage
 from onnx_lowrank.factorise.fit import Fit, Rows, fit
+from onnx_lowrank.factorise.forms import from_weights, make_form
 from onnx_lowrank.factorise.moments import Moments
 from onnx_lowrank.factorise.regression import LowRankMap, Regression, leading_subspace
 
@@ -37,6 +38,11 @@ def disturbed(Y: Array, seed: int, amount: float = 0.3) -> Array:
 
 def rows(X: Array, Y: Array) -> Rows:
     return Rows(X, Y, np.arange(len(X)) % 5 == 2)
+
+
+def solve_channel(rows: Rows, rank: int, activation: str | None, *, nonlinear: bool) -> Fit:
+    """Where the regressors are responses, the weights alone give the identity."""
+    return fit(rows, np.eye(rows.targets.shape[1]), rank, activation, nonlinear=nonlinear)
 
 
 def error(solution: LowRankMap, X: Array, Y: Array, activation: str | None = "Relu") -> float:
@@ -95,7 +101,7 @@ def test_reduced_rank_regression_is_the_papers_generalised_svd() -> None:
 def test_symmetric_linear_solution_is_the_pca_of_the_responses() -> None:
     Y = responses(2)
     rank = 5
-    solution = fit(Rows(Y, Y, np.arange(len(Y)) % 5 == 0), rank, None, nonlinear=False).map
+    solution = solve_channel(Rows(Y, Y, np.arange(len(Y)) % 5 == 0), rank, None, nonlinear=False).map
     _, vectors = np.linalg.eigh(np.cov(Y.T.astype(np.float64)))
     U = vectors[:, -rank:]
     np.testing.assert_allclose(solution.left @ solution.right, U @ U.T, atol=2e-2)
@@ -153,7 +159,7 @@ def test_the_choice_is_never_worse_for_the_judges_than_any_candidate_kind(
     seed: int, rank: int, nonlinear: bool
 ) -> None:
     Y = responses(seed, n=600)
-    result = fit(rows(disturbed(Y, seed + 1), Y), rank, "Relu", nonlinear=nonlinear)
+    result = solve_channel(rows(disturbed(Y, seed + 1), Y), rank, "Relu", nonlinear=nonlinear)
     if not nonlinear:
         assert result.error_nonlinear is None and result.iterations == 0
     else:
@@ -163,15 +169,15 @@ def test_the_choice_is_never_worse_for_the_judges_than_any_candidate_kind(
 
 def test_full_rank_on_the_networks_own_responses_is_the_identity() -> None:
     Y = responses(8)
-    result = fit(rows(Y, Y), Y.shape[1], "Relu", nonlinear=True)
+    result = solve_channel(rows(Y, Y), Y.shape[1], "Relu", nonlinear=True)
     np.testing.assert_allclose(result.map(Y), Y, atol=200 * EPS32 * np.abs(Y).max())
 
 
 def test_asymmetric_on_undisturbed_inputs_is_the_symmetric_solution() -> None:
     Y = responses(9)
     shifted = Y - np.float32(0.5)  # the bias takes up a constant shift of the regressors
-    a = fit(rows(Y, Y), 4, "Relu", nonlinear=True)
-    b = fit(rows(shifted, Y), 4, "Relu", nonlinear=True)
+    a = solve_channel(rows(Y, Y), 4, "Relu", nonlinear=True)
+    b = solve_channel(rows(shifted, Y), 4, "Relu", nonlinear=True)
     assert b.error_linear == pytest.approx(a.error_linear, rel=1e-3)
     assert b.error_nonlinear == pytest.approx(a.error_nonlinear, rel=1e-3)
 
@@ -179,16 +185,16 @@ def test_asymmetric_on_undisturbed_inputs_is_the_symmetric_solution() -> None:
 def test_the_asymmetric_solution_undoes_error_that_the_symmetric_one_leaves() -> None:
     Y = responses(10, n=6000)
     X = disturbed(Y, 11, amount=0.4)
-    asymmetric = fit(rows(X[:4000], Y[:4000]), 6, "Relu", nonlinear=True)
-    symmetric = fit(rows(Y[:4000], Y[:4000]), 6, "Relu", nonlinear=True)
+    asymmetric = solve_channel(rows(X[:4000], Y[:4000]), 6, "Relu", nonlinear=True)
+    symmetric = solve_channel(rows(Y[:4000], Y[:4000]), 6, "Relu", nonlinear=True)
     assert error(asymmetric.map, X[4000:], Y[4000:]) < 0.9 * error(symmetric.map, X[4000:], Y[4000:])
 
 
 def test_the_nonlinear_solution_beats_the_linear_one_on_unseen_rows_where_relu_hides_much() -> None:
     Y = responses(12, n=12000, decay=0.9) - np.float32(1.5)
     seen, unseen = Y[:8000], Y[8000:]
-    linear = fit(rows(seen, seen), 4, "Relu", nonlinear=False)
-    nonlinear = fit(rows(seen, seen), 4, "Relu", nonlinear=True)
+    linear = solve_channel(rows(seen, seen), 4, "Relu", nonlinear=False)
+    nonlinear = solve_channel(rows(seen, seen), 4, "Relu", nonlinear=True)
     assert nonlinear.iterations > 0
     assert error(nonlinear.map, unseen, unseen) < 0.97 * error(linear.map, unseen, unseen)
 
@@ -196,7 +202,7 @@ def test_the_nonlinear_solution_beats_the_linear_one_on_unseen_rows_where_relu_h
 def test_error_falls_as_rank_grows() -> None:
     Y = responses(13)
     X = disturbed(Y, 14, amount=0.1)
-    errors = [fit(rows(X, Y), rank, "Relu", nonlinear=True) for rank in range(1, 13)]
+    errors = [solve_channel(rows(X, Y), rank, "Relu", nonlinear=True) for rank in range(1, 13)]
     chosen = [min(e.error_linear, e.error_nonlinear or np.inf) for e in errors]
     assert all(later <= earlier * 1.02 for earlier, later in itertools.pairwise(chosen))
 
@@ -209,14 +215,17 @@ def test_few_rows_never_do_much_worse_than_the_symmetric_solution(n: int) -> Non
         X = disturbed(Y, seed + 100, amount=0.15)
         few = Rows(X[:n], Y[:n], np.arange(n) % 5 == 2)
         own = Rows(Y[:n], Y[:n], np.arange(n) % 5 == 2)
-        asymmetric, symmetric = fit(few, 4, "Relu", nonlinear=True), fit(own, 4, "Relu", nonlinear=True)
+        asymmetric, symmetric = (
+            solve_channel(few, 4, "Relu", nonlinear=True),
+            solve_channel(own, 4, "Relu", nonlinear=True),
+        )
         worse.append(error(asymmetric.map, X[n:], Y[n:]) / error(symmetric.map, X[n:], Y[n:]))
     assert np.median(worse) <= 1.0
 
 
 def test_a_dead_layer_is_solved_without_complaint() -> None:
     Y = np.full((50, 6), -1.0, np.float32)
-    result = fit(rows(Y, Y), 2, "Relu", nonlinear=True)
+    result = solve_channel(rows(Y, Y), 2, "Relu", nonlinear=True)
     assert np.isfinite(result.map(Y)).all()
     assert (np.maximum(result.map(Y), 0) < 1e-6).all()
 
@@ -247,8 +256,9 @@ def test_composed_channel_kernels_equal_the_map_times_the_kernel(
 def test_weights_alone_give_the_closest_kernel_and_at_full_rank_the_kernel_itself() -> None:
     rng = np.random.default_rng(0)
     W, bias = rng.standard_normal((8, 3, 3, 3)), rng.standard_normal(8)
-    np.testing.assert_allclose(channel.from_weights(W, bias, 8).dense(), W, atol=1e-12)
-    lost = np.square(channel.from_weights(W, bias, 3).dense() - W).sum()
+    full = from_weights(make_form("channel", W, (8,), None), W, bias)
+    np.testing.assert_allclose(full.dense(), W, atol=1e-12)
+    lost = np.square(from_weights(make_form("channel", W, (3,), None), W, bias).dense() - W).sum()
     assert lost == pytest.approx(channel.weight_energies(W)[3:].sum())
 
 

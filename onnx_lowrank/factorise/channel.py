@@ -28,15 +28,6 @@ def compose(kernel: Array, solution: LowRankMap) -> Factorization:
     return Factorization("channel", (Stage(first, True, True), Stage(second, False, False)), solution.bias)
 
 
-def from_weights(kernel: Array, bias: Array, rank: int) -> Factorization:
-    """The truncated SVD of the kernel as a d×ckk matrix: the baseline that looks at no data.
-
-    Denton et al., "Exploiting Linear Structure Within Convolutional Networks for Efficient Evaluation", 2014.
-    """
-    U, _, _ = np.linalg.svd(kernel.reshape(len(kernel), -1), full_matrices=False)
-    return compose(kernel, LowRankMap(U[:, :rank], U[:, :rank].T, bias))
-
-
 def weight_energies(kernel: Array) -> Array:
     """Squared singular values of the kernel as a d×ckk matrix, descending, [d]; zeros beyond its rank."""
     s = np.linalg.svd(kernel.reshape(len(kernel), -1), compute_uv=False)

@@ -84,13 +84,15 @@ class Fit:
         return f"{kind}, ridge {self.ridge:g}"
 
 
-def fit(rows: Rows, rank: int, activation: str | None, *, nonlinear: bool) -> Fit:
+def fit(rows: Rows, prior: Array, rank: int, activation: str | None, *, nonlinear: bool) -> Fit:
     """Solve one layer.
 
     Parameters
     ----------
     rows
         Samples; at least one row must judge and one must not.
+    prior
+        H₀, [d, p]: the map that the weights alone give.
     rank
         r, between 1 and d.
     activation
@@ -109,7 +111,7 @@ def fit(rows: Rows, rank: int, activation: str | None, *, nonlinear: bool) -> Fi
     moments = Moments.of(X[solving], Y[solving])
     target = activations.apply(activation, Y)
     judge = _Judge(X[judging], target[judging], activation)
-    problem = _Problem(X[solving], target[solving], moments, rank, activation)
+    problem = _Problem(X[solving], target[solving], moments, prior, rank, activation)
 
     ridge, error_linear = _best_ridge(problem, judge)
     error_nonlinear, iterations = None, 0
@@ -118,7 +120,7 @@ def fit(rows: Rows, rank: int, activation: str | None, *, nonlinear: bool) -> Fi
         if error_nonlinear < error_linear:
             ridge, iterations = candidate, steps
 
-    everything = _Problem(X, target, moments + Moments.of(X[judging], Y[judging]), rank, activation)
+    everything = _Problem(X, target, moments + Moments.of(X[judging], Y[judging]), prior, rank, activation)
     if iterations:
         *_, solution = everything.alternate(ridge, iterations)
     else:
@@ -182,13 +184,16 @@ class _Judge:
 class _Problem:
     """Rows to solve on, with the moments that every candidate shares."""
 
-    def __init__(self, X: Array, target: Array, moments: Moments, rank: int, activation: str | None) -> None:
+    def __init__(
+        self, X: Array, target: Array, moments: Moments, prior: Array, rank: int, activation: str | None
+    ) -> None:
         self._X, self._target, self._rank, self._activation = X, target, rank, activation
         self._x_mean, self._y_mean = moments.x_mean, moments.y_mean
         self._gram, self._cross = moments.xx, moments.yx
         U = leading_subspace(moments.yy, rank)
         # The symmetric solution (§2.2): the projection on the leading principal components of the responses.
-        self._symmetric = LowRankMap(U, U.T, self._y_mean - U @ (U.T @ self._x_mean))
+        right = U.T @ prior
+        self._symmetric = LowRankMap(U, right, self._y_mean - U @ (right @ self._x_mean))
 
     def _regression(self, ridge: float) -> Regression:
         return Regression(self._x_mean, self._gram, ridge, self._symmetric.left @ self._symmetric.right)

@@ -12,6 +12,7 @@ the objective is ‖BL − C‖² + const, so B = V VᵀC L⁻¹ with V the r le
 For H₀ = 0, τ → 0 this is the paper's generalised SVD (they agree to round-off); for z = x it is the PCA of §2.2.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,11 +42,24 @@ class LowRankMap:
     bias: Array
 
     def __call__(self, rows: Array) -> Array:
-        """Predictions [n, d] for rows [n, p], in the rows' precision."""
-        dtype = rows.dtype
-        predicted: Array = (rows @ self.right.T.astype(dtype)) @ self.left.T.astype(dtype)
-        predicted += self.bias.astype(dtype)
+        """Predictions [n, d], float32, for rows [n, p]."""
+        predicted = rows
+        for factor in self._factors:
+            predicted = predicted @ factor
+        predicted += self._bias
         return predicted
+
+    @functools.cached_property
+    def _factors(self) -> tuple[Array, ...]:
+        """What rows are multiplied by, in turn: both factors, or their product where that is cheaper."""
+        d, r = self.left.shape
+        p = self.right.shape[1]
+        factors = (self.right.T, self.left.T) if r * (p + d) < p * d else ((self.left @ self.right).T,)
+        return tuple(np.ascontiguousarray(factor, np.float32) for factor in factors)
+
+    @functools.cached_property
+    def _bias(self) -> Array:
+        return self.bias.astype(np.float32)
 
     def shifted(self, reference: Array) -> "LowRankMap":
         """The same map for rows x, where this one is for x − reference [p]."""
@@ -55,6 +69,8 @@ class LowRankMap:
 def leading_subspace(S: Array, rank: int) -> Array:
     """The ``rank`` leading eigenvectors of a symmetric matrix S [d, d], as columns [d, rank]."""
     d = len(S)
+    if rank == d:
+        return np.eye(d)
     _, vectors = scipy.linalg.eigh(S, subset_by_index=(d - rank, d - 1))
     return np.asarray(vectors[:, ::-1])
 

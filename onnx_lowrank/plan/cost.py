@@ -1,40 +1,84 @@
-"""What a factorised convolution costs, in multiply-accumulates (MACs) of one sample."""
+"""What a convolution costs, as it is and in every factorised form, in multiply-accumulates (MACs) of one sample."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+Array = NDArray[Any]
+
 
 @dataclass(frozen=True)
 class ConvShape:
-    """The geometry that decides a convolution's cost: c→d channels, a kernel of h×w, ``positions`` output pixels."""
+    """The geometry that decides a convolution's cost.
+
+    Attributes
+    ----------
+    filters, channels
+        d, c.
+    kernel
+        (height k, width l).
+    positions
+        Output pixels.
+    between
+        Pixels between the k×1 and the 1×l convolution: the output's height times the input's width.
+    """
 
     filters: int
     channels: int
     kernel: tuple[int, int]
     positions: int
-
-    @classmethod
-    def from_macs(cls, kernel: Sequence[int], macs: int) -> "ConvShape":
-        """From the kernel's shape [d, c, h, w] and the untouched convolution's cost."""
-        d, c, h, w = kernel
-        return cls(d, c, (h, w), macs // (d * c * h * w))
+    between: int
 
     @property
     def macs(self) -> int:
-        """d·c·h·w·positions: the convolution as it is."""
+        """d·c·k·l·positions: the convolution as it is."""
         return self.filters * self.channels * self.kernel[0] * self.kernel[1] * self.positions
 
-    def channel_macs(self, rank: int) -> int:
-        """Both convolutions of the channel form, (c·h·w + d)·d'·positions.
+    @property
+    def splits_in_space(self) -> bool:
+        """Whether the kernel extends in both directions, so that k×1 and 1×l are smaller than it."""
+        return min(self.kernel) > 1
+
+    @property
+    def most_columns(self) -> int:
+        """The rank of the kernel as a matrix of its columns, c·k by l·d: the most that d'' can be."""
+        return min(self.channels * self.kernel[0], self.kernel[1] * self.filters)
+
+    def channel(self, rank: Array | int) -> Any:
+        """Both convolutions of the channel form, d'(c·k·l + d)·positions.
 
         The paper's budget (§2.5) leaves out the second one, d·d': 11% of a 3×3 layer, all of a 1×1 layer.
         """
-        return (self.channels * self.kernel[0] * self.kernel[1] + self.filters) * rank * self.positions
+        return rank * (self.channels * self.kernel[0] * self.kernel[1] + self.filters) * self.positions
 
-    def all_channel_macs(self) -> NDArray[Any]:
-        """The channel form's cost at rank 1..d, [d]."""
-        return np.arange(1, self.filters + 1) * self.channel_macs(1)
+    def spatial(self, columns: Array | int) -> Any:
+        """k×1 c→d'' and 1×l d''→d."""
+        return columns * (self._vertical + self.kernel[1] * self.filters * self.positions)
+
+    def three(self, columns: Array | int, rank: Array | int) -> Any:
+        """k×1 c→d'', 1×l d''→d' and 1×1 d'→d."""
+        return columns * self._vertical + rank * (columns * self.kernel[1] + self.filters) * self.positions
+
+    def cost(self, form: str | None, ranks: tuple[int, ...]) -> int:
+        """MACs in a form, at ranks from the input on; None is the convolution as it is."""
+        if form is None:
+            return self.macs
+        of_form: dict[str, Callable[..., Any]] = {"channel": self.channel, "spatial": self.spatial, "3d": self.three}
+        return int(of_form[form](*ranks))
+
+    def highest_ranks(self, form: str | None) -> tuple[int, ...]:
+        """The ranks at which a form holds the whole kernel."""
+        d, m = self.filters, self.most_columns
+        return {"channel": (d,), "spatial": (m,), "3d": (m, d)}.get(form or "", ())
+
+    @property
+    def _vertical(self) -> int:
+        return self.channels * self.kernel[0] * self.between
+
+
+def all_ranks(highest: int) -> Array:
+    """1..highest."""
+    return np.arange(1, highest + 1)

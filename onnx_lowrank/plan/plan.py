@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnx_lowrank.errors import DataError
+from onnx_lowrank.plan.cost import ConvShape
 
 SCHEMA = 1
+
+NUMBER_OF_RANKS = {"channel": 1, "spatial": 1, "3d": 2, None: 0}
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class SitePlan:
     name
         Of the site.
     form
-        "channel", or None where the convolution is left alone.
+        "channel", "spatial" or "3d", or None where the convolution is left alone.
     ranks
         The numbers of channels between the stages, from the input on; empty where it is left alone.
     """
@@ -35,23 +38,25 @@ class Plan:
 
     sites: tuple[SitePlan, ...]
 
-    def fitted(self, filters: Mapping[str, int]) -> "Plan":
-        """The plan for exactly these sites (name → d), in their order; sites that it does not name are left alone.
+    def fitted(self, shapes: Mapping[str, ConvShape]) -> "Plan":
+        """The plan for exactly these sites, in their order; sites that it does not name are left alone.
 
         Raises
         ------
         DataError
-            Where it names a site that is not there, or a rank above d.
+            Where it names a site that is not there, a form that its kernel cannot take, or a rank that is too high.
         """
         for site in self.sites:
-            if site.name not in filters:
+            if site.name not in shapes:
                 raise DataError(f"the plan names {site.name!r}, which is no convolution to factorise in this model")
-            if any(rank > filters[site.name] for rank in site.ranks):
-                raise DataError(
-                    f"the plan asks {site.name!r} for rank {max(site.ranks)}; it has {filters[site.name]} filters"
-                )
+            shape = shapes[site.name]
+            if site.form in ("spatial", "3d") and not shape.splits_in_space:
+                raise DataError(f"the plan asks {site.name!r} for the form {site.form}; its kernel is {shape.kernel}")
+            for rank, highest in zip(site.ranks, shape.highest_ranks(site.form), strict=True):
+                if rank > highest:
+                    raise DataError(f"the plan asks {site.name!r} for rank {rank}; it can have {highest} at most")
         named = {site.name: site for site in self.sites}
-        return Plan(tuple(named.get(name, SitePlan(name, None)) for name in filters))
+        return Plan(tuple(named.get(name, SitePlan(name, None)) for name in shapes))
 
     def to_json(self) -> str:
         """As text that ``from_json`` reads."""
@@ -84,9 +89,10 @@ def _site(entry: Any, source: str) -> SitePlan:
     )
     if not isinstance(name, str):
         raise DataError(f"{source} has a site without a name: {json.dumps(entry)[:80]}")
-    if form not in ("channel", None):
-        raise DataError(f'{source}: site {name!r} has form {form!r}; use "channel" or null')
-    expected = 0 if form is None else 1
+    if form not in NUMBER_OF_RANKS:
+        known = ", ".join(str(json.dumps(known)) for known in NUMBER_OF_RANKS)
+        raise DataError(f"{source}: site {name!r} has form {json.dumps(form)}; use one of {known}")
+    expected = NUMBER_OF_RANKS[form]
     if (
         not isinstance(ranks, list)
         or len(ranks) != expected

@@ -1,117 +1,123 @@
-"""Rank selection: the ranks of all layers under one budget (§2.5).
+"""Rank selection: one choice for every layer under one budget (§2.5).
 
-Maximise Σ_l log E_l(r_l) subject to Σ_l cost_l(r_l) ≤ budget. Every layer may also be left alone: its own cost,
-log E = 0. Two ways:
+Maximise Σ_l log E_l subject to Σ_l cost_l ≤ budget, over the choices of every layer (form and ranks, or to leave it
+alone). Three ways:
 
+* ``exact``: dynamic programming over the layers on a grid of costs, as for the multiple-choice knapsack problem
+  (Kellerer, Pferschy, Pisinger, Knapsack Problems, 2004, §11.5). A layer's cost is rounded up to the grid, so the
+  budget holds.
 * ``greedy``, the paper's: from the untouched network, always take the step that loses the least log-energy per MAC
-  saved. A step lowers a factorised layer's rank by one, or turns an untouched layer into the factorised one on the
-  steepest such line (its highest rank usually saves nothing: both convolutions are paid for).
+  saved. A layer's steps follow the convex hull of its choices; in the channel form alone that is one rank at a time.
 * ``uniform``: every layer keeps the same share of its cost. For comparison.
 
-Both then use up what is left of the budget by exchanging ranks between layers, so that the result is just below it.
+All then use up what is left of the budget by exchanging choices between layers, so that the result is just below it.
 """
 
+import heapq
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import TargetError
+from onnx_lowrank.plan.choices import Layer
 
 Array = NDArray[Any]
 
 TOLERANCE = 0.01
-"""The result's cost is at most this share below the budget, wherever some choice of ranks is."""
+"""The result's cost is at most this share below the budget, wherever some choice is."""
+
+GRID = 10_000
+"""Steps of cost in a budget for the dynamic programme."""
 
 _REACH = 4
-"""Ranks up or down that the exchange looks at, per layer."""
+"""Choices up or down that the exchange looks at, per layer."""
+
+Chosen = tuple[int, ...]
+"""An index into the choices of every layer."""
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One layer's choices.
-
-    Attributes
-    ----------
-    name
-        Of the site.
-    alone
-        MACs of the untouched layer.
-    costs
-        [d], MACs at rank 1..d, ascending.
-    log_energies
-        [d], at rank 1..d, ascending.
-    """
-
-    name: str
-    alone: int
-    costs: Array
-    log_energies: Array
-
-    @property
-    def highest(self) -> int:
-        """The highest rank that saves anything, 0 where none does."""
-        return int(np.searchsorted(self.costs, self.alone))
-
-    def cost(self, rank: int | None) -> int:
-        """MACs at a rank, or untouched (None)."""
-        return self.alone if rank is None else int(self.costs[rank - 1])
-
-    def log_energy(self, rank: int | None) -> float:
-        """log E at a rank; 0 untouched."""
-        return 0.0 if rank is None else float(self.log_energies[rank - 1])
-
-
-Ranks = tuple[int | None, ...]
-"""One entry a layer: its rank, or None where it is left alone."""
-
-
-def total_cost(layers: Sequence[Layer], ranks: Ranks) -> int:
+def total_cost(layers: Sequence[Layer], chosen: Sequence[int]) -> int:
     """MACs of all layers together."""
-    return sum(layer.cost(rank) for layer, rank in zip(layers, ranks, strict=True))
+    return sum(int(layer.costs[i]) for layer, i in zip(layers, chosen, strict=True))
 
 
-def lowest_cost(layers: Sequence[Layer]) -> int:
-    """The least that any choice costs: rank 1 wherever that saves."""
-    return sum(min(layer.alone, layer.cost(1)) for layer in layers)
+def total_energy(layers: Sequence[Layer], chosen: Sequence[int]) -> float:
+    """Σ log E."""
+    return sum(float(layer.log_energies[i]) for layer, i in zip(layers, chosen, strict=True))
 
 
-def greedy(layers: Sequence[Layer], budget: int) -> Ranks:
-    """The paper's greedy search; ``budget`` (MACs) must be at least ``lowest_cost``."""
-    ranks: list[int | None] = [None] * len(layers)
-    steps = [_next_step(layer, None) for layer in layers]
-    cost = total_cost(layers, tuple(ranks))
+def greedy_steps(layers: Sequence[Layer], budget: int) -> Chosen:
+    """The paper's greedy search; ``budget`` (MACs) at least the sum of the lowest costs."""
+    hulls = [_hull(layer) for layer in layers]
+    at = [len(hull) - 1 for hull in hulls]
+    steps = [(_slope(layers[i], hull, at[i]), i) for i, hull in enumerate(hulls) if at[i] > 0]
+    heapq.heapify(steps)
+    cost = sum(layer.alone for layer in layers)
     while cost > budget:
-        slope, i = min((step[0], i) for i, step in enumerate(steps) if step is not None)
-        step = steps[i]
-        assert step is not None and np.isfinite(slope)
-        cost += layers[i].cost(step[1]) - layers[i].cost(ranks[i])
-        ranks[i] = step[1]
-        steps[i] = _next_step(layers[i], ranks[i])
-    return _fill(layers, ranks, budget)
+        _, i = heapq.heappop(steps)
+        hull, costs = hulls[i], layers[i].costs
+        cost -= int(costs[hull[at[i]]] - costs[hull[at[i] - 1]])
+        at[i] -= 1
+        if at[i] > 0:
+            heapq.heappush(steps, (_slope(layers[i], hull, at[i]), i))
+    return tuple(int(hull[k]) for hull, k in zip(hulls, at, strict=True))
 
 
-def uniform(layers: Sequence[Layer], budget: int) -> Ranks:
-    """The same share of its own cost for every layer; ``budget`` (MACs) must be at least ``lowest_cost``."""
+def uniform_share(layers: Sequence[Layer], budget: int) -> Chosen:
+    """The same share of its own cost for every layer; ``budget`` (MACs) at least the sum of the lowest costs."""
 
-    def at(share: float) -> list[int | None]:
-        return [_rank_at(layer, share) for layer in layers]
+    def at(share: float) -> list[int]:
+        return [max(0, int(np.searchsorted(x.costs, share * x.alone, side="right")) - 1) for x in layers]
 
     low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if total_cost(layers, tuple(at(middle))) <= budget else (low, middle)
-    return _fill(layers, at(low), budget)
+    if total_cost(layers, at(high)) > budget:
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if total_cost(layers, at(middle)) <= budget else (low, middle)
+        high = low
+    return tuple(at(high))
 
 
-ALLOCATIONS = {"greedy": greedy, "uniform": uniform}
+def exact_steps(layers: Sequence[Layer], budget: int) -> Chosen:
+    """The best choice up to the grid; ``budget`` (MACs) at least the sum of the lowest costs."""
+    if sum(layer.alone for layer in layers) <= budget:
+        return tuple(len(layer.costs) - 1 for layer in layers)
+    # The grid counts what a layer costs beyond its cheapest choice, so that rounding never makes a budget infeasible.
+    floor = sum(int(layer.costs[0]) for layer in layers)
+    unit = max((budget - floor) / GRID, 1e-9)
+    best, taken = np.zeros(GRID + 1), []
+    for layer in layers:
+        steps = np.ceil((layer.costs - layer.costs[0]) / unit - 1e-9).astype(np.int64)
+        # Of the choices in one step of the grid only the one with the most energy can win: the last.
+        last = np.flatnonzero(np.append(np.diff(steps) > 0, True) & (steps <= GRID))
+        new, choice = np.full(GRID + 1, -np.inf), np.zeros(GRID + 1, np.int32)
+        for i in last:
+            step = int(steps[i])
+            candidate = best[: GRID + 1 - step] + layer.log_energies[i]
+            better = candidate > new[step:]
+            new[step:][better] = candidate[better]
+            choice[step:][better] = i
+        best = new
+        taken.append((choice, steps))
+    chosen, left = [], GRID
+    for choice, steps in reversed(taken):
+        chosen.append(int(choice[left]))
+        left -= int(steps[chosen[-1]])
+    return tuple(chosen[::-1])
 
 
-def allocate(layers: Sequence[Layer], others: int, speedup: float, how: str) -> Ranks:
-    """Ranks for a speedup of the whole network.
+def _filled(search: Callable[[Sequence[Layer], int], Chosen]) -> Callable[[Sequence[Layer], int], Chosen]:
+    return lambda layers, budget: _fill(layers, search(layers, budget), budget)
+
+
+ALLOCATIONS = {"exact": _filled(exact_steps), "greedy": _filled(greedy_steps), "uniform": _filled(uniform_share)}
+
+
+def allocate(layers: Sequence[Layer], others: int, speedup: float, how: str) -> Chosen:
+    """Choose for a speedup of the whole network.
 
     Parameters
     ----------
@@ -127,10 +133,10 @@ def allocate(layers: Sequence[Layer], others: int, speedup: float, how: str) -> 
     Raises
     ------
     TargetError
-        Where even rank 1 everywhere is not enough.
+        Where even the lowest ranks everywhere are not enough.
     """
     before = others + sum(layer.alone for layer in layers)
-    lowest = lowest_cost(layers)
+    lowest = sum(int(layer.costs[0]) for layer in layers)
     budget = int(before / speedup) - others
     if budget < lowest:
         reach = before / (others + lowest)
@@ -141,69 +147,62 @@ def allocate(layers: Sequence[Layer], others: int, speedup: float, how: str) -> 
     return ALLOCATIONS[how](layers, budget)
 
 
-def _rank_at(layer: Layer, share: float) -> int | None:
-    if share >= 1 or layer.highest == 0:
-        return None
-    return max(1, min(layer.highest, int(np.searchsorted(layer.costs, share * layer.alone, side="right"))))
+def _hull(layer: Layer) -> list[int]:
+    """Indices of the upper convex hull of (cost, log-energy), by ascending cost: Andrew's monotone chain."""
+    hull: list[int] = []
+    c, e = layer.costs.astype(np.float64), layer.log_energies
+    for i in range(len(c)):
+        while len(hull) > 1:
+            a, b = hull[-2], hull[-1]
+            if (e[b] - e[a]) * (c[i] - c[a]) > (e[i] - e[a]) * (c[b] - c[a]):
+                break
+            hull.pop()
+        hull.append(i)
+    return hull
 
 
-def _next_step(layer: Layer, rank: int | None) -> tuple[float, int] | None:
-    """(log-energy lost per MAC saved, rank) of the layer's next step down, None where there is none."""
-    if rank is None:
-        if layer.highest == 0:
-            return None
-        losses = -layer.log_energies[: layer.highest] / (layer.alone - layer.costs[: layer.highest])
-        # Of equal slopes (a spectrum that ends early loses nothing for many ranks) the highest rank is the safest.
-        best = len(losses) - 1 - int(np.argmin(losses[::-1]))
-        return float(losses[best]), best + 1
-    if rank == 1:
-        return None
-    saved = layer.cost(rank) - layer.cost(rank - 1)
-    return (layer.log_energy(rank) - layer.log_energy(rank - 1)) / saved, rank - 1
+def _slope(layer: Layer, hull: list[int], k: int) -> float:
+    """Log-energy lost per MAC saved by the step down from the k-th point of the hull."""
+    upper, lower = hull[k], hull[k - 1]
+    return float((layer.log_energies[upper] - layer.log_energies[lower]) / (layer.costs[upper] - layer.costs[lower]))
 
 
-def _fill(layers: Sequence[Layer], start: Sequence[int | None], budget: int) -> Ranks:
+def _fill(layers: Sequence[Layer], start: Sequence[int], budget: int) -> Chosen:
     """Use what the search left of the budget: first single layers, then exchanges between two.
 
     Exchanges are many, so they are tried only while the cost is further below the budget than the tolerance; one that
     ends within it may lose a little energy, because the user asked for this cost.
     """
-    ranks = tuple(start)
-    while (better := _best_exchange(layers, ranks, budget, 1)) is not None:
-        ranks = better
-    while budget - total_cost(layers, ranks) > TOLERANCE * budget:
-        closer = _best_exchange(layers, ranks, budget, 2)
+    chosen = tuple(start)
+    while (better := _best_exchange(layers, chosen, budget, 1)) is not None:
+        chosen = better
+    while budget - total_cost(layers, chosen) > TOLERANCE * budget:
+        closer = _best_exchange(layers, chosen, budget, 2)
         if closer is None:
             break
-        ranks = closer
-    return ranks
+        chosen = closer
+    return chosen
 
 
-def _best_exchange(layers: Sequence[Layer], ranks: Ranks, budget: int, size: int) -> Ranks | None:
+def _best_exchange(layers: Sequence[Layer], chosen: Chosen, budget: int, size: int) -> Chosen | None:
     """The change of ``size`` layers that gains most energy within the budget, None where none helps."""
-    slack = budget - total_cost(layers, ranks)
-    moves = [_moves(layer, rank) for layer, rank in zip(layers, ranks, strict=True)]
-    best: tuple[float, Ranks] | None = None
-    for chosen in itertools.combinations(range(len(layers)), size):
-        for combined in itertools.product(*(moves[i] for i in chosen)):
+    slack = budget - total_cost(layers, chosen)
+    moves = [_moves(layer, i) for layer, i in zip(layers, chosen, strict=True)]
+    best: tuple[float, Chosen] | None = None
+    for which in itertools.combinations(range(len(layers)), size):
+        for combined in itertools.product(*(moves[i] for i in which)):
             extra = sum(cost for _, cost, _ in combined)
             gain = sum(energy for _, _, energy in combined)
             reaches = extra > 0 and slack - extra <= TOLERANCE * budget
             if extra > slack or not (reaches or (gain > 1e-12 and extra > 0)) or (best and gain <= best[0]):
                 continue
-            changed = dict(zip(chosen, (rank for rank, _, _ in combined), strict=True))
-            best = gain, tuple(changed.get(i, rank) for i, rank in enumerate(ranks))
+            changed = dict(zip(which, (index for index, _, _ in combined), strict=True))
+            best = gain, tuple(changed.get(i, index) for i, index in enumerate(chosen))
     return best and best[1]
 
 
-def _moves(layer: Layer, rank: int | None) -> list[tuple[int | None, int, float]]:
-    """(new rank, extra MACs, gained log-energy) of the changes of one layer that the exchange considers."""
-    highest = layer.highest
-    if highest == 0:
-        return []
-    near = range(max(1, (rank or highest + 1) - _REACH), min(highest, (rank or highest) + _REACH) + 1)
-    options: list[int | None] = [r for r in near if r != rank]
-    if rank is not None:
-        options.append(None)
-    here = layer.cost(rank), layer.log_energy(rank)
-    return [(r, layer.cost(r) - here[0], layer.log_energy(r) - here[1]) for r in options]
+def _moves(layer: Layer, here: int) -> list[tuple[int, int, float]]:
+    """(new index, extra MACs, gained log-energy) of the changes of one layer that the exchange considers."""
+    near = {*range(max(0, here - _REACH), min(len(layer.costs), here + _REACH + 1)), len(layer.costs) - 1} - {here}
+    cost, energy = layer.costs, layer.log_energies
+    return [(i, int(cost[i] - cost[here]), float(energy[i] - energy[here])) for i in sorted(near)]

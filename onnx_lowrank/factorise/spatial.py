@@ -1,0 +1,104 @@
+"""The spatial cut (§2.6; Jaderberg, Vedaldi, Zisserman, BMVC 2014): k×1 c→d'' and then 1×l d''→d.
+
+Write the kernel W (d, c, k, l) as a matrix of its columns, A (l·d, c·k): A[(x, o), (c, y)] = W[o, c, y, x]. A rank d''
+factorisation A ≈ H V makes V (d'', c·k) the k×1 kernel and H (l·d, d'') the 1×l kernel. What counts is not the kernel's
+error but the responses': with the covariance S of the patch columns (c·k × c·k), S = L Lᵀ,
+
+    min ‖(A − H V) L‖²,     A L = U Σ Qᵀ,     V = Q_{d''}ᵀ L⁻¹,     H = U_{d''} Σ_{d''}
+
+(the columns of a patch are taken as independent; S = I is Jaderberg's data-free scheme).
+
+With V fixed, the 1×l convolution and what follows it are a linear map of f = (V·column_x)_x, l·d'' numbers that come
+from the same patch. So the data-driven refit of the 1×l kernel, and the 1×1 behind it (the 3D form), are the same
+reduced-rank regression as the channel form, on these regressors, with H as the prior.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from onnx_lowrank.factorise.factors import Factorization, Stage
+from onnx_lowrank.factorise.regression import LowRankMap
+
+Array = NDArray[Any]
+
+FLOOR = 1e-3
+"""Added to S, as a share of its mean variance: directions that the samples never showed still count a little."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The spatial cut of one kernel at every rank.
+
+    Attributes
+    ----------
+    energies
+        [m], Σ² descending: what each column filter contributes to the responses.
+    filters
+        [m, c·k], the rows of V at full rank.
+    horizontal
+        [m, d, l], H at full rank.
+    """
+
+    energies: Array
+    filters: Array
+    horizontal: Array
+
+    def vertical(self, kernel_height: int, rank: int) -> Array:
+        """The k×1 kernel [d'', c, k, 1]."""
+        return self.filters[:rank].reshape(rank, -1, kernel_height, 1)
+
+    def prior(self, rank: int) -> Array:
+        """H as a map of the regressors, [d, l·d'']: the 1×l kernel that the weights alone give."""
+        kernel = self.horizontal[:rank].transpose(1, 2, 0)
+        return kernel.reshape(len(kernel), -1)
+
+
+def column_covariance(patches: Array) -> Array:
+    """S, [c·k, c·k]: the covariance of the columns of patches [n, c, k, l]; their mean is the bias's business."""
+    n, c, k, width = patches.shape
+    columns = patches.transpose(0, 3, 1, 2).reshape(n * width, c * k)
+    columns -= columns.mean(axis=0)
+    return (columns.T @ columns).astype(np.float64) / len(columns)
+
+
+def cut(kernel: Array, covariance: Array | None) -> Columns:
+    """The spatial cut of a kernel [d, c, k, l], for the covariance S of its patch columns, or for S = I (None)."""
+    d, c, k, width = kernel.shape
+    A = kernel.transpose(3, 0, 1, 2).reshape(width * d, c * k)
+    S = np.eye(c * k) if covariance is None else covariance
+    S = S + FLOOR * (np.trace(S) / len(S) or 1.0) * np.eye(len(S))
+    L = np.linalg.cholesky(S)
+    # The smaller Gram matrix of AL gives Q, and from it U Σ = A L Q.
+    energies, Q = scipy.linalg.eigh((A @ L).T @ (A @ L))
+    energies, Q = np.maximum(energies[::-1], 0), Q[:, ::-1]
+    m = min(width * d, c * k)
+    filters = scipy.linalg.solve_triangular(L, Q[:, :m], lower=True, trans="T").T
+    horizontal = (A @ L @ Q[:, :m]).reshape(width, d, m).transpose(2, 1, 0)
+    return Columns(energies[:m], filters, horizontal)
+
+
+def features(patches: Array, vertical: Array) -> Array:
+    """f, [n, l·d'']: the k×1 kernel [d'', c, k, 1] on every column of patches [n, c, k, l]."""
+    n, c, k, width = patches.shape
+    V = vertical.reshape(len(vertical), c * k).astype(patches.dtype)
+    columns = patches.transpose(0, 3, 1, 2).reshape(n * width, c * k)
+    return np.asarray((columns @ V.T).reshape(n, width * len(V)))
+
+
+def compose(vertical: Array, solution: LowRankMap, width: int, form: str) -> Factorization:
+    """The convolutions that a map of f stands for: 1×l and 1×1 for "3d", both in one 1×l for "spatial"."""
+    if form == "spatial":
+        horizontal = Stage(_kernel(solution.left @ solution.right, width), False, True)
+        return Factorization(form, (Stage(vertical, True, False), horizontal), solution.bias)
+    horizontal = Stage(_kernel(solution.right, width), False, True)
+    last = Stage(solution.left[:, :, None, None], False, False)
+    return Factorization(form, (Stage(vertical, True, False), horizontal, last), solution.bias)
+
+
+def _kernel(rows: Array, width: int) -> Array:
+    """[o, l·d''] as the kernel [o, d'', 1, l] of a 1×l convolution."""
+    return rows.reshape(len(rows), width, -1).transpose(0, 2, 1)[:, :, None, :]

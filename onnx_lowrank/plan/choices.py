@@ -1,0 +1,102 @@
+"""All that can be done with one layer: every form at all its ranks, as points of cost and log-energy.
+
+The log-energy of a form is the sum over its cuts: the channel cut keeps the share E(d') of the responses' variance
+(§2.5), the spatial cut the share E_s(d'') of what the kernel's columns contribute to it, and the 3D form makes both.
+Only points on the Pareto front are kept: a costlier one must hold more energy.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_lowrank.plan.cost import ConvShape, all_ranks
+
+Array = NDArray[Any]
+
+FORMS = ("channel", "spatial", "3d")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's choices, by ascending cost and log-energy; the last one is to leave it alone.
+
+    Attributes
+    ----------
+    name
+        Of the site.
+    costs
+        [m], MACs.
+    log_energies
+        [m], ≤ 0; 0 for the last.
+    forms
+        [m], an index into ``FORMS``; -1 for the last.
+    ranks
+        [m, 2], (d'', d') with 0 where the form has no such cut.
+    """
+
+    name: str
+    costs: Array
+    log_energies: Array
+    forms: Array
+    ranks: Array
+
+    @property
+    def alone(self) -> int:
+        """MACs of the untouched layer."""
+        return int(self.costs[-1])
+
+    def choice(self, index: int) -> tuple[str | None, tuple[int, ...]]:
+        """(form, ranks from the input on) of a choice; (None, ()) for leaving it alone."""
+        which = int(self.forms[index])
+        return (FORMS[which] if which >= 0 else None), tuple(int(r) for r in self.ranks[index] if r)
+
+
+def choices(name: str, shape: ConvShape, channel: Array, columns: Array | None, forms: Sequence[str]) -> Layer:
+    """The Pareto front of a layer.
+
+    Parameters
+    ----------
+    name
+        Of the site.
+    shape
+        Its geometry.
+    channel
+        [d], log E(d') for d' = 1..d.
+    columns
+        log E_s(d'') for d'' = 1.., None where no form with a spatial cut is allowed.
+    forms
+        The forms allowed, of ``FORMS``.
+    """
+    points = [(np.array([shape.macs]), np.zeros(1), np.array([-1]), np.zeros((1, 2), np.int64))]
+    r = all_ranks(len(channel))
+    if "channel" in forms:
+        points.append(_points(0, shape.channel(r), channel, np.zeros_like(r), r))
+    if columns is not None and shape.splits_in_space:
+        s = all_ranks(len(columns))
+        if "spatial" in forms:
+            points.append(_points(1, shape.spatial(s), columns, s, np.zeros_like(s)))
+        if "3d" in forms:
+            S, R = (grid.ravel() for grid in np.meshgrid(s, r, indexing="ij"))
+            energy = (columns[:, None] + channel[None, :]).ravel()
+            points.append(_points(2, shape.three(S, R), energy, S, R))
+    cost, energy, form, ranks = (np.concatenate(parts) for parts in zip(*points, strict=True))
+    kept = _pareto(cost, energy, shape.macs)
+    return Layer(name, cost[kept], energy[kept], form[kept], ranks[kept])
+
+
+def _points(form: int, cost: Array, energy: Array, columns: Array, rank: Array) -> tuple[Array, Array, Array, Array]:
+    return cost, np.minimum(energy, 0.0), np.full(len(cost), form), np.stack([columns, rank], axis=1)
+
+
+def _pareto(cost: Array, energy: Array, alone: int) -> Array:
+    """Indices of the front, by ascending cost; it ends with index 0, the untouched layer."""
+    saving = np.flatnonzero(cost < alone)
+    # By cost, and of equal costs the most energy first; then only what exceeds everything cheaper.
+    order = saving[np.lexsort((-energy[saving], cost[saving]))]
+    if not len(order):
+        return np.array([0])
+    best_before = np.concatenate([[-np.inf], np.maximum.accumulate(energy[order])[:-1]])
+    return np.append(order[energy[order] > best_before], 0)

@@ -1,0 +1,99 @@
+"""Properties of the forms with a spatial cut."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from onnx_lowrank.factorise import spatial
+from onnx_lowrank.factorise.fit import Rows, fit
+from onnx_lowrank.factorise.forms import from_weights, make_form
+
+Array = NDArray[Any]
+
+kernels = st.tuples(
+    st.integers(1, 6), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(0, 99)
+)  # d, c, k, l, seed
+
+
+def draw(d: int, c: int, k: int, width: int, seed: int) -> tuple[Array, Array, Array]:
+    """A kernel, correlated patches of it, and its responses with a bias."""
+    rng = np.random.default_rng(seed)
+    W = rng.standard_normal((d, c, k, width))
+    mixing = rng.standard_normal((c * k * width, c * k * width)) * 0.8 ** np.arange(c * k * width)
+    patches = (rng.standard_normal((400, c * k * width)) @ mixing.T + 0.3).reshape(400, c, k, width).astype(np.float32)
+    return W, patches, np.einsum("nchw,dchw->nd", patches, W).astype(np.float32) + np.float32(0.5)
+
+
+@given(kernels)
+@settings(max_examples=40, deadline=None)
+def test_the_full_cut_is_the_kernel(drawn: tuple[int, int, int, int, int]) -> None:
+    W, patches, _ = draw(*drawn)
+    for covariance in (None, spatial.column_covariance(patches)):
+        columns = spatial.cut(W, covariance)
+        most = len(columns.energies)
+        assert most == min(W.shape[1] * W.shape[2], W.shape[3] * W.shape[0])
+        for name, ranks in (("spatial", (most,)), ("3d", (most, len(W)))):
+            form = make_form(name, W, ranks, columns)
+            dense = from_weights(form, W, np.zeros(len(W))).dense()
+            np.testing.assert_allclose(dense, W, atol=1e-6 * np.abs(W).max())
+
+
+@given(kernels)
+@settings(max_examples=25, deadline=None)
+def test_full_ranks_solved_on_data_reproduce_the_responses(drawn: tuple[int, int, int, int, int]) -> None:
+    W, patches, Y = draw(*drawn)
+    columns = spatial.cut(W, spatial.column_covariance(patches))
+    most = len(columns.energies)
+    for name, ranks in (("spatial", (most,)), ("3d", (most, len(W)))):
+        form = make_form(name, W, ranks, columns)
+        rows = Rows(form.regressors(patches), Y, np.arange(len(Y)) % 5 == 2)
+        best = fit(rows, form.prior, form.rank, "Relu", nonlinear=True)
+        out = best.map(rows.regressors)
+        np.testing.assert_allclose(out, Y, atol=1e-3 * np.abs(Y).max())
+        factorization = form.compose(best.map)
+        composed = np.einsum("nchw,dchw->nd", patches, factorization.dense()) + factorization.bias
+        np.testing.assert_allclose(composed, out, atol=1e-4 * np.abs(Y).max())
+
+
+def test_features_are_the_vertical_convolution_of_every_column() -> None:
+    rng = np.random.default_rng(0)
+    patches, V = rng.standard_normal((5, 3, 4, 2)), rng.standard_normal((6, 3, 4, 1))
+    expected = np.einsum("ncyx,scy->nxs", patches, V[..., 0]).reshape(5, -1)
+    np.testing.assert_allclose(spatial.features(patches, V), expected, atol=1e-12)
+
+
+def test_jaderbergs_cut_is_the_best_of_the_kernel_and_the_weighted_one_of_the_responses() -> None:
+    W, patches, _ = draw(6, 4, 3, 3, 5)
+    plain, weighted = spatial.cut(W, None), spatial.cut(W, spatial.column_covariance(patches))
+
+    def errors(columns: spatial.Columns) -> tuple[float, float]:
+        dense = from_weights(make_form("spatial", W, (4,), columns), W, np.zeros(6)).dense()
+        difference = np.einsum("nchw,dchw->nd", patches, dense - W)
+        return float(np.square(dense - W).sum()), float(difference.var(axis=0).sum())
+
+    assert errors(plain)[0] == pytest.approx(plain.energies[4:].sum(), rel=2 * spatial.FLOOR)
+    assert errors(plain)[0] < errors(weighted)[0]
+    assert errors(weighted)[1] < errors(plain)[1]
+
+
+def test_error_falls_as_either_rank_grows() -> None:
+    W, patches, Y = draw(6, 4, 3, 3, 7)
+    columns = spatial.cut(W, spatial.column_covariance(patches))
+    judges = np.arange(len(Y)) % 5 == 2
+
+    def error(ranks: tuple[int, int]) -> float:
+        form = make_form("3d", W, ranks, columns)
+        best = fit(Rows(form.regressors(patches), Y, judges), form.prior, form.rank, None, nonlinear=False)
+        return best.error_linear
+
+    assert error((3, 4)) > error((6, 4)) > error((12, 4)) > error((12, 6)) - 1e-9
+
+
+def test_a_layer_without_inputs_is_cut_without_complaint() -> None:
+    W = np.random.default_rng(0).standard_normal((3, 2, 3, 3))
+    columns = spatial.cut(W, np.zeros((6, 6)))
+    assert np.isfinite(columns.filters).all() and np.isfinite(columns.horizontal).all()
