@@ -1,0 +1,71 @@
+"""The measuring tools, on the embedded model and with few samples: every row is there and holds numbers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ROOT / "models"
+SMALL = ("--preprocess=unit", "--images=24", "--limit=40", "--speedup=2")
+
+
+def run(tool: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    # The tools run the command of the checkout, as the tests do.
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, str(ROOT / "tools" / tool), *arguments]
+    return subprocess.run(command, capture_output=True, encoding="utf-8", env=environment)
+
+
+def table(text: str) -> dict[str, dict[str, str]]:
+    """The cells of the one Markdown table, by row and column."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    header, rule, *rows = lines
+    assert all(set(cell) <= set("-:") for cell in rule)
+    return {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
+
+
+def test_solver_table_has_a_row_for_each_solver_and_states_the_bare_time(tmp_path: Path) -> None:
+    out = tmp_path / "table.json"
+    arguments = (f"--calibration={MODELS / 'mnist_calib.npz'}", f"--validation={MODELS / 'mnist_test.npz'}")
+    done = run("solver_table.py", str(MODELS / "mnist_vgg.onnx"), *arguments, *SMALL, f"--json={out}")
+    assert done.returncode == 0, done.stderr
+    rows = table(done.stdout)
+    names = ["linear, symmetric", "nonlinear, symmetric", "linear, asymmetric", "nonlinear, asymmetric (default)"]
+    assert list(rows) == [*names, "SVD of the weights"]
+    for row in rows.values():
+        assert 2 <= float(row["conv MACs"].split("×")[0]) <= 2.02
+        assert 0 < float(row["relative error"]) < 1
+        assert float(row["seconds"]) > 0
+        assert float(row["peak memory"].removesuffix(" GiB")) > 0
+        assert float(row["forward passes"]) > 0
+    assert "on the 24 calibration samples" in done.stdout
+    assert "on 40 labelled samples" in done.stdout
+    document = json.loads(out.read_text(encoding="utf-8"))
+    assert list(document["solvers"]) == list(rows)
+    assert document["bare"]["samples"] == 24
+    assert document["bare"]["seconds"] > 0
+    for solver in document["solvers"].values():
+        assert solver["samples"] == 40
+        assert solver["report"]["schema"] == 1
+
+
+def test_data_free_table_has_a_row_for_each_kind_of_calibration() -> None:
+    files = (str(MODELS / "mnist_vgg.onnx"), str(MODELS / "mnist_test.npz"))
+    done = run("data_free_table.py", *files, f"--calibration={MODELS / 'mnist_calib.npz'}", *SMALL)
+    assert done.returncode == 0, done.stderr
+    rows = table(done.stdout)
+    assert list(rows) == ["(the original)", "none: SVD of the weights", "none: synthetic images", "real samples"]
+    assert rows["(the original)"]["relative error"] == "0.0000"
+    for name in list(rows)[1:]:
+        assert float(rows[name]["relative error"]) > 0
+        assert 2 <= float(rows[name]["conv MACs"].split("×")[0]) <= 2.02
+
+
+def test_an_error_of_the_command_ends_the_tool_with_its_exit_code() -> None:
+    files = (str(MODELS / "mnist_vgg.onnx"), str(MODELS / "mnist_test.npz"))
+    done = run("data_free_table.py", *files, *SMALL, "--speedup=1000")
+    assert done.returncode == 4
+    assert "out of reach" in done.stderr
+    assert "Traceback" not in done.stderr
