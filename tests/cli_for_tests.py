@@ -74,3 +74,8 @@ def rows(text: str) -> dict[str, list[str]]:
     """The cells of every table row by the first one."""
     cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in text.splitlines()]
     return {row[0]: row[1:] for row in cells if len(row) > 1}
+
+
+def contents() -> dict[str, bytes | None]:
+    """Return every file and folder below the working one, hidden ones too."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(Path().rglob("*"))}

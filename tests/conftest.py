@@ -1,10 +1,19 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from cli_for_tests import PLAN_REPORT, Install, Result
+# Before NumPy is loaded. Products of small matrices on several threads wait for one another by spinning: on cores that
+# do something else too, that makes the tests twenty times slower.
+for library in ("OPENBLAS", "OMP", "MKL"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
-from onnx_lowrank import pipeline
+import models_for_tests
+import numpy as np
+import onnx
+import pytest
+from cli_for_tests import PLAN_REPORT, Install, Result, contents
+
+from onnx_lowrank import cli, pipeline
 
 
 @pytest.fixture
@@ -33,3 +42,32 @@ def pipeline_raises(pipeline_does: Install) -> Callable[[BaseException], None]:
         pipeline_does(fail)
 
     return install
+
+
+@pytest.fixture
+def good_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A working folder with a good model and good data."""
+    monkeypatch.chdir(tmp_path)
+    onnx.save(models_for_tests.plain(), "in.onnx")
+    np.save("data.npy", models_for_tests.photo(1, (12, 3, 12, 10)))
+
+
+@pytest.fixture
+def refuses(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run the command; check how it fails and that the folder is as before; return what it says."""
+
+    def check(code: int, *arguments: str, warns: bool = False) -> str:
+        before = contents()
+        assert cli.main(list(arguments)) == code
+        out, err = capsys.readouterr()
+        lines = err.splitlines()
+        if warns:
+            assert all(line.startswith("onnx-lowrank: warning: ") for line in lines[:-1])
+            lines = lines[-1:]
+        assert out == "" and len(lines) == 1, err
+        assert lines[0].startswith("onnx-lowrank: error: ")
+        assert "Traceback" not in err and "bug" not in err
+        assert contents() == before
+        return lines[0]
+
+    return check

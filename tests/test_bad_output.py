@@ -1,0 +1,92 @@
+"""Outputs and options that cannot be: an exit code, one line, and nothing left behind."""
+
+import errno
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnx_lowrank import cli
+
+pytestmark = pytest.mark.usefixtures("good_files")
+
+
+@pytest.mark.parametrize("option", ["OUT", "--report"])
+def test_an_output_that_cannot_be_written(option: str, refuses: Callable[..., str]) -> None:
+    Path("folder").mkdir()
+    good = ["in.onnx", "--data", "data.npy"]
+    for place, said in (("nowhere/out.onnx", "no folder nowhere"), ("folder", "is a folder")):
+        places = [place] if option == "OUT" else ["out.onnx", option, place]
+        assert said in refuses(6, *good, *places)
+
+
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [(errno.EACCES, "open"), (errno.EROFS, "open"), (errno.ENOSPC, "write"), (errno.EACCES, "replace")],
+)
+def test_an_output_that_the_system_refuses(
+    number: int, step: str, refuses: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    if step == "replace":
+        monkeypatch.setattr(Path, "replace", fail)
+    elif step == "write":
+        monkeypatch.setattr("onnx_lowrank.graph.save._flush", fail)
+    else:
+        opened = Path.open
+
+        def open_or_fail(path: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
+            return fail() if "x" in mode or "w" in mode else opened(path, mode, *rest, **named)
+
+        monkeypatch.setattr(Path, "open", open_or_fail)
+    line = refuses(6, "in.onnx", "out.onnx", "--data", "data.npy", "--speedup", "1.5")
+    assert "out.onnx: cannot be written" in line and os.strerror(number) in line
+
+
+def test_an_output_that_the_system_refuses_leaves_the_old_one(
+    refuses: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("out.onnx").write_bytes(b"precious")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    refuses(6, "in.onnx", "out.onnx", "--data", "data.npy", "--speedup", "1.5")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind the superuser")
+def test_a_read_only_folder(refuses: Callable[..., str]) -> None:
+    Path("locked").mkdir(mode=0o500)
+    assert "cannot be written" in refuses(6, "in.onnx", "locked/out.onnx", "--data", "data.npy")
+
+
+def test_a_speedup_out_of_reach_names_the_one_that_is_not(
+    refuses: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refuses(4, "in.onnx", "out.onnx", "--data", "data.npy", "--speedup", "100")
+    found = re.search(r"out of reach: .* gets (\d+\.\d+)", line)
+    assert found
+    assert cli.main(["in.onnx", "out.onnx", "--data", "data.npy", "--quiet", "--speedup", found[1]]) == 0
+    capsys.readouterr()
+    Path("out.onnx").unlink()
+    refuses(4, "in.onnx", "out.onnx", "--data", "data.npy", "--speedup", f"{float(found[1]) + 0.01:.2f}")
+
+
+@pytest.mark.parametrize("speedup", ["nan", "inf", "-inf", "0", "-1", "0.99", "abc", "", "4x", "1e400"])
+def test_a_speedup_without_a_meaning(speedup: str, refuses: Callable[..., str]) -> None:
+    assert "speedup" in refuses(2, "in.onnx", "out.onnx", "--data", "data.npy", f"--speedup={speedup}")
+
+
+def test_a_provider_that_is_not_there(refuses: Callable[..., str]) -> None:
+    assert "provider 'npu'" in refuses(2, "in.onnx", "out.onnx", "--data", "data.npy", "--providers", "npu")
+
+
+def test_a_plan_for_another_model(refuses: Callable[..., str]) -> None:
+    Path("plan.json").write_text('{"schema": 1, "sites": [{"name": "elsewhere", "form": "channel", "ranks": [3]}]}')
+    assert "elsewhere" in refuses(3, "in.onnx", "out.onnx", "--data", "data.npy", "--plan", "plan.json")
