@@ -1,7 +1,7 @@
 """What is possible without any data: synthetic images against the SVD of the weights; print a Markdown table.
 
-usage: python tools/data_free_table.py MODEL LABELLED [--calibration DATA] [--images 300] [--speedup 4] [--limit 500]
-                                       [--preprocess caffe] [--json FILE]
+usage: python tools/data_free_table.py MODEL LABELLED [--calibration DATA] [--images 300] [--speedup 4] [--form auto]
+                                       [--limit 500] [--preprocess caffe] [--json FILE]
 
 LABELLED is what onnx-lowrank's --test takes: a folder with a sub-folder of photos for each class, or an .npz with
 labels; it only judges. With --calibration (what --data takes) a row with real samples shows what they are worth. The

@@ -24,6 +24,7 @@ from onnx_lowrank.calibration.labels import load_labelled
 from onnx_lowrank.calibration.preprocess import Preprocess, parse
 from onnx_lowrank.calibration.source import open_source
 from onnx_lowrank.graph.load import inputs, load
+from onnx_lowrank.options import DEFAULTS, FORMS
 from onnx_lowrank.runtime import Session
 
 BATCH = 8
@@ -59,6 +60,7 @@ def common_arguments(parser: ArgumentParser) -> None:
     """Add the options that all tools have."""
     add = parser.add_argument
     add("--speedup", type=float, default=4.0, help="conv MACs before over after (default: %(default)g)")
+    add("--form", default=DEFAULTS.form, choices=FORMS, help="as of onnx-lowrank (default: %(default)s)")
     add("--images", type=int, default=300, help="calibration samples (default: %(default)s)")
     add("--limit", type=int, default=500, help="labelled samples, in turn from every class (default: %(default)s)")
     add("--preprocess", type=parse, default="caffe", metavar="SPEC", help="as of onnx-lowrank (default: %(default)s)")
@@ -67,7 +69,8 @@ def common_arguments(parser: ArgumentParser) -> None:
 
 def command_options(args: Namespace) -> list[str]:
     """The common options as the command takes them."""
-    return [f"--speedup={args.speedup}", f"--images={args.images}", f"--preprocess={args.preprocess.preset}"]
+    options = {"speedup": args.speedup, "form": args.form, "images": args.images}
+    return [f"--{name}={value}" for name, value in options.items()] + [f"--preprocess={args.preprocess.preset}"]
 
 
 def run_command(model: Path, out: Path, *options: str) -> Run:

@@ -1,7 +1,7 @@
 """Compare the four solvers, and the SVD of the weights, on one classifier; print a Markdown table.
 
 usage: python tools/solver_table.py MODEL --calibration DATA --validation LABELLED [--images 300] [--speedup 4]
-                                    [--limit 500] [--preprocess caffe] [--json FILE]
+                                    [--form auto] [--limit 500] [--preprocess caffe] [--json FILE]
 
 DATA is what onnx-lowrank's --data takes; LABELLED what its --test takes: a folder with a sub-folder of photos for each
 class, or an .npz with labels. The first --limit / classes samples of every class are looked at. The model's first
