@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibration import syntheticsource
 from onnx_lowrank.calibration.preprocess import PRESETS
 from onnx_lowrank.calibration.source import Source, open_source
+from onnx_lowrank.calibration.strokes import strokes_image
 from onnx_lowrank.calibration.synthetic import power_law_noise, synthetic_image
 from onnx_lowrank.errors import DataError, UsageError
 from onnx_lowrank.interface import TensorSpec
@@ -105,7 +106,19 @@ def test_images_take_the_input_s_shape(shape: tuple[int | str, ...], expected: t
     values = source.feeds([0, 1])["x"]
     assert values.shape == expected and values.dtype == np.float32 and values.std() > 10
     assert source.synthetic and isinstance(source, Source)
-    assert source.description == "3 synthetic images (dead leaves and 1/f noise, preset raw)"
+    kinds = "pen strokes, dead leaves and 1/f noise" if 1 in expected else "dead leaves and 1/f noise"
+    assert source.description == f"3 synthetic images ({kinds}, preset raw)"
+
+
+def test_one_channel_sees_writing_on_either_ground() -> None:
+    images = np.stack([strokes_image(0, index, 28, 28) for index in range(40)]).astype(np.float32)
+    ground = np.median(images, axis=(1, 2))
+    assert {bool(value > 128) for value in ground} == {True, False}
+    # A plain ground and ink on less than half of it, but on every image.
+    ink = (np.abs(images - ground[:, None, None]) > 60).mean(axis=(1, 2))
+    assert (ink > 0.005).all() and (ink < 0.5).all()
+    np.testing.assert_array_equal(strokes_image(3, 5, 40, 30), strokes_image(3, 5, 40, 30))
+    assert strokes_image(3, 5, 40, 130).shape == (40, 130)
 
 
 def test_images_go_through_the_preprocessing() -> None:

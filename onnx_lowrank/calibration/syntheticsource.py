@@ -13,6 +13,7 @@ from onnx_lowrank.calibration.conform import times
 from onnx_lowrank.calibration.imagefolder import KEEP_BYTES
 from onnx_lowrank.calibration.imageinput import ImageInput, image_input, takes_images
 from onnx_lowrank.calibration.preprocess import Preprocess
+from onnx_lowrank.calibration.strokes import strokes_image
 from onnx_lowrank.calibration.synthetic import synthetic_image
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import Feeds, TensorSpec
@@ -98,7 +99,9 @@ def open_synthetic(specs: tuple[TensorSpec, ...], *, preprocess: Preprocess, cou
             noisy.append(repr(spec.name))
     told = []
     if len(noisy) < len(specs):
-        told.append(f"{count} synthetic images (dead leaves and 1/f noise, preset {preprocess.preset})")
+        gray = any(isinstance(made, _Images) and made.target.channels == 1 for made in inputs.values())
+        kinds = "pen strokes, dead leaves and 1/f noise" if gray else "dead leaves and 1/f noise"
+        told.append(f"{count} synthetic images ({kinds}, preset {preprocess.preset})")
     if noisy:
         told.append(f"{count} samples of standard normal noise for {', '.join(noisy)} (no image input)")
     return SyntheticSource(inputs, count, "; ".join(told))
@@ -111,6 +114,8 @@ def _images(target: ImageInput, seed: int, count: int) -> _Images:
 
 
 def _pixels(target: ImageInput, seed: int, index: int) -> NDArray[np.uint8]:
+    if target.channels == 1 and index % 3:  # two thirds; see strokes
+        return strokes_image(seed, index, *target.size)[..., None]
     pixels = synthetic_image(seed, index, *target.size)
     if target.channels == 3:
         return pixels
