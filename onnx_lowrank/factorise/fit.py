@@ -215,7 +215,8 @@ class _Problem:
         for weight in SCHEDULE[:iterations]:
             cross, z_mean = self._z_moments(state, weight)
             C = regression.whitened(cross)
-            V = np.linalg.qr(C @ (C.T @ V))[0]
+            if self._rank < len(V):  # else V spans everything already
+                V = np.linalg.qr(C @ (C.T @ V))[0]
             state = regression.map(C, V, z_mean)
             yield state
 
