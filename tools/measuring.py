@@ -32,6 +32,7 @@ PROVIDERS = ("CPUExecutionProvider",)
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
