@@ -18,6 +18,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from measuring import BATCH, Array, markdown, percent, round_classes, warn
@@ -119,7 +120,8 @@ def read_rows(path: Path) -> list[Row]:
         return []
     with path.open(newline="", encoding="utf-8") as stream:
         kinds = {field.name: float if field.type is float else str for field in fields(Row)}
-        return [Row(**{name: kinds[name](value) for name, value in line.items()}) for line in csv.DictReader(stream)]
+        lines: list[dict[str, Any]] = [{k: kinds[k](v) for k, v in line.items()} for line in csv.DictReader(stream)]
+        return [Row(**line) for line in lines]
 
 
 def append_row(path: Path, row: Row) -> None:
