@@ -126,9 +126,9 @@ def sites_table(sites: Sequence[SiteReport]) -> Table:
     """List every eligible convolution and what happened to it; errors are on held-out samples."""
     table = _table(
         "Convolutions",
-        *("layer", "kernel", "channels", "activation", "rank", "MACs\nbefore", "MACs\nafter", "", "error\nlinear"),
-        *("error\nnonlinear", "what happened"),
-        words=("layer", "what happened"),
+        *("layer", "kernel", "channels", "activation", "form", "ranks", "MACs\nbefore", "MACs\nafter", ""),
+        *("error\nlinear", "error\nnonlinear", "what happened"),
+        words=("layer", "form", "what happened"),
     )
     for site in sites:
         table.add_row(
@@ -136,6 +136,7 @@ def sites_table(sites: Sequence[SiteReport]) -> Table:
             "×".join(map(str, site.kernel)),
             "→".join(map(str, site.channels)),
             site.activation or NONE,
+            site.form or NONE,
             ", ".join(map(str, site.ranks.values())) or NONE,
             count(site.macs_before),
             count(site.macs_after),
