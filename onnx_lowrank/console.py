@@ -20,7 +20,7 @@ from onnx_lowrank.report import MacsReport, OutputReport, Report, SiteReport, Sk
 
 NONE = "–"
 WIDEST = 1 << 16
-NARROWEST = 110
+NARROWEST = 120
 """Columns below which a table of layers can no longer be read; a smaller terminal folds its lines."""
 PATIENCE = 2.0
 """Seconds that a stage may take before it is shown."""

@@ -4,8 +4,9 @@ load → normalise → find sites → sample → profile the original → plan r
 validate → report
 """
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -19,9 +20,11 @@ from onnx_lowrank.calibration.preprocess import Preprocess, parse
 from onnx_lowrank.calibration.sampling import Sampling, split
 from onnx_lowrank.calibration.source import open_source
 from onnx_lowrank.clock import Clock
+from onnx_lowrank.costs import Macs, check_costs, measure_macs
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.evaluation import check_labelled, compare_outputs, measure_accuracy, measure_latency
 from onnx_lowrank.factorise.spatial import Columns
+from onnx_lowrank.graph.external import must_be_external
 from onnx_lowrank.graph.load import LoadedModel, inputs, load, outputs
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.save import export, write
@@ -29,8 +32,8 @@ from onnx_lowrank.graph.sites import ConvSite, Skip, find_sites
 from onnx_lowrank.graph.validate import validate
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
-from onnx_lowrank.planning import choose, conv_shapes, cut_columns, sites_to_cut
-from onnx_lowrank.profile import Macs, Targets, collect_targets, measure_macs
+from onnx_lowrank.planning import check_speedup, choose, conv_shapes, cut_columns, sites_to_cut, with_the_batch
+from onnx_lowrank.profile import Targets, collect_targets
 from onnx_lowrank.progress import Progress, silent
 from onnx_lowrank.report import PlanReport, Report
 from onnx_lowrank.runtime import Opener, check_installation, opener
@@ -81,6 +84,7 @@ class Prepared:
     columns: dict[str, Columns]
     plan: Plan
     labelled: Labelled | None
+    given: reporting.Given
     clock: Clock
 
     @property
@@ -103,14 +107,18 @@ def prepare(
     """Load the model and the data, profile the original, choose the ranks."""
     clock = Clock()
     check_installation(warn)
-    open_session = opener(options.providers, options.threads)
-    with clock.stage("load"):
+    open_session = opener(options.providers, options.threads, spinning=False)
+    with _stage("load", clock, progress):
         loaded = load(model)
+        if must_be_external(loaded.proto):
+            raise ModelError(
+                "the model has more than 2 GB of weights, too many for ONNX Runtime to take from memory: "
+                "convert it to float16, or factorise it in parts"
+            )
         graph = normalise(loaded.proto)
         sites, skipped = find_sites(graph, options.include, options.exclude)
-        if not sites:
-            raise ModelError(f"nothing to factorise: {reporting.why_nothing(skipped)}")
-    with clock.stage("data"):
+        _check_any(sites, skipped)
+    with _stage("data", clock, progress):
         specs = inputs(loaded.proto)
         how = parse(preprocess) if isinstance(preprocess, str) else preprocess
         source = open_source(data, specs, preprocess=how, count=options.images, seed=options.seed, on_warning=warn)
@@ -122,20 +130,45 @@ def prepare(
         if labelled:
             check_labelled(labelled, outputs(loaded.proto)[0], sampling)
     with clock.stage("profile"):
+        progress("profile", 0, 1)
         macs = measure_macs(graph, sampling, open_session)
+        sites, strangers = with_the_batch(sites, macs)
+        skipped += strangers
+        _check_any(sites, skipped)
+        shapes, conv = conv_shapes(sites, macs), sum(macs.conv.values())
+        given = reporting.Given.of(how, data, plan)
+        # What cannot be is said before the long work.
+        if plan:
+            plan = plan.fitted(shapes, {skip.name: skip.reason for skip in skipped})
+        else:
+            check_speedup(shapes, conv, options)
         targets, to_cut = {}, sites_to_cut(sites, options, plan)
         if options.solver != "weights":
-            targets = collect_targets(graph, sites, to_cut, sampling, open_session, progress)
-    with clock.stage("plan"):
-        shapes = conv_shapes(sites, macs)
-        columns = cut_columns(sites, to_cut, targets)
-        if plan:
-            chosen = plan.fitted(shapes)
+            sizes = {site.name: macs.shapes[site.output][2:] for site in sites}
+            rows = options.memory // 2  # the rest is for the activations between two sites
+            targets = collect_targets(graph, sites, to_cut, sizes, rows, sampling, open_session, progress)
         else:
-            chosen = choose(sites, shapes, targets, columns, sum(macs.conv.values()), options)
+            progress("profile", 1, 1)
+    with _stage("plan", clock, progress):
+        columns = cut_columns(sites, to_cut, targets)
+        chosen = plan or choose(sites, shapes, targets, columns, conv, options)
     return Prepared(
-        loaded, graph, sites, skipped, sampling, open_session, macs, targets, columns, chosen, labelled, clock
+        loaded, graph, sites, skipped, sampling, open_session, macs, targets, columns, chosen, labelled, given, clock
     )
+
+
+@contextlib.contextmanager
+def _stage(name: str, clock: Clock, progress: Progress) -> Iterator[None]:
+    """Time a stage that has no steps of its own, and report its beginning and its end."""
+    progress(name, 0, 1)
+    with clock.stage(name):
+        yield
+    progress(name, 1, 1)
+
+
+def _check_any(sites: tuple[ConvSite, ...], skipped: tuple[Skip, ...]) -> None:
+    if not sites:
+        raise ModelError(f"nothing to factorise: {reporting.why_nothing(skipped)}")
 
 
 def plan_only(
@@ -209,14 +242,21 @@ def compress(
             progress,
         )
     with clock.stage("validate"):
+        progress("validate", 0, 1)
+        check_costs(run.graph, run.macs, run.costs, run.sites, sampling, run.open_session)
         rewritten = export(run.graph, run.loaded)
         validate(rewritten, run.loaded.proto)
-        before = run.open_session(run.loaded.proto.SerializeToString(), "the model")
-        after = run.open_session(rewritten.SerializeToString(), "the rewritten model")
+        open_as_deployed = opener(options.providers, options.threads, spinning=True)
+        before = open_as_deployed(run.loaded.proto.SerializeToString(), "the model")
+        after = open_as_deployed(rewritten.SerializeToString(), "the rewritten model")
         if not sampling.validation:
             note("too few samples to spare any: the outputs are compared on samples that the solver saw")
-        compared = compare_outputs(before, after, source, sampling.validation or sampling.batches, progress)
+        specs = inputs(run.loaded.proto), outputs(run.loaded.proto)
+        seen = sampling.validation or sampling.batches
+        compared = compare_outputs(before, after, source, seen, specs, progress, note)
+        progress("latency", 0, 1)
         latency = measure_latency(before, after, source, sampling.single)
+        progress("latency", 1, 1)
         accuracy = None
         if run.labelled:
             accuracy = measure_accuracy(before, after, run.labelled, sampling, progress)

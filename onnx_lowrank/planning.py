@@ -2,20 +2,55 @@
 
 from collections.abc import Mapping, Sequence
 
+from onnx_lowrank.costs import Macs
 from onnx_lowrank.factorise import channel, spatial
-from onnx_lowrank.graph.sites import ConvSite
+from onnx_lowrank.graph.sites import ConvSite, Skip
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.choices import FORMS, choices
 from onnx_lowrank.plan.cost import ConvShape
 from onnx_lowrank.plan.energy import log_energies, spectrum
 from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.plan.select import allocate
-from onnx_lowrank.profile import Macs, Targets
+from onnx_lowrank.plan.select import allocate, check_reach
+from onnx_lowrank.profile import Targets
 
 
 def forms_allowed(options: Options) -> tuple[str, ...]:
     """The forms among which the planner chooses."""
     return FORMS if options.form == "auto" else (options.form,)
+
+
+def with_the_batch(sites: Sequence[ConvSite], macs: Macs) -> tuple[tuple[ConvSite, ...], tuple[Skip, ...]]:
+    """The sites that see one image of every sample, and the others as skipped.
+
+    Behind a Reshape to patches, or in the head of a detector that looks at regions, the first dimension counts
+    something else. Costs are those of one sample, and rows are matched sample by sample.
+    """
+    alike = {site.name: macs.shapes[site.input][0] == macs.samples for site in sites}
+    others = tuple(Skip(site.name, "its batch is not the model's") for site in sites if not alike[site.name])
+    return tuple(site for site in sites if alike[site.name]), others
+
+
+def check_speedup(shapes: Mapping[str, ConvShape], conv_macs: int, options: Options) -> None:
+    """Refuse a speedup that no choice reaches, before anything is profiled.
+
+    Raises
+    ------
+    TargetError
+        With the highest that can be reached.
+    """
+    saved = sum(shape.macs - shape.lowest(forms_allowed(options)) for shape in shapes.values())
+    check_reach(conv_macs, conv_macs - saved, options.speedup)
+
+
+def why_left_alone(shape: ConvShape, options: Options, *, given: bool) -> str:
+    """Why a site is not factorised; ``given`` says whether the plan came from the user."""
+    if given:
+        return "left alone by the given plan"
+    if "channel" not in forms_allowed(options) and not shape.splits_in_space:
+        return f"left alone: the form {options.form} needs a kernel that extends in both directions"
+    if shape.lowest(forms_allowed(options)) == shape.macs:
+        return "left alone: no rank saves MACs here"
+    return "left alone: the planner reaches the speedup without it"
 
 
 def sites_to_cut(sites: Sequence[ConvSite], options: Options, plan: Plan | None) -> frozenset[str]:

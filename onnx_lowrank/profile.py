@@ -1,10 +1,10 @@
-"""What the original network does on the calibration samples: its costs, and its responses at every site.
+"""What the original network answers at every site on the calibration samples.
 
 One pass over the samples serves all sites: each batch runs once, and only sampled rows are kept, never whole
 activations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibration.positions import gather_patches, gather_points
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.factorise.spatial import column_covariance
-from onnx_lowrank.graph.macs import counted_nodes, macs_by_output
+from onnx_lowrank.factorise.spatial import ColumnMoments
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.graph.sites import ConvSite
 from onnx_lowrank.progress import Progress
@@ -30,17 +29,8 @@ ROWS_PER_FILTER, FEWEST_ROWS, MOST_ROWS = 60, 10_000, 45_000
 COLUMN_SAMPLES, COLUMN_PATCHES = 40, 4_000
 """From how many samples and patches the covariance of a site's columns is estimated; a patch holds several columns."""
 
-
-@dataclass(frozen=True)
-class Macs:
-    """Multiply-accumulates of one sample by the output tensor of the node: of all counted nodes, and of the Convs.
-
-    ``shapes`` are those of all tensors that a counted node reads or makes, for one batch.
-    """
-
-    all: dict[str, int]
-    conv: dict[str, int]
-    shapes: dict[str, tuple[int, ...]]
+LARGEST = 1e15
+"""Responses beyond this, and those that are not a number, overflow single precision when they are squared and added."""
 
 
 @dataclass(frozen=True)
@@ -62,88 +52,89 @@ class Targets:
     covariance: Array | None
 
 
-def measure_macs(graph: gs.Graph, sampling: Sampling, open_session: Opener) -> Macs:
-    """Count by running the first batch once, so that dynamic shapes are the real ones."""
-    tapped = counted_nodes(graph)
-    session = open_session(whole(graph, tapped).SerializeToString(), "the model")
-    batch = sampling.batches[0]
-    feeds = sampling.source.feeds(batch)
-    shapes = {name: value.shape for name, value in (feeds | session(feeds)).items()}
-    counted = macs_by_output(graph, shapes)
-    per_sample = {name: (op, macs // len(batch)) for name, (op, macs) in counted.items()}
-    return Macs(
-        {name: macs for name, (_, macs) in per_sample.items()},
-        {name: macs for name, (op, macs) in per_sample.items() if op == "Conv"},
-        shapes,
-    )
-
-
 def collect_targets(
     graph: gs.Graph,
     sites: Sequence[ConvSite],
     to_cut: frozenset[str],
+    sizes: Mapping[str, tuple[int, ...]],
+    memory: int,
     sampling: Sampling,
     open_session: Opener,
     progress: Progress,
 ) -> dict[str, Targets]:
     """The one pass of the original network: the sampled responses of all sites, by site name.
 
-    The sites named in ``to_cut`` have the patches of the first few batches sampled too, for their covariance.
+    Parameters
+    ----------
+    graph, sites
+        The original network and what will be solved.
+    to_cut
+        Names of the sites whose patches are sampled in the first few batches, for their covariance.
+    sizes
+        (height, width) of the output, by site name.
+    memory
+        Bytes that all rows together may take; where they would take more, fewer positions are sampled.
+    sampling
+        The samples; ``open_session`` opens the network, ``progress`` hears of every batch.
 
     Raises
     ------
     DataError
-        Where a response is not finite.
+        Where a response is not finite, or too large to be squared.
     """
     wanted = [site.output for site in sites]
     model_inputs = {tensor.name for tensor in graph.inputs}
     inputs = list(dict.fromkeys(s.input for s in sites if s.name in to_cut and s.input not in model_inputs))
     session = open_session(whole(graph, wanted).SerializeToString(), "the model")
     wider = open_session(whole(graph, [*wanted, *inputs]).SerializeToString(), "the model") if inputs else session
-    first = _batches_for_columns(sampling) if to_cut else 0
-    parts: dict[str, list[Array]] = {site.name: [] for site in sites}
-    patches: dict[str, list[Array]] = {name: [] for name in to_cut}
-    covariances: dict[str, Array] = {}
-    counts: dict[str, int] = {}
+    counts = positions_per_sample(sites, sizes, sampling.samples, memory)
+    rows = {s.name: np.empty((counts[s.name] * sampling.samples, len(s.kernel)), np.float32) for s in sites}
+    filled = dict.fromkeys(rows, 0)
+    columns: dict[str, ColumnMoments] = {}
+    first = min(len(sampling.batches), -(-COLUMN_SAMPLES // len(sampling.batches[0])))
     progress("profile", 0, len(sampling.batches))
     for b, batch in enumerate(sampling.batches):
         feeds = sampling.source.feeds(batch)
         outputs = feeds | (wider if b < first else session)(feeds)
         for site in sites:
-            y = outputs[site.output]
+            y, name = outputs[site.output], site.name
             size = (y.shape[2], y.shape[3])
-            count = counts.setdefault(site.name, _positions_per_sample(site, size, sampling.samples))
-            rows = gather_points(y, *sampling.positions(site.name, b, size, count)).astype(np.float32, copy=False)
-            if not np.isfinite(rows).all():
-                raise DataError(
-                    f"the responses of {site.name} are not finite on the calibration data: "
-                    "check the model and that --preprocess is the one it was trained with"
-                )
-            parts[site.name].append(rows)
-            if b < first and site.name in to_cut:
-                some = max(1, min(count, -(-COLUMN_PATCHES // (first * len(batch)))))
-                x, where = outputs[site.input], sampling.positions(site.name, b, size, some)
-                patches[site.name].append(site_patches(site, x, where))
-                if b == first - 1:
-                    covariances[site.name] = column_covariance(np.concatenate(patches.pop(site.name)))
+            sampled = gather_points(y, *sampling.positions(name, b, size, counts[name]))
+            _check_finite(name, sampled)
+            rows[name][filled[name] : filled[name] + len(sampled)] = sampled
+            filled[name] += len(sampled)
+            if b < first and name in to_cut:
+                some = max(1, min(counts[name], -(-COLUMN_PATCHES // (first * len(batch)))))
+                patches = site_patches(site, outputs[site.input], sampling.positions(name, b, size, some))
+                columns[name] = columns.get(name, ColumnMoments()) + ColumnMoments.of(patches)
         progress("profile", b + 1, len(sampling.batches))
-    return {
-        site.name: Targets(np.concatenate(parts.pop(site.name)), counts[site.name], covariances.get(site.name))
-        for site in sites
-    }
+    covariances = {name: moments.covariance for name, moments in columns.items()}
+    return {name: Targets(values[: filled[name]], counts[name], covariances.get(name)) for name, values in rows.items()}
+
+
+def positions_per_sample(
+    sites: Sequence[ConvSite], sizes: Mapping[str, tuple[int, ...]], samples: int, memory: int
+) -> dict[str, int]:
+    """How many positions of every sample are looked at, by site name, so that all rows fit in ``memory`` bytes."""
+    counts = {}
+    for site in sites:
+        wanted = min(max(ROWS_PER_FILTER * len(site.kernel), FEWEST_ROWS), MOST_ROWS)
+        counts[site.name] = max(1, min(sizes[site.name][0] * sizes[site.name][1], -(-wanted // samples)))
+    needed = sum(4 * counts[site.name] * samples * len(site.kernel) for site in sites)
+    share = min(1.0, memory / needed)
+    return {name: max(1, int(count * share)) for name, count in counts.items()}
+
+
+def _check_finite(name: str, rows: Array) -> None:
+    largest = float(np.abs(rows).max(initial=0))
+    if not largest < LARGEST:
+        raise DataError(
+            f"the responses of {name} reach {largest:g} on the calibration data: "
+            "check the model and that --preprocess is the one it was trained with"
+        )
 
 
 def site_patches(site: ConvSite, x: Array, where: tuple[Array, Array]) -> Array:
     """The patches [n, c, k, l] that a site reads of its input x [N, c, H, W] at output pixels (rows, columns)."""
     pads = site.padding(x.shape[2], x.shape[3])
     return gather_patches(x, *where, site.kernel.shape[2:], site.strides, site.dilations, pads)
-
-
-def _batches_for_columns(sampling: Sampling) -> int:
-    size = len(sampling.batches[0])
-    return min(len(sampling.batches), -(-COLUMN_SAMPLES // size))
-
-
-def _positions_per_sample(site: ConvSite, size: tuple[int, int], samples: int) -> int:
-    wanted = min(max(ROWS_PER_FILTER * len(site.kernel), FEWEST_ROWS), MOST_ROWS)
-    return max(1, min(size[0] * size[1], -(-wanted // samples)))

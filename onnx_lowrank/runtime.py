@@ -3,10 +3,9 @@
 import importlib.metadata
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import EnvironmentFault, ModelError, UsageError
@@ -77,6 +76,9 @@ class Session:
         0 leaves the number to the runtime.
     what
         Names the model in error messages.
+    spinning
+        Whether idle threads wait by spinning, the runtime's default. It starts the next run a little sooner, and
+        takes the cores from whatever the process does between two runs.
 
     Raises
     ------
@@ -86,11 +88,14 @@ class Session:
         Where none of the named providers can run here.
     """
 
-    def __init__(self, model: bytes | str, providers: Sequence[str], threads: int, what: str) -> None:
+    def __init__(
+        self, model: bytes | str, providers: Sequence[str], threads: int, what: str, *, spinning: bool = True
+    ) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         options.log_severity_level = 4  # what goes wrong is raised; the runtime's own log lines would only repeat it
         self._what = what
         try:
@@ -124,20 +129,14 @@ Opener = Callable[[bytes, str], Session]
 """Opens a serialised model (named for error messages) with the run's providers and threads."""
 
 
-def opener(providers: Sequence[str], threads: int) -> Opener:
-    """The one way in which a run opens its sessions."""
+def opener(providers: Sequence[str], threads: int, *, spinning: bool) -> Opener:
+    """The one way in which a run opens its sessions; ``spinning`` as for ``Session``."""
     names = provider_names(providers)
 
     def open_session(model: bytes, what: str) -> Session:
-        return Session(model, names, threads, what)
+        return Session(model, names, threads, what, spinning=spinning)
 
     return open_session
-
-
-def run_all(session: Session, batches: Iterable[Feeds]) -> dict[str, NDArray[Any]]:
-    """The outputs over all batches, concatenated along the first axis."""
-    parts = [session(feeds) for feeds in batches]
-    return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in session.outputs}
 
 
 def median_milliseconds(sessions: Sequence[Session], feeds: Feeds, rounds: int = 5) -> list[float]:

@@ -61,7 +61,7 @@ def test_a_pipe_gets_no_colours_and_unfolded_lines() -> None:
     assert "\x1b" not in text
     (row,) = (line for line in text.splitlines() if long in line)
     assert row.split() == [
-        *(long, "3×3", "64→128", "Relu", "20", "924.8", "M", "312", "M", "33.7%", "0.0123", NONE, "linear"),
+        *(long, "3×3", "64→128", "Relu", "channel", "20", "924.8", "M", "312", "M", "33.7%", "0.0123", NONE, "linear"),
     ]
 
 

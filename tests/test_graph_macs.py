@@ -5,7 +5,7 @@ import pytest
 from models_for_tests import ALL, build, conv, photo, run_model, weights
 from onnx import helper
 
-from onnx_lowrank.graph.macs import Macs, add_up, counted_nodes, macs_by_output
+from onnx_lowrank.graph.macs import counted_nodes, macs_by_output
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.segments import whole
 
@@ -39,8 +39,6 @@ def test_every_operator_is_counted_by_its_formula() -> None:
         "g": ("Gemm", 5 * 7 * n),
         "y": ("MatMul", n * 9 * 7),
     }
-    conv_macs = n * h * w * (4 * 3 * 9 + 4 * 9 + 4 * 5 * 4)
-    assert add_up(counts) == Macs(conv_macs, conv_macs + n * 7 * 5 + 5 * 7 * n + n * 9 * 7)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -32,7 +32,7 @@ def draw(d: int, c: int, k: int, width: int, seed: int) -> tuple[Array, Array, A
 @settings(max_examples=40, deadline=None)
 def test_the_full_cut_is_the_kernel(drawn: tuple[int, int, int, int, int]) -> None:
     W, patches, _ = draw(*drawn)
-    for covariance in (None, spatial.column_covariance(patches)):
+    for covariance in (None, spatial.ColumnMoments.of(patches).covariance):
         columns = spatial.cut(W, covariance)
         most = len(columns.energies)
         assert most == min(W.shape[1] * W.shape[2], W.shape[3] * W.shape[0])
@@ -46,7 +46,7 @@ def test_the_full_cut_is_the_kernel(drawn: tuple[int, int, int, int, int]) -> No
 @settings(max_examples=25, deadline=None)
 def test_full_ranks_solved_on_data_reproduce_the_responses(drawn: tuple[int, int, int, int, int]) -> None:
     W, patches, Y = draw(*drawn)
-    columns = spatial.cut(W, spatial.column_covariance(patches))
+    columns = spatial.cut(W, spatial.ColumnMoments.of(patches).covariance)
     most = len(columns.energies)
     for name, ranks in (("spatial", (most,)), ("3d", (most, len(W)))):
         form = make_form(name, W, ranks, columns)
@@ -59,6 +59,15 @@ def test_full_ranks_solved_on_data_reproduce_the_responses(drawn: tuple[int, int
         np.testing.assert_allclose(composed, out, atol=1e-4 * np.abs(Y).max())
 
 
+def test_column_moments_add_up_and_leave_the_patches_alone() -> None:
+    _, patches, _ = draw(3, 2, 3, 2, 1)
+    before = patches.copy()
+    added = spatial.ColumnMoments.of(patches[:150]) + spatial.ColumnMoments.of(patches[150:])
+    columns = patches.transpose(0, 3, 1, 2).reshape(-1, 6).astype(np.float64)
+    np.testing.assert_allclose(added.covariance, np.cov(columns.T, bias=True), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(patches, before)
+
+
 def test_features_are_the_vertical_convolution_of_every_column() -> None:
     rng = np.random.default_rng(0)
     patches, V = rng.standard_normal((5, 3, 4, 2)), rng.standard_normal((6, 3, 4, 1))
@@ -68,7 +77,7 @@ def test_features_are_the_vertical_convolution_of_every_column() -> None:
 
 def test_jaderbergs_cut_is_the_best_of_the_kernel_and_the_weighted_one_of_the_responses() -> None:
     W, patches, _ = draw(6, 4, 3, 3, 5)
-    plain, weighted = spatial.cut(W, None), spatial.cut(W, spatial.column_covariance(patches))
+    plain, weighted = spatial.cut(W, None), spatial.cut(W, spatial.ColumnMoments.of(patches).covariance)
 
     def errors(columns: spatial.Columns) -> tuple[float, float]:
         dense = from_weights(make_form("spatial", W, (4,), columns), W, np.zeros(6)).dense()
@@ -82,7 +91,7 @@ def test_jaderbergs_cut_is_the_best_of_the_kernel_and_the_weighted_one_of_the_re
 
 def test_error_falls_as_either_rank_grows() -> None:
     W, patches, Y = draw(6, 4, 3, 3, 7)
-    columns = spatial.cut(W, spatial.column_covariance(patches))
+    columns = spatial.cut(W, spatial.ColumnMoments.of(patches).covariance)
     judges = np.arange(len(Y)) % 5 == 2
 
     def error(ranks: tuple[int, int]) -> float:

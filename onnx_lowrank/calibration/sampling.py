@@ -17,7 +17,7 @@ VALIDATION_SHARE, VALIDATION_MOST = 0.1, 32
 JUDGE_EVERY = 5
 """One batch in so many judges."""
 
-LARGEST_BATCH = 8
+LARGEST_BATCH = 4
 """More samples in one run gain no speed on a CPU and cost memory."""
 
 Batches = tuple[tuple[int, ...], ...]
@@ -74,8 +74,8 @@ class Sampling:
     def judging_rows(self, rows: int) -> NDArray[np.bool_]:
         """[rows], bool: which of a site's rows judge; rows come in batches, the same number from every sample."""
         mask = np.repeat(self.judges, [len(batch) for batch in self.batches])
-        if not mask.any():  # a single batch: its rows have to judge each other
-            judging: NDArray[np.bool_] = np.arange(rows) % JUDGE_EVERY == 0
+        if not mask.any():  # a single batch: its rows have to judge each other, all but the first
+            judging: NDArray[np.bool_] = np.arange(rows) % JUDGE_EVERY == JUDGE_EVERY - 1
             return judging
         return np.repeat(mask, rows // len(mask))
 

@@ -10,7 +10,7 @@ the solution, by their squared error behind the activation, Σ (r(y) − r(ŷ))�
   λ from small to large) beats its linear start, and
 * after how many iterations to stop it.
 
-The winner is then solved again on all samples with the choices fixed.
+The winner is then solved again on all samples with the choices fixed; an alternation goes on from where it stopped.
 
 An iteration costs two matrix products over the rows. Nothing is factorised over the rows in it: the regressors are
 whitened once per ridge, and the subspace is carried from one iteration to the next by one step of orthogonal
@@ -18,7 +18,7 @@ iteration, V ← orth(C CᵀV).
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,9 @@ SCHEDULE = (0.1,) * 4 + (1.0,) * 4
 
 PROBE = 2
 """Iterations that show whether a ridge is better than its neighbour."""
+
+LAST = 2
+"""Iterations on all samples, from the winner on."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def fit(rows: Rows, prior: Array, rank: int, activation: str | None, *, nonlinea
     Parameters
     ----------
     rows
-        Samples; at least one row must judge and one must not.
+        Samples; at least one.
     prior
         H₀, [d, p]: the map that the weights alone give.
     rank
@@ -106,23 +109,29 @@ def fit(rows: Rows, prior: Array, rank: int, activation: str | None, *, nonlinea
     # Large means would eat the float32 precision of the products; the bias takes the shift back at the end.
     shift = X.mean(axis=0, dtype=np.float64).astype(X.dtype)
     X -= shift
-    solving = slice(0, len(order) - np.count_nonzero(rows.judges))
-    judging = slice(solving.stop, None)
+    first_judge = len(order) - np.count_nonzero(rows.judges)
+    # Where there are too few rows to divide, the same ones solve and judge.
+    solving = slice(0, first_judge or None)
+    judging = slice(first_judge if first_judge < len(order) else 0, None)
     moments = Moments.of(X[solving], Y[solving])
+    divided = 0 < first_judge < len(order)
     target = activations.apply(activation, Y)
     judge = _Judge(X[judging], target[judging], activation)
     problem = _Problem(X[solving], target[solving], moments, prior, rank, activation)
 
     ridge, error_linear = _best_ridge(problem, judge)
     error_nonlinear, iterations = None, 0
+    start = None
     if nonlinear and activation in activations.NONLINEAR:
-        candidate, error_nonlinear, steps = _best_alternation(problem, judge, ridge)
+        candidate, error_nonlinear, steps, state = _best_alternation(problem, judge, ridge)
         if error_nonlinear < error_linear:
-            ridge, iterations = candidate, steps
+            ridge, iterations, start = candidate, steps, state
 
-    everything = _Problem(X, target, moments + Moments.of(X[judging], Y[judging]), prior, rank, activation)
-    if iterations:
-        *_, solution = everything.alternate(ridge, iterations)
+    everything = problem
+    if divided:
+        everything = _Problem(X, target, moments + Moments.of(X[judging], Y[judging]), prior, rank, activation)
+    if start:
+        *_, solution = everything.alternate(ridge, SCHEDULE[iterations - 1 : iterations] * LAST, start)
     else:
         solution = everything.linear(ridge)
     return Fit(solution.shifted(shift), error_linear, error_nonlinear, ridge, iterations)
@@ -139,29 +148,29 @@ def _best_ridge(problem: "_Problem", judge: "_Judge") -> tuple[float, float]:
     return best
 
 
-def _best_alternation(problem: "_Problem", judge: "_Judge", start: float) -> tuple[float, float, int]:
-    """(ridge, error, iterations) of the best nonlinear solution.
+def _best_alternation(problem: "_Problem", judge: "_Judge", start: float) -> tuple[float, float, int, LowRankMap]:
+    """(ridge, error, iterations, map) of the best nonlinear solution.
 
     The auxiliary z follow the predictions, so the ridge that suits them is near the linear solution's but not the same:
     from there, neighbours are tried for a few iterations as long as they are better, and the best goes on to the end.
     """
-    runs: dict[int, tuple[Iterator[LowRankMap], list[float]]] = {}
+    runs: dict[int, tuple[Iterator[LowRankMap], list[tuple[float, LowRankMap]]]] = {}
 
     def probe(i: int) -> float:
         if i not in runs:
-            states = problem.alternate(RIDGES[i], len(SCHEDULE))
-            runs[i] = states, [judge(state) for state in itertools.islice(states, PROBE)]
-        return min(runs[i][1])
+            states = problem.alternate(RIDGES[i], SCHEDULE)
+            runs[i] = states, [(judge(state), state) for state in itertools.islice(states, PROBE)]
+        return min(error for error, _ in runs[i][1])
 
     here = max(1, RIDGES.index(start))
     for direction in (1, -1):
         while 1 <= here + direction < len(RIDGES) and probe(here + direction) < probe(here):
             here += direction
     probe(here)
-    states, errors = runs[here]
-    errors += [judge(state) for state in states]
-    least = int(np.argmin(errors))
-    return RIDGES[here], errors[least], least + 1
+    states, judged = runs[here]
+    judged += [(judge(state), state) for state in states]
+    least = min(range(len(judged)), key=lambda i: judged[i][0])
+    return RIDGES[here], judged[least][0], least + 1, judged[least][1]
 
 
 class _Judge:
@@ -194,27 +203,34 @@ class _Problem:
         # The symmetric solution (§2.2): the projection on the leading principal components of the responses.
         right = U.T @ prior
         self._symmetric = LowRankMap(U, right, self._y_mean - U @ (right @ self._x_mean))
-
-    def _regression(self, ridge: float) -> Regression:
-        return Regression(self._x_mean, self._gram, ridge, self._symmetric.left @ self._symmetric.right)
+        self._linear: dict[float, tuple[Regression, LowRankMap]] = {}
 
     def linear(self, ridge: float) -> LowRankMap:
         """The linear solution; the symmetric map with the bias of these rows for an infinite ridge."""
-        if np.isinf(ridge):
-            return self._symmetric
-        regression = self._regression(ridge)
-        C = regression.whitened(self._cross)
-        return regression.map(C, leading_subspace(C @ C.T, self._rank), self._y_mean)
+        return self._symmetric if np.isinf(ridge) else self._solved(ridge)[1]
 
-    def alternate(self, ridge: float, iterations: int) -> Iterator[LowRankMap]:
-        """The states of the nonlinear alternation after every iteration, from the linear solution on."""
-        regression = self._regression(ridge)
-        C = regression.whitened(self._cross)
-        V = leading_subspace(C @ C.T, self._rank)
-        state = regression.map(C, V, self._y_mean)
-        for weight in SCHEDULE[:iterations]:
+    def _solved(self, ridge: float) -> tuple[Regression, LowRankMap]:
+        """The whitened regressors and the linear solution of a ridge, computed once."""
+        if ridge not in self._linear:
+            prior = self._symmetric.left @ self._symmetric.right
+            regression = Regression(self._x_mean, self._gram, ridge, prior)
+            C = regression.whitened(self._cross)
+            V = leading_subspace(C @ C.T, self._rank)
+            self._linear[ridge] = regression, regression.map(C, V, self._y_mean)
+        return self._linear[ridge]
+
+    def alternate(
+        self, ridge: float, weights: Sequence[float], start: LowRankMap | None = None
+    ) -> Iterator[LowRankMap]:
+        """The states of the nonlinear alternation after every iteration, with its weights λ.
+
+        It begins at ``start``, or at the linear solution.
+        """
+        regression, linear = self._solved(ridge)
+        state = start or linear
+        for weight in weights:
             cross, z_mean = self._z_moments(state, weight)
-            C = regression.whitened(cross)
+            C, V = regression.whitened(cross), state.left
             if self._rank < len(V):  # else V spans everything already
                 V = np.linalg.qr(C @ (C.T @ V))[0]
             state = regression.map(C, V, z_mean)

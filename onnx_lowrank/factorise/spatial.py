@@ -57,12 +57,30 @@ class Columns:
         return kernel.reshape(len(kernel), -1)
 
 
-def column_covariance(patches: Array) -> Array:
-    """S, [c·k, c·k]: the covariance of the columns of patches [n, c, k, l]; their mean is the bias's business."""
-    n, c, k, width = patches.shape
-    columns = patches.transpose(0, 3, 1, 2).reshape(n * width, c * k)
-    columns -= columns.mean(axis=0)
-    return (columns.T @ columns).astype(np.float64) / len(columns)
+@dataclass(frozen=True)
+class ColumnMoments:
+    """Sums over the columns of patches, added up over batches: their number, Σ column and Σ column·columnᵀ."""
+
+    n: int = 0
+    total: Array | float = 0.0
+    squares: Array | float = 0.0
+
+    @classmethod
+    def of(cls, patches: Array) -> "ColumnMoments":
+        """The sums over patches [n, c, k, l]."""
+        n, c, k, width = patches.shape
+        columns = patches.transpose(0, 3, 1, 2).reshape(n * width, c * k)
+        squares = (columns.T @ columns).astype(np.float64)
+        return cls(n * width, columns.sum(axis=0, dtype=np.float64), squares)
+
+    def __add__(self, other: "ColumnMoments") -> "ColumnMoments":
+        return ColumnMoments(self.n + other.n, self.total + other.total, self.squares + other.squares)
+
+    @property
+    def covariance(self) -> Array:
+        """S, [c·k, c·k]; the columns' mean is the bias's business."""
+        mean = np.asarray(self.total) / self.n
+        return np.asarray(self.squares) / self.n - np.outer(mean, mean)
 
 
 def cut(kernel: Array, covariance: Array | None) -> Columns:
@@ -73,7 +91,7 @@ def cut(kernel: Array, covariance: Array | None) -> Columns:
     S = S + FLOOR * (np.trace(S) / len(S) or 1.0) * np.eye(len(S))
     L = np.linalg.cholesky(S)
     # The smaller Gram matrix of AL gives Q, and from it U Σ = A L Q.
-    energies, Q = scipy.linalg.eigh((A @ L).T @ (A @ L))
+    energies, Q = np.linalg.eigh((A @ L).T @ (A @ L))
     energies, Q = np.maximum(energies[::-1], 0), Q[:, ::-1]
     m = min(width * d, c * k)
     filters = scipy.linalg.solve_triangular(L, Q[:, :m], lower=True, trans="T").T

@@ -9,7 +9,6 @@ Additions of a bias are not counted, nor is any other operator.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
@@ -17,22 +16,6 @@ from onnx_lowrank.graph.normalise import STANDARD
 
 _CONVS = ("Conv", "ConvTranspose")
 _PRODUCTS = ("Gemm", "MatMul")
-
-
-@dataclass(frozen=True)
-class Macs:
-    """Multiply-accumulates of a model for one batch.
-
-    Attributes
-    ----------
-    conv
-        Of its Conv and ConvTranspose nodes.
-    total
-        Of these and its Gemm and MatMul nodes.
-    """
-
-    conv: int
-    total: int
 
 
 def counted_nodes(graph: gs.Graph) -> tuple[str, ...]:
@@ -73,12 +56,6 @@ def macs_by_output(graph: gs.Graph, shapes: Mapping[str, tuple[int, ...]]) -> di
         If a shape is missing.
     """
     return {node.outputs[0].name: (node.op, _macs(node, shapes)) for node in _counted(graph)}
-
-
-def add_up(by_output: Mapping[str, tuple[str, int]]) -> Macs:
-    """Add up what `macs_by_output` returned."""
-    conv = sum(count for op, count in by_output.values() if op in _CONVS)
-    return Macs(conv=conv, total=sum(count for _, count in by_output.values()))
 
 
 def _counted(graph: gs.Graph) -> Iterator[gs.Node]:

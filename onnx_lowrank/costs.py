@@ -1,0 +1,81 @@
+"""What the networks cost: multiply-accumulates, counted by running one small batch, so that dynamic shapes are real."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from onnx_lowrank.calibration.sampling import Sampling
+from onnx_lowrank.errors import ValidationError
+from onnx_lowrank.graph.macs import counted_nodes, macs_by_output
+from onnx_lowrank.graph.segments import whole
+from onnx_lowrank.graph.sites import ConvSite
+from onnx_lowrank.runtime import Opener
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates of one sample by the output tensor of the node: of all counted nodes, and of the Convs.
+
+    ``shapes`` are those of all tensors that a counted node reads or makes, for the smallest batch, of ``samples``.
+    """
+
+    all: dict[str, int]
+    conv: dict[str, int]
+    shapes: dict[str, tuple[int, ...]]
+    samples: int
+
+
+def measure_macs(graph: gs.Graph, sampling: Sampling, open_session: Opener) -> Macs:
+    """Count every node by running the smallest batch that the model takes."""
+    tapped = counted_nodes(graph)
+    session = open_session(whole(graph, tapped).SerializeToString(), "the model")
+    batch = sampling.single
+    feeds = sampling.source.feeds(batch)
+    shapes = {name: value.shape for name, value in (feeds | session(feeds)).items()}
+    counted = macs_by_output(graph, shapes)
+    per_sample = {name: (op, macs // len(batch)) for name, (op, macs) in counted.items()}
+    return Macs(
+        {name: macs for name, (_, macs) in per_sample.items()},
+        {name: macs for name, (op, macs) in per_sample.items() if op == "Conv"},
+        shapes,
+        len(batch),
+    )
+
+
+def check_costs(
+    graph: gs.Graph,
+    before: Macs,
+    planned: Mapping[str, tuple[int, int]],
+    sites: Sequence[ConvSite],
+    sampling: Sampling,
+    open_session: Opener,
+) -> None:
+    """Count the rewritten network as the original was counted, and compare with the plan.
+
+    Other convolutions than the sites are not compared: how often they run may depend on what the sites make, as in a
+    detector that looks at regions.
+
+    Parameters
+    ----------
+    graph
+        The rewritten network.
+    before
+        The original's costs.
+    planned
+        (MACs before, MACs after) by site name.
+
+    Raises
+    ------
+    ValidationError
+        Where they differ.
+    """
+    others = before.conv.keys() - {site.output for site in sites}
+    expected = sum(planned[site.name][1] for site in sites)
+    after = measure_macs(graph, sampling, open_session).conv
+    counted = sum(macs for output, macs in after.items() if output not in others)
+    if counted != expected:
+        raise ValidationError(
+            f"the rewritten convolutions take {counted} MACs and {expected} were planned: nothing was written; "
+            "please report this model"
+        )
