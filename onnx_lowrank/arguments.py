@@ -136,7 +136,7 @@ def arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:
     elif args.out is None:
         raise UsageError("OUT is missing: name the ONNX file to write, or only look with --dry-run")
     elif args.plan:
-        for name in ("speedup", "ranks"):
+        for name in ("speedup", "form", "ranks"):
             if name in given:
-                raise UsageError(f"--plan replays ranks that are already chosen: drop --{name} or --plan")
+                raise UsageError(f"--plan replays forms and ranks that are already chosen: drop --{name} or --plan")
     return args, Options(**given)

@@ -43,9 +43,12 @@ class Latency:
 
 @dataclass(frozen=True)
 class SpeedupReport:
-    """The conv MACs ratio asked for and reached, and the clock's (informative; one short measurement)."""
+    """The conv MACs ratio asked for and reached, and the clock's (informative; one short measurement).
 
-    requested: float
+    ``requested`` is None where a plan was given in its place.
+    """
+
+    requested: float | None
     macs: float
     latency: Latency | None
 

@@ -1,6 +1,7 @@
 """From what a run holds to the report's plain data."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING
 import onnx
 
 from onnx_lowrank._version import __version__
+from onnx_lowrank.calibration.preprocess import Preprocess
 from onnx_lowrank.clock import peak_rss_bytes
 from onnx_lowrank.graph.sites import ConvSite, Skip
 from onnx_lowrank.graph.size import parameters
 from onnx_lowrank.options import Options
-from onnx_lowrank.plan.plan import SitePlan
+from onnx_lowrank.plan.plan import Plan, SitePlan
+from onnx_lowrank.planning import conv_shapes, why_left_alone
 from onnx_lowrank.report import (
     SCHEMA,
     AccuracyReport,
@@ -35,6 +38,31 @@ if TYPE_CHECKING:
 
 RANK_NAMES = {"channel": ("d'",), "spatial": ("d''",), "3d": ("d''", "d'")}
 """The paper's names of the ranks of every form, from the input on."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a run was given besides the model and the options.
+
+    Attributes
+    ----------
+    preprocess
+        How photos become inputs.
+    data
+        The path of the calibration samples, or the name of their type; None where there are none.
+    plan
+        Whether there was a plan to replay.
+    """
+
+    preprocess: Preprocess
+    data: str | None
+    plan: bool
+
+    @classmethod
+    def of(cls, preprocess: Preprocess, data: object, plan: Plan | None) -> "Given":
+        """As the arguments of the pipeline say it."""
+        where = str(data) if isinstance(data, (str, os.PathLike)) else type(data).__name__
+        return cls(preprocess, None if data is None else where, plan is not None)
 
 
 @dataclass(frozen=True)
@@ -61,8 +89,7 @@ def why_nothing(skipped: Sequence[Skip]) -> str:
 def plan_report(run: "Prepared", options: Options) -> PlanReport:
     """The plan and what it will cost, before anything is solved."""
     macs = _macs(run)
-    speedup = SpeedupReport(options.speedup, macs.conv_before / macs.conv_after, None)
-    return PlanReport(_sites(run, {}), _skipped(run), macs, speedup, run.plan)
+    return PlanReport(_sites(run, options, {}), _skipped(run), macs, _speedup(run, options, None), run.plan)
 
 
 def report(run: "Prepared", options: Options, measured: Measured) -> Report:
@@ -78,7 +105,7 @@ def report(run: "Prepared", options: Options, measured: Measured) -> Report:
         tool={"name": "onnx-lowrank", "version": __version__},
         input=FileReport(str(original.path) if original.path else None, original.sha256, original.bytes),
         output=FileReport(None, hashlib.sha256(serialised).hexdigest(), len(serialised)),
-        options=asdict(options),
+        options=asdict(options) | asdict(run.given),
         data={
             "description": sampling.source.description,
             "synthetic": sampling.source.synthetic,
@@ -88,10 +115,10 @@ def report(run: "Prepared", options: Options, measured: Measured) -> Report:
         provider=measured.provider,
         seed=options.seed,
         macs=macs,
-        speedup=SpeedupReport(options.speedup, macs.conv_before / macs.conv_after, measured.latency),
+        speedup=_speedup(run, options, measured.latency),
         parameters=(parameters(original.proto), parameters(measured.model)),
         outputs=measured.outputs,
-        sites=_sites(run, measured.walked.solutions),
+        sites=_sites(run, options, measured.walked.solutions),
         skipped=_skipped(run),
         accuracy=measured.accuracy,
         cost=CostReport(
@@ -111,22 +138,31 @@ def _macs(run: "Prepared") -> MacsReport:
     return MacsReport(total, total - saved, conv, conv - saved)
 
 
+def _speedup(run: "Prepared", options: Options, latency: Latency | None) -> SpeedupReport:
+    macs = _macs(run)
+    return SpeedupReport(None if run.given.plan else options.speedup, macs.conv_before / macs.conv_after, latency)
+
+
 def _skipped(run: "Prepared") -> tuple[SkippedReport, ...]:
     return tuple(SkippedReport(skip.name, skip.reason) for skip in run.skipped)
 
 
-def _sites(run: "Prepared", solutions: dict[str, Solution]) -> tuple[SiteReport, ...]:
+def _sites(run: "Prepared", options: Options, solutions: dict[str, Solution]) -> tuple[SiteReport, ...]:
+    shapes = conv_shapes(run.sites, run.macs)
+    reasons = {name: why_left_alone(shape, options, given=run.given.plan) for name, shape in shapes.items()}
     return tuple(
-        _site(site, choice, run.costs[site.name], solutions.get(site.name))
+        _site(site, choice, run.costs[site.name], solutions.get(site.name), reasons[site.name])
         for site, choice in zip(run.sites, run.plan.sites, strict=True)
     )
 
 
-def _site(site: ConvSite, choice: SitePlan, costs: tuple[int, int], solution: Solution | None) -> SiteReport:
+def _site(
+    site: ConvSite, choice: SitePlan, costs: tuple[int, int], solution: Solution | None, why_alone: str
+) -> SiteReport:
     d, c, h, w = site.kernel.shape
     fit = solution.fit if solution else None
     if choice.form is None:
-        reason = "left alone: any rank that saves MACs here loses more than it would elsewhere"
+        reason = why_alone
     elif solution is None:
         reason = "planned"
     elif fit is None:

@@ -61,6 +61,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
         ("in.onnx --dry-run --report r.json", "drop --report or --dry-run"),
         ("in.onnx --dry-run --test t.npz", "drop --test or --dry-run"),
         ("in.onnx out.onnx --plan p.json --speedup 3", "drop --speedup or --plan"),
+        ("in.onnx out.onnx --plan p.json --form channel", "drop --form or --plan"),
         ("in.onnx out.onnx --plan p.json --ranks uniform", "drop --ranks or --plan"),
         ("in.onnx in.onnx", "IN and OUT are the same file, in.onnx"),
         ("in.onnx ./in.onnx", "IN and OUT are the same file"),

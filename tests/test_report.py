@@ -1,10 +1,19 @@
 """The JSON report of a real run, field by field."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
+
+import pytest
+from models_for_tests import build, conv, photo, residual, weights
 
 from onnx_lowrank import compress
+from onnx_lowrank.calibration.preprocess import PRESETS
+from onnx_lowrank.options import Options
+from onnx_lowrank.pipeline import plan_only
+from onnx_lowrank.plan.plan import Plan, SitePlan
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 MODEL = MODELS / "mnist_vgg.onnx"
@@ -17,13 +26,13 @@ SCHEMA: dict[str, Any] = {
     "tool": {"name": str, "version": str},
     "input": FILE,
     "output": FILE,
-    "options": {"*": {str, int, float, bool, None, list}},
+    "options": {"*": {str, int, float, bool, None, list, dict}},
     "data": {"description": str, "synthetic": bool, "calibration": int, "validation": int},
     "provider": str,
     "seed": int,
     "macs": {"before": int, "after": int, "conv_before": int, "conv_after": int},
     "speedup": {
-        "requested": NUMBER,
+        "requested": {*NUMBER, None},
         "macs": float,
         "latency": {"before_ms": float, "after_ms": float, "ratio": float},
     },
@@ -83,8 +92,40 @@ def test_the_report_keeps_its_schema() -> None:
     assert report["output"]["bytes"] == result.model.ByteSize()
     assert report["cost"]["images"] == 40 == report["data"]["calibration"] + report["data"]["validation"]
     assert {"load", "data", "profile", "plan", "factorise", "validate", "total"} == report["cost"]["seconds"].keys()
+    options = report["options"]
+    assert options["data"] == str(MODELS / "mnist_calib.npz") and options["plan"] is False
+    assert options["preprocess"] == asdict(PRESETS["imagenet"]) | {"mean": ANY, "scale": ANY}
     sites = {site["name"]: site for site in report["sites"]}
     assert len(sites) == 5 and len(report["skipped"]) == 1
     saved = sum(site["macs_before"] - site["macs_after"] for site in sites.values())
     assert report["macs"]["conv_before"] - report["macs"]["conv_after"] == saved
     assert report["macs"]["before"] - report["macs"]["after"] == saved
+
+
+def test_a_replayed_plan_asks_for_no_speedup_and_gives_its_reasons() -> None:
+    plan = Plan((SitePlan("conv2", "channel", (4,)),))
+    report = compress(residual(), photo(1, (6, 3, 12, 10)), plan=plan, threads=1).report
+    assert report.speedup.requested is None and report.options["plan"] is True
+    assert report.options["data"] == "ndarray"
+    assert {site.reason for site in report.sites if site.kept} == {"left alone by the given plan"}
+
+
+@pytest.mark.parametrize(
+    ("speedup", "form", "expected"),
+    [
+        (1.0, "channel", "left alone: the planner reaches the speedup without it"),
+        (1.0, "spatial", "left alone: the form spatial needs a kernel that extends in both directions"),
+        (1.0, "3d", "left alone: the form 3d needs a kernel that extends in both directions"),
+    ],
+)
+def test_a_pointwise_convolution_that_is_left_alone(speedup: float, form: str, expected: str) -> None:
+    sites = plan_only(residual(), photo(1, (6, 3, 12, 10)), options=Options(speedup, form, threads=1)).sites
+    assert next(site.reason for site in sites if site.name == "shortcut") == expected
+
+
+def test_a_convolution_too_thin_to_gain() -> None:
+    # Rank 1 of 2→1 by 1×1 takes 3 multiply-accumulates a pixel in place of 2.
+    stored = {"w1": weights(1, 2, 3, 3, 3), "w2": weights(2, 2, 2, 3, 3), "w3": weights(3, 1, 2, 1, 1)}
+    nodes = [conv("conv1", "x", "w1", "a"), conv("conv2", "a", "w2", "b"), conv("thin", "b", "w3", "y", pads=[0] * 4)]
+    sites = plan_only(build(nodes, stored), photo(1, (6, 3, 12, 10)), options=Options(1.1, threads=1)).sites
+    assert [site.reason for site in sites] == ["planned", "left alone: no rank saves MACs here"]

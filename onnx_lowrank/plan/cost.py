@@ -1,6 +1,6 @@
 """What a convolution costs, as it is and in every factorised form, in multiply-accumulates (MACs) of one sample."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,11 @@ class ConvShape:
             return self.macs
         of_form: dict[str, Callable[..., Any]] = {"channel": self.channel, "spatial": self.spatial, "3d": self.three}
         return int(of_form[form](*ranks))
+
+    def lowest(self, forms: Iterable[str]) -> int:
+        """The least MACs that the layer can have: at rank 1 in some of these forms, or as it is."""
+        possible = [form for form in forms if form == "channel" or self.splits_in_space]
+        return min([self.macs, *(self.cost(form, (1,) * len(self.highest_ranks(form))) for form in possible)])
 
     def highest_ranks(self, form: str | None) -> tuple[int, ...]:
         """The ranks at which a form holds the whole kernel."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from onnx_lowrank.errors import DataError
@@ -38,8 +39,10 @@ class Plan:
 
     sites: tuple[SitePlan, ...]
 
-    def fitted(self, shapes: Mapping[str, ConvShape]) -> "Plan":
+    def fitted(self, shapes: Mapping[str, ConvShape], skipped: Mapping[str, str] = MappingProxyType({})) -> "Plan":
         """The plan for exactly these sites, in their order; sites that it does not name are left alone.
+
+        ``skipped`` holds the reasons, by name, why other convolutions are no sites.
 
         Raises
         ------
@@ -47,6 +50,10 @@ class Plan:
             Where it names a site that is not there, a form that its kernel cannot take, or a rank that is too high.
         """
         for site in self.sites:
+            if site.name in skipped:
+                if site.form is None:
+                    continue
+                raise DataError(f"the plan asks {site.name!r} for the form {site.form}; skipped: {skipped[site.name]}")
             if site.name not in shapes:
                 raise DataError(f"the plan names {site.name!r}, which is no convolution to factorise in this model")
             shape = shapes[site.name]

@@ -15,6 +15,7 @@ All then use up what is left of the budget by exchanging choices between layers,
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -136,15 +137,24 @@ def allocate(layers: Sequence[Layer], others: int, speedup: float, how: str) -> 
         Where even the lowest ranks everywhere are not enough.
     """
     before = others + sum(layer.alone for layer in layers)
-    lowest = sum(int(layer.costs[0]) for layer in layers)
-    budget = int(before / speedup) - others
-    if budget < lowest:
-        reach = before / (others + lowest)
+    check_reach(before, others + sum(int(layer.costs[0]) for layer in layers), speedup)
+    return ALLOCATIONS[how](layers, int(before / speedup) - others)
+
+
+def check_reach(before: int, lowest: int, speedup: float) -> None:
+    """Refuse a speedup that a network of so many MACs cannot have, if its lowest ranks leave ``lowest`` of them.
+
+    Raises
+    ------
+    TargetError
+        With the highest speedup that it can have, rounded down.
+    """
+    if int(before / speedup) < lowest:
+        reach = math.floor(100 * before / lowest) / 100
         raise TargetError(
             f"speedup {speedup:g} is out of reach: at the lowest ranks this model gets {reach:.2f}; "
             "lower --speedup or widen --include"
         )
-    return ALLOCATIONS[how](layers, budget)
 
 
 def _hull(layer: Layer) -> list[int]:
