@@ -1,6 +1,6 @@
 """The rewritten model against the original: outputs, accuracy on labelled samples, and the clock."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,31 +19,78 @@ Array = NDArray[Any]
 
 
 def compare_outputs(
-    before: Session, after: Session, source: Source, batches: Batches, progress: Progress
+    before: Session,
+    after: Session,
+    source: Source,
+    batches: Batches,
+    specs: tuple[Sequence[TensorSpec], Sequence[TensorSpec]],
+    progress: Progress,
+    note: Callable[[str], None],
 ) -> dict[str, OutputReport]:
     """Every floating-point output on the given samples.
+
+    Parameters
+    ----------
+    before, after
+        The two models.
+    source, batches
+        The samples.
+    specs
+        The model's declared inputs and outputs.
+    progress, note
+        Hear of every batch, and of every output that cannot be compared.
 
     Raises
     ------
     ValidationError
         Where the new model's output has another shape or type, or is not finite where the original's is.
     """
+    inputs, outputs = specs
+    # A name that an input's dimension bears too stands for a size that the input decides.
+    known = {side for spec in inputs for side in spec.shape or () if side is not None}
+    declared = {spec.name: spec.shape for spec in outputs}
     pairs: dict[str, list[tuple[Array, Array]]] = {name: [] for name in before.outputs}
     progress("validate", 0, len(batches))
     for done, batch in enumerate(batches, 1):
         feeds = source.feeds(batch)
-        reference, outputs = before(feeds), after(feeds)
-        for name, ref in reference.items():
-            out = outputs[name]
-            if out.shape != ref.shape or out.dtype != ref.dtype:
+        reference, answers = before(feeds), after(feeds)
+        for name in list(pairs):
+            ref, out = reference[name], answers[name]
+            if not isinstance(ref, np.ndarray):
+                note(f"output {name!r} is no tensor but a {type(ref).__name__}: it is not compared with the original's")
+                del pairs[name]
+            elif out.dtype != ref.dtype or _promised(declared[name], known, ref.shape, out.shape):
                 raise ValidationError(
                     f"output {name!r} became {out.dtype}{list(out.shape)}, it was {ref.dtype}{list(ref.shape)}: "
                     "nothing was written; please report this model"
                 )
-            if np.issubdtype(ref.dtype, np.floating):
+            elif out.shape != ref.shape:
+                note(
+                    f"output {name!r} has a size that depends on the data, {list(out.shape)} where the original has "
+                    f"{list(ref.shape)}: it is not compared with the original's"
+                )
+                del pairs[name]
+            elif np.issubdtype(ref.dtype, np.floating):
                 pairs[name].append((ref.astype(np.float64), out.astype(np.float64)))
         progress("validate", done, len(batches))
-    return {name: _compare(name, of_output) for name, of_output in pairs.items() if of_output}
+    compared = {name: _compare(name, of_output) for name, of_output in pairs.items() if of_output}
+    if not compared:
+        note("no floating-point output could be compared with the original's: measure the result with --test")
+    return compared
+
+
+def _promised(
+    declared: tuple[int | str | None, ...] | None, known: Container[object], ref: Sequence[int], out: Sequence[int]
+) -> bool:
+    """Whether two shapes differ where the model says what it is."""
+    if declared is None:
+        return False
+    if not len(declared) == len(ref) == len(out):
+        return True
+    return any(
+        one != other and (isinstance(side, int) or side in known)
+        for side, one, other in zip(declared, ref, out, strict=True)
+    )
 
 
 def _compare(name: str, pairs: Sequence[tuple[Array, Array]]) -> OutputReport:
@@ -113,8 +160,9 @@ def measure_accuracy(
         feeds = source.feeds(batch)
         for which, session in enumerate((before, after)):
             scores = session(feeds)[session.outputs[0]]
-            if scores.ndim != 2 or len(scores) != len(batch):
-                raise _no_scores(session.outputs[0], scores.shape)
+            shape = getattr(scores, "shape", ())  # a sequence or map has none
+            if len(shape) != 2 or len(scores) != len(batch):
+                raise _no_scores(session.outputs[0], shape)
             right[which] += int((scores.argmax(axis=1) == labels[list(batch)]).sum())
         progress("test", done, len(batches))
     count = sum(map(len, batches))

@@ -49,7 +49,7 @@ def live_tensors(graph: gs.Graph, at: int) -> tuple[str, ...]:
         model or made before `at` from them: inputs first, then in the order in which they are made. Outputs of the
         model that nobody reads any more are not among them.
     """
-    varying = _varying(graph)
+    varying = varying_tensors(graph)
     read = {name for node in graph.nodes[at:] for name in reads(node)}
     made = [tensor.name for tensor in graph.inputs]
     made += [tensor.name for node in graph.nodes[:at] for tensor in node.outputs]
@@ -86,7 +86,7 @@ def segment(
     """
     live = live_tensors(graph, start)
     wanted = [name for name in dict.fromkeys(outputs) if name not in set(live)]
-    varying = _varying(graph)
+    varying = varying_tensors(graph)
     kept, read = _needed(graph, wanted, set(live))
     for index in kept:
         names = [tensor.name for tensor in graph.nodes[index].outputs]
@@ -147,8 +147,8 @@ def _needed(graph: gs.Graph, wanted: Iterable[str], given: set[str]) -> tuple[li
     return sorted(kept), read
 
 
-def _varying(graph: gs.Graph) -> set[str]:
-    """Names of the tensors that depend on an input of the model, or on chance."""
+def varying_tensors(graph: gs.Graph) -> set[str]:
+    """Return the names of the tensors that depend on an input of the model, or on chance."""
     varying = {tensor.name for tensor in graph.inputs}
     for node in graph.nodes:
         if node.op in _RANDOM or not varying.isdisjoint(reads(node)):

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.graph.refusals import FIRST, first_convolutions, hidden_convolutions, is_convolution, obstacle
-from onnx_lowrank.graph.tensors import array, dtype
+from onnx_lowrank.graph.segments import varying_tensors
+from onnx_lowrank.graph.tensors import array, dtype, unique
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class ConvSite:
     Attributes
     ----------
     name
-        The node's name; the output tensor's name if the node has none, or shares it with another convolution.
+        The node's name; the output tensor's name if the node has none, or shares it with another convolution. No two
+        convolutions of a model have the same.
     input, output
         Names of the tensors that the convolution reads and makes (before the non-linearity).
     kernel
@@ -124,12 +127,13 @@ def find_sites(
     """
     wanted, unwanted = _pattern("--include", include), _pattern("--exclude", exclude)
     nodes = [node for node in graph.nodes if is_convolution(node)]
-    count = Counter(node.name for node in nodes)
-    first = first_convolutions(graph)
+    names, taken = _names(nodes)
+    first, varying = first_convolutions(graph), varying_tensors(graph)
     sites, skips = [], []
-    for node in nodes:
-        name = node.name if node.name and count[node.name] == 1 else node.outputs[0].name
+    for node, name in zip(nodes, names, strict=True):
         reason = obstacle(node)
+        if reason is None and node.inputs[0].name not in varying:
+            reason = "its input is constant"
         if reason is None and unwanted is not None and unwanted.search(name):
             reason = "excluded by --exclude"
         if reason is None and wanted is not None and not wanted.search(name):
@@ -140,8 +144,17 @@ def find_sites(
             sites.append(_site(graph, node, name))
         else:
             skips.append(Skip(name, reason))
-    skips += [Skip(name, reason) for name, reason in hidden_convolutions(graph)]
+    skips += [Skip(unique(name, taken), reason) for name, reason in hidden_convolutions(graph)]
     return tuple(sites), tuple(skips)
+
+
+def _names(nodes: Sequence[gs.Node]) -> tuple[list[str], set[str]]:
+    """Return a name for every node, no two the same, and all of them as a set."""
+    count = Counter(node.name for node in nodes)
+    taken = {name for name, times in count.items() if name and times == 1}
+    # An output's name may be another node's name.
+    names = [node.name if node.name in taken else unique(node.outputs[0].name, taken) for node in nodes]
+    return names, taken
 
 
 def _pattern(option: str, text: str | None) -> re.Pattern[str] | None:

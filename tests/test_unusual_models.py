@@ -1,0 +1,213 @@
+"""Models that are unlike a plain image classifier, from the file to the result."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from models_for_tests import IR, OPSET, build, conv, photo, relu, run_model, weights
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_lowrank import Result, compress
+from onnx_lowrank.errors import ModelError, ValidationError
+from onnx_lowrank.evaluation import compare_outputs
+from onnx_lowrank.interface import TensorSpec
+from onnx_lowrank.options import Options
+from onnx_lowrank.pipeline import plan_only
+from onnx_lowrank.progress import silent
+
+STEM = {"w1": weights(1, 8, 3, 3, 3), "w2": weights(2, 12, 8, 3, 3)}
+STEM_NODES = [conv("conv1", "x", "w1", "c1"), relu("c1", "r1"), conv("conv2", "r1", "w2", "c2"), relu("c2", "r2")]
+
+
+def run(model: onnx.ModelProto, count: int = 12, **options: Any) -> tuple[Result, list[str]]:
+    said: list[str] = []
+    data = photo(7, (count, 3, 12, 10))
+    return compress(model, data, 1.3, threads=1, warn=said.append, **options), said
+
+
+def skipped(result: Result) -> dict[str, str]:
+    return {skip.name: skip.reason for skip in result.report.skipped}
+
+
+def with_outputs(nodes: Sequence[Any], stored: dict[str, Any], outputs: Sequence[Any]) -> onnx.ModelProto:
+    model = build([*STEM_NODES, *nodes], STEM | stored, ())
+    model.graph.output.extend(outputs)
+    onnx.checker.check_model(model)
+    return model
+
+
+# ---- convolutions that do not see one image of every sample
+
+
+def patches() -> onnx.ModelProto:
+    """Behind the stem every image becomes four, of three channels each: conv3 sees 4N of them."""
+    stored = {"w3": weights(3, 9, 3, 3, 3), "to": np.array([-1, 3, 12, 10], np.int64)}
+    nodes = [helper.make_node("Reshape", ["r2", "to"], ["four"]), conv("conv3", "four", "w3", "y")]
+    return build([*STEM_NODES, *nodes], STEM | stored)
+
+
+def regions() -> onnx.ModelProto:
+    """Behind the stem conv3 sees every pixel with a positive response: how many there are depends on the data."""
+    stored = {"w3": weights(3, 9, 12, 1, 1), "axes": np.array([2, 3], np.int64), "zero": np.zeros((), np.float32)}
+    nodes = [
+        helper.make_node("ReduceMax", ["c2"], ["greatest"], axes=[1], keepdims=0),
+        helper.make_node("Greater", ["greatest", "zero"], ["which"]),
+        helper.make_node("NonZero", ["which"], ["where"]),
+        helper.make_node("Transpose", ["where"], ["indices"]),
+        helper.make_node("Transpose", ["r2"], ["last"], perm=[0, 2, 3, 1]),
+        helper.make_node("GatherND", ["last", "indices"], ["found"]),
+        helper.make_node("Unsqueeze", ["found", "axes"], ["region"]),
+        conv("conv3", "region", "w3", "y", pads=[0] * 4),
+    ]
+    return build([*STEM_NODES, *nodes], STEM | stored)
+
+
+@pytest.mark.parametrize("builder", [patches, regions])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_convolution_with_a_batch_of_its_own_is_skipped(builder: Any, symmetric: bool) -> None:
+    result, _ = run(builder(), symmetric=symmetric)
+    assert skipped(result)["conv3"] == "its batch is not the model's"
+    assert [site.name for site in result.report.sites] == ["conv2"]
+    assert not result.report.sites[0].kept
+    onnx.checker.check_model(result.model, full_check=True)
+
+
+def test_where_all_have_a_batch_of_their_own_nothing_is_left() -> None:
+    with pytest.raises(ModelError, match=r"nothing to factorise: .*its batch is not the model's"):
+        run(patches(), include="conv3")
+
+
+def test_a_convolution_of_constants_is_skipped() -> None:
+    stored = {"fixed": photo(3, (1, 8, 12, 10)), "two": np.array([2.0], np.float32), "w3": weights(3, 12, 8, 3, 3)}
+    nodes = [
+        helper.make_node("Mul", ["fixed", "two"], ["doubled"]),
+        conv("computed", "doubled", "w3", "c3"),
+        conv("stored", "fixed", "w3", "c4"),
+        helper.make_node("Sum", ["r2", "c3", "c4"], ["y"]),
+    ]
+    result, _ = run(build([*STEM_NODES, *nodes], STEM | stored))
+    reasons = skipped(result)
+    assert reasons["computed"] == reasons["stored"] == "its input is constant"
+
+
+def test_names_that_meet() -> None:
+    # The second has no name, and its output bears that of the third.
+    stored = {"w3": weights(3, 8, 12, 3, 3)}
+    nodes = [conv("conv1", "x", "w1", "c1"), relu("c1", "r1"), conv("", "r1", "w2", "b"), conv("b", "b", "w3", "y")]
+    result, _ = run(build(nodes, STEM | stored))
+    assert [site.name for site in result.report.sites] == ["b_2", "b"]
+
+
+# ---- outputs that cannot be compared
+
+
+def test_outputs_that_are_no_tensors_are_left_out() -> None:
+    sequence = helper.make_tensor_sequence_value_info("list", TensorProto.FLOAT, None)
+    plain = helper.make_tensor_value_info("r2", TensorProto.FLOAT, ["N", 12, None, None])
+    model = with_outputs([helper.make_node("SequenceConstruct", ["r1", "r2"], ["list"])], {}, [sequence, plain])
+    result, said = run(model)
+    assert result.report.outputs.keys() == {"r2"}
+    assert sum("output 'list' is no tensor but a list" in text for text in said) == 1
+
+
+def test_outputs_whose_number_of_rows_depends_on_the_data_are_left_out() -> None:
+    found = helper.make_tensor_value_info("values", TensorProto.FLOAT, [None])
+    nodes = [
+        helper.make_node("Greater", ["c2", "limit"], ["which"]),
+        helper.make_node("Compress", ["c2", "flat"], ["values"]),
+    ]
+    nodes.insert(1, helper.make_node("Reshape", ["which", "minus"], ["flat"]))
+    stored = {"limit": np.array(0.5, np.float32), "minus": np.array([-1], np.int64)}
+    result, said = run(with_outputs(nodes, stored, [found]))
+    assert result.report.outputs == {}
+    assert sum("output 'values' has a size that depends on the data" in text for text in said) == 1
+    assert any("no floating-point output could be compared" in text for text in said)
+
+
+def test_outputs_of_whole_numbers_are_not_compared() -> None:
+    best = helper.make_tensor_value_info("best", TensorProto.INT64, ["N", None, None])
+    result, said = run(with_outputs([helper.make_node("ArgMax", ["r2"], ["best"], axis=1, keepdims=0)], {}, [best]))
+    assert result.report.outputs == {}
+    assert sum("no floating-point output could be compared" in text for text in said) == 1
+
+
+@pytest.mark.parametrize(
+    ("declared", "refused"),
+    [((None, 4), False), (("rows", 4), False), (None, False), (("N", 4), True), ((3, 4), True), ((None, 4, 1), True)],
+)
+def test_a_size_that_the_model_declares_must_stay(declared: tuple[Any, ...] | None, refused: bool) -> None:
+    class Answers:
+        outputs = ("y",)
+
+        def __init__(self, rows: int) -> None:
+            self._rows = rows
+
+        def __call__(self, feeds: object) -> dict[str, Any]:
+            return {"y": np.zeros((self._rows, 4), np.float32)}
+
+    class Samples:
+        def feeds(self, batch: object) -> dict[str, Any]:
+            return {}
+
+    single = np.dtype(np.float32)
+    specs = [TensorSpec("x", single, ("N", 3))], [TensorSpec("y", single, declared)]
+    said: list[str] = []
+    before, after, source = Answers(3), Answers(2), Samples()
+    given: tuple[Any, ...] = (before, after, source, ((0,), (1,)), specs, silent, said.append)
+    if refused:
+        with pytest.raises(ValidationError, match="output 'y' became"):
+            compare_outputs(*given)
+    else:
+        assert compare_outputs(*given) == {}
+        assert len(said) == 2
+
+
+# ---- other types and layouts
+
+
+def test_a_model_of_half_precision() -> None:
+    nodes = [*STEM_NODES[:3], relu("c2", "y")]
+    stored = {name: numpy_helper.from_array(values.astype(np.float16), name) for name, values in STEM.items()}
+    graph = helper.make_graph(
+        nodes,
+        "half",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, ["N", 3, 12, 10])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, ["N", 12, 12, 10])],
+        list(stored.values()),
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+    data = photo(7, (40, 3, 12, 10)).astype(np.float16)
+    result = compress(model, data, 1.5, threads=1)
+    assert not result.report.sites[0].kept
+    assert {tensor.data_type for tensor in result.model.graph.initializer} == {TensorProto.FLOAT16}
+    fresh = photo(8, (4, 3, 12, 10)).astype(np.float16)
+    expected, found = (run_model(one, {"x": fresh})["y"].astype(np.float64) for one in (model, result.model))
+    assert np.square(found - expected).sum() < 0.3 * np.square(expected).sum()
+    blind = compress(model, data, 1.5, threads=1, solver="weights")
+    assert result.report.outputs["y"].relative_error < blind.report.outputs["y"].relative_error
+
+
+def test_a_model_with_channels_last() -> None:
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["first"], perm=[0, 3, 1, 2]),
+        conv("conv1", "first", "w1", "c1"),
+        *STEM_NODES[1:],
+        helper.make_node("Transpose", ["r2"], ["y"], perm=[0, 2, 3, 1]),
+    ]
+    model = build(nodes, STEM, input_shape=("N", 12, 10, 3), output_shape=("N", 12, 10, 12))
+    data = photo(7, (40, 12, 10, 3))
+    result = compress(model, data, 1.5, threads=1)
+    assert skipped(result).keys() == {"conv1"} and not result.report.sites[0].kept
+    fresh = {"x": photo(8, (4, 12, 10, 3))}
+    expected, found = (run_model(one, fresh)["y"] for one in (model, result.model))
+    assert np.square(found - expected).sum() < 0.3 * np.square(expected).sum()
+    blind = compress(model, data, 1.5, threads=1, solver="weights")
+    assert result.report.outputs["y"].relative_error < blind.report.outputs["y"].relative_error
+
+
+def test_a_model_above_2_gb_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnx_lowrank.graph.external._LARGEST", 1000)
+    with pytest.raises(ModelError, match="more than 2 GB of weights"):
+        plan_only(build([*STEM_NODES[:3], relu("c2", "y")], STEM), options=Options())
