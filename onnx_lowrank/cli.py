@@ -25,7 +25,8 @@ from onnx_lowrank import console as draw
 from onnx_lowrank import pipeline
 from onnx_lowrank.arguments import PROGRAM, arguments
 from onnx_lowrank.errors import DataError, EnvironmentFault, LowRankError, UsageError
-from onnx_lowrank.graph.save import check_writable
+from onnx_lowrank.graph.load import weights_files
+from onnx_lowrank.graph.save import check_writable, data_file
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import silent
@@ -56,6 +57,14 @@ def _check_files(args: argparse.Namespace) -> None:
                 raise UsageError(f"{other} and {name} are the same file, {path}: choose another name for {name}")
         if path:
             check_writable(path)
+    places = [(name, path) for name, path in written.items() if path]
+    places += [("OUT's weights", data_file(path)) for name, path in places if name == "OUT"]
+    # Usually none of them is there, and a large model need not be read twice.
+    existing = [(name, path) for name, path in places if path.exists()]
+    weights = weights_files(args.model) if existing else ()
+    for name, path in existing:
+        if any(_same(path, other) for other in weights):
+            raise UsageError(f"{name} would replace {path}, which holds weights of IN: choose another name")
 
 
 def _write(path: Path, text: str) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+from models_for_tests import plain
 
 from onnx_lowrank import cli
 
@@ -90,3 +92,43 @@ def test_a_provider_that_is_not_there(refuses: Callable[..., str]) -> None:
 def test_a_plan_for_another_model(refuses: Callable[..., str]) -> None:
     Path("plan.json").write_text('{"schema": 1, "sites": [{"name": "elsewhere", "form": "channel", "ranks": [3]}]}')
     assert "elsewhere" in refuses(3, "in.onnx", "out.onnx", "--data", "data.npy", "--plan", "plan.json")
+
+
+@pytest.mark.parametrize(
+    ("weights", "line", "said"),
+    [
+        ("out.onnx.data", ["out.onnx"], "OUT's weights would replace out.onnx.data"),
+        ("in.onnx.data", ["in.onnx.data"], "OUT would replace in.onnx.data"),
+        ("in.onnx.data", ["out.onnx", "--report", "in.onnx.data"], "--report would replace in.onnx.data"),
+    ],
+)
+def test_the_weights_beside_the_input_are_not_overwritten(
+    weights: str, line: list[str], said: str, refuses: Callable[..., str]
+) -> None:
+    onnx.save(plain(), "in.onnx", save_as_external_data=True, location=weights, size_threshold=0)
+    assert said in refuses(2, "in.onnx", *line, "--data", "data.npy")
+
+
+def test_old_weights_of_the_output_are_replaced() -> None:
+    onnx.save(plain(), "in.onnx", save_as_external_data=True, location="in.bin", size_threshold=0)
+    Path("out.onnx.data").write_bytes(b"old")
+    assert cli.main(["in.onnx", "out.onnx", "--data", "data.npy", "--speedup", "1.5", "--quiet"]) == 0
+    assert Path("out.onnx.data").stat().st_size > 3
+
+
+@pytest.mark.parametrize("given", [["--speedup", "100"], ["--plan", "plan.json"]])
+def test_what_cannot_be_is_refused_before_the_network_is_profiled(
+    given: list[str], refuses: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*_: object) -> None:
+        raise AssertionError("work was done")
+
+    monkeypatch.setattr("onnx_lowrank.pipeline.collect_targets", work)
+    Path("plan.json").write_text('{"schema": 1, "sites": [{"name": "conv2", "form": "channel", "ranks": [99]}]}')
+    refuses(3 if "--plan" in given else 4, "in.onnx", "out.onnx", "--data", "data.npy", *given)
+
+
+def test_a_plan_for_a_skipped_convolution_hears_why(refuses: Callable[..., str]) -> None:
+    Path("plan.json").write_text('{"schema": 1, "sites": [{"name": "conv2", "form": "channel", "ranks": [3]}]}')
+    line = refuses(3, "in.onnx", "out.onnx", "--data", "data.npy", "--plan", "plan.json", "--exclude", "conv2")
+    assert "conv2" in line and "excluded by --exclude" in line

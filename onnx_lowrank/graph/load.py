@@ -83,6 +83,17 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
     return LoadedModel(proto, path, hashlib.sha256(data).hexdigest(), size, bool(external))
 
 
+def weights_files(path: Path) -> set[Path]:
+    """Return the files beside a model that hold its weights; none where the model cannot be read."""
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except (OSError, ValueError, DecodeError):
+        return set()
+    external = (tensor for tensor in _tensors(proto.graph) if external_data_helper.uses_external_data(tensor))
+    return {path.parent / external_data_helper.ExternalDataInfo(tensor).location for tensor in external}
+
+
 def _from_memory(model: onnx.ModelProto) -> LoadedModel:
     where = "the given ModelProto"
     _refuse_empty(model, where)

@@ -115,6 +115,11 @@ def write(proto: onnx.ModelProto, path: str | os.PathLike[str], *, external_data
         raise EnvironmentFault(_complaint(target, error)) from error
 
 
+def data_file(model: Path) -> Path:
+    """Return the file beside a model to which its weights go if they are not in it."""
+    return model.with_name(model.name + ".data")
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Find out, before the work is done, whether a file can be written; nothing is left there.
 
@@ -156,7 +161,7 @@ def _beside(target: Path) -> Path:
 def _write(proto: onnx.ModelProto, target: Path, external: bool) -> None:
     with contextlib.ExitStack() as cleaning:
         new_model, new_data, old_data = (_temporary(target, cleaning) for _ in range(3))
-        data = target.with_name(target.name + ".data")
+        data = data_file(target)
         if external:
             with new_data.open("xb") as stream:
                 proto = externalise(proto, stream, data.name)
