@@ -1,0 +1,85 @@
+"""What a run takes from the machine and gives back: temporary files, progress, and nothing of chance."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models_for_tests import photo, residual
+
+from onnx_lowrank import compress, walk
+from onnx_lowrank.frontier import Frontier
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL, CALIBRATION = ROOT / "models" / "mnist_vgg.onnx", ROOT / "models" / "mnist_calib.npz"
+
+
+def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    written = []
+    for salt in ("1", "2"):
+        out = tmp_path / f"{salt}.onnx"
+        command = [sys.executable, "-m", "onnx_lowrank", str(MODEL), str(out), f"--data={CALIBRATION}", "--images=10"]
+        # Sets of names come in another order in each; the threads are those that a user gets.
+        environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment | {"PYTHONHASHSEED": salt}, capture_output=True, encoding="utf-8"
+        )
+        assert done.returncode == 0, done.stderr
+        written.append(out.read_bytes())
+    assert written[0] == written[1]
+
+
+class Watch:
+    """A progress that looks into the temporary folder at every step of the walk, and may fail there."""
+
+    def __init__(self, folder: Path, fail: bool) -> None:
+        self.folder, self.fail, self.seen = folder, fail, set[str]()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        found = {path.name for path in self.folder.rglob("*.npz")} if stage == "factorise" else set()
+        self.seen |= found
+        if self.fail and found:
+            raise InterruptedError
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_activations_go_to_temporary_files_and_these_are_removed(
+    fail: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    # The least that a user can ask for still holds the activations of a small model: here there is none at all.
+    monkeypatch.setattr(walk, "Frontier", lambda graph, s, o, memory, macs: Frontier(graph, s, o, 0, macs))
+    watch = Watch(tmp_path, fail)
+    try:
+        compress(MODEL, CALIBRATION, 4, images=20, threads=1, solver="linear", form="channel", progress=watch)
+    except InterruptedError:
+        assert fail
+    else:
+        assert not fail
+    assert watch.seen
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_least_memory_is_kept_to_with_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    watch = Watch(tmp_path, fail=False)
+    compress(MODEL, CALIBRATION, 4, images=40, threads=1, solver="linear", memory=1 << 20, progress=watch)
+    assert watch.seen
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("solver", ["linear", "weights"])
+def test_every_stage_begins_and_ends(solver: str) -> None:
+    steps: dict[str, list[tuple[int, int]]] = {}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        steps.setdefault(stage, []).append((done, total))
+
+    compress(residual(), photo(1, (12, 3, 12, 10)), 1.5, threads=1, solver=solver, progress=progress)
+    assert list(steps) == ["load", "data", "profile", "plan", "factorise", "validate", "latency"]
+    for stage, reported in steps.items():
+        assert reported[0][0] == 0, stage
+        assert np.equal(*reported[-1]), stage
