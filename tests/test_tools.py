@@ -69,3 +69,29 @@ def test_an_error_of_the_command_ends_the_tool_with_its_exit_code() -> None:
     assert done.returncode == 4
     assert "out of reach" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_ablation_measures_each_row_once(tmp_path: Path) -> None:
+    files = [f"--calibration={MODELS / 'mnist_calib.npz'}", f"--validation={MODELS / 'mnist_test.npz'}"]
+    fixed = ["--preprocess=unit", "--forms=channel", "--ranks=exact", "--images=16", "--limit=50"]
+    choices = ["--speedups=2", "--solvers=weights,linear", "--inputs=symmetric", f"--out={tmp_path}"]
+    command = ("ablation.py", str(MODELS / "mnist_vgg.onnx"), *files, *fixed, *choices)
+    first = run(*command)
+    assert first.returncode == 0, first.stderr
+    header, *rows = (tmp_path / "rows.csv").read_text(encoding="utf-8").splitlines()
+    assert header.startswith("speedup,form,ranks,solver,inputs,conv_macs,relative_error,agreement,top1,seconds")
+    assert [row.split(",")[:5] for row in rows] == [
+        ["2.0", "channel", "exact", solver, "symmetric"] for solver in ("weights", "linear")
+    ]
+    for row in rows:
+        macs, error, agreement, top1, seconds = map(float, row.split(",")[5:])
+        assert 2 <= macs <= 2.02 and 0 < error < 1 and seconds > 0
+        assert 0.5 < agreement <= 1 and 0.5 < top1 <= 1
+    # Rows that were measured again would have taken other seconds.
+    again = run(*command[:-3], "--solvers=weights,linear,nonlinear", *command[-2:])
+    assert again.returncode == 0, again.stderr
+    header_now, *rows_now = (tmp_path / "rows.csv").read_text(encoding="utf-8").splitlines()
+    assert (header_now, rows_now[:2]) == (header, rows) and len(rows_now) == 3
+    assert rows_now[2].split(",")[3] == "nonlinear"
+    assert again.stderr.count("Row(") == 1
+    assert again.stdout == (tmp_path / "table.md").read_text(encoding="utf-8")
