@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def test_a_run_prints_its_tables_and_what_it_wrote(capsys: pytest.CaptureFixture
         "3→64",
         "Relu",
         NONE,
+        NONE,
         "86.7 M",
         "86.7 M",
         "100.0%",
@@ -47,6 +49,7 @@ def test_a_run_prints_its_tables_and_what_it_wrote(capsys: pytest.CaptureFixture
         "3×3",
         "64→64",
         NONE,
+        "channel",
         "20",
         "1.85 G",
         "620 M",
@@ -90,7 +93,7 @@ def test_quiet_prints_warnings_only(pipeline_does: Install, capsys: pytest.Captu
 def test_a_dry_run_prints_the_plan_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*ARGUMENTS, "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert rows(out)["conv1"][3] == "20" and rows(out)["conv MACs"][-1] == "4.01× fewer"
+    assert rows(out)["conv1"][3:5] == ["channel", "20"] and rows(out)["conv MACs"][-1] == "4.01× fewer"
     assert "dry run: 4.01× fewer conv MACs, " in out.splitlines()[-1]
     assert files() == {"in.onnx"}
 
@@ -107,6 +110,17 @@ def test_a_plan_is_saved_and_replayed(pipeline_does: Install) -> None:
     assert files() == {"in.onnx", "plan.json"}
     assert cli.main([*ARGUMENTS, "--plan", "plan.json"]) == 0
     assert seen == [PLAN]
+
+
+def test_a_replayed_plan_has_no_speedup_to_print(pipeline_does: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    class Replayed(Result):
+        report = replace(Result.report, speedup=replace(Result.report.speedup, requested=None))
+
+    Path("plan.json").write_text(PLAN.to_json())
+    pipeline_does(lambda *_, **__: Replayed())
+    assert cli.main([*ARGUMENTS, "--plan", "plan.json", "--report", "report.json"]) == 0
+    assert "wrote out.onnx: 4.01× fewer conv MACs, " in capsys.readouterr().out
+    assert json.loads(Path("report.json").read_text())["speedup"]["requested"] is None
 
 
 def test_it_runs_in_another_thread() -> None:
