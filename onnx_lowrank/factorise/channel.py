@@ -29,6 +29,6 @@ def compose(kernel: Array, solution: LowRankMap) -> Factorization:
 
 
 def weight_energies(kernel: Array) -> Array:
-    """Squared singular values of the kernel as a d×ckk matrix, descending, [d]; zeros beyond its rank."""
-    s = np.linalg.svd(kernel.reshape(len(kernel), -1), compute_uv=False)
-    return np.pad(np.square(s), (0, len(kernel) - len(s)))
+    """Squared singular values of the kernel as a d×ckk matrix, descending, [d]."""
+    W = kernel.reshape(len(kernel), -1)
+    return np.maximum(np.linalg.eigvalsh(W @ W.T)[::-1], 0)
