@@ -21,7 +21,7 @@ FORMS = ("channel", "spatial", "3d")
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer's choices, by ascending cost and log-energy; the last one is to leave it alone.
+    """One layer's choices, by rising cost and never falling log-energy; the last one is to leave it alone.
 
     Attributes
     ----------
