@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.factorise.factors import Factorization
@@ -28,6 +29,10 @@ from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime import Opener
 
 Array = NDArray[Any]
+
+SMALL = 256
+"""Regressors and responses below which one thread multiplies as fast as several. Several wait for one another by
+spinning, which on a machine that does something else too takes many times longer."""
 
 
 @dataclass(frozen=True)
@@ -108,5 +113,7 @@ def _solve(
         # Whole patches are many times larger than the regressors that a form makes of them.
         parts.append(form.regressors(site_patches(site, x, where)))
     rows = Rows(np.concatenate(parts), target.rows, sampling.judging_rows(len(target.rows)))
-    best = fit(rows, form.prior, form.rank, site.activation, nonlinear=options.solver == "nonlinear")
+    few = 1 if max(form.prior.shape) < SMALL else None
+    with ThreadpoolController().limit(limits=few, user_api="blas"):
+        best = fit(rows, form.prior, form.rank, site.activation, nonlinear=options.solver == "nonlinear")
     return Solution(form.compose(best.map), best, len(rows.targets))
