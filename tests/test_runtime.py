@@ -1,0 +1,91 @@
+"""ONNX Runtime as it is found on a machine: installations, providers, models and inputs that it refuses."""
+
+import importlib.metadata
+import sys
+from types import ModuleType
+
+import numpy as np
+import onnxruntime
+import pytest
+from models_for_tests import photo, plain
+
+from onnx_lowrank import runtime
+from onnx_lowrank.errors import EnvironmentFault, ModelError, UsageError
+
+CPU = ("CPUExecutionProvider",)
+
+
+class Distribution:
+    def __init__(self, name: str) -> None:
+        self.metadata = {"Name": name}
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: [Distribution(name) for name in names])
+
+
+def test_one_installation_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, "numpy", "onnxruntime-gpu")
+    warnings: list[str] = []
+    runtime.check_installation(warnings.append)
+    assert warnings == []
+
+
+def test_two_distributions_on_top_of_each_other_are_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, "onnxruntime", "onnxruntime-gpu")
+    warnings: list[str] = []
+    runtime.check_installation(warnings.append)
+    (text,) = warnings
+    assert "overwrite each other" in text and "pip uninstall -y onnxruntime onnxruntime-gpu" in text
+
+
+@pytest.mark.parametrize(
+    ("names", "what"), [(("onnxruntime", "onnxruntime-gpu"), "cannot be imported"), ((), "not installed")]
+)
+def test_what_uninstalling_one_of_two_leaves_behind(
+    monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], what: str
+) -> None:
+    installed(monkeypatch, *names)
+    monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))  # an empty package
+    with pytest.raises(EnvironmentFault, match=what) as caught:
+        runtime.check_installation(lambda text: None)
+    assert "pip uninstall" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_providers_have_short_names_and_unknown_ones_are_refused() -> None:
+    assert runtime.provider_names(["cpu"]) == runtime.provider_names(CPU) == CPU
+    with pytest.raises(UsageError, match=r"'warp'.*cpu"):
+        runtime.provider_names(["warp"])
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="this ONNX Runtime knows no CUDA"
+)
+def test_a_provider_that_cannot_run_is_refused_rather_than_replaced() -> None:
+    model = plain().SerializeToString()
+    both = runtime.Session(model, ("CUDAExecutionProvider", *CPU), 1, "the model")
+    if both.provider != CPU[0]:
+        pytest.skip("CUDA runs here")
+    with pytest.raises(EnvironmentFault, match="CUDAExecutionProvider cannot run on this machine"):
+        runtime.Session(model, ("CUDAExecutionProvider",), 1, "the model")
+
+
+def test_a_model_or_an_input_that_the_runtime_refuses_is_one_line() -> None:
+    with pytest.raises(ModelError, match="cannot load the model") as caught:
+        runtime.Session(b"no model", CPU, 1, "the model")
+    assert "\n" not in str(caught.value)
+    session = runtime.Session(plain().SerializeToString(), CPU, 1, "the model")
+    with pytest.raises(ModelError, match="cannot run the model") as caught:
+        session({"x": np.zeros((1, 2, 3), np.float32)})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_session_names_its_outputs_and_the_provider_that_runs() -> None:
+    session = runtime.Session(plain().SerializeToString(), CPU, 1, "the model", spinning=False)
+    assert session.provider == CPU[0]
+    assert tuple(session({"x": photo()})) == session.outputs
+
+
+def test_latencies_are_medians_of_runs_in_turn() -> None:
+    sessions = [runtime.Session(plain().SerializeToString(), CPU, 1, "the model") for _ in range(2)]
+    assert all(value > 0 for value in runtime.median_milliseconds(sessions, {"x": photo()}, rounds=3))
