@@ -6,6 +6,7 @@ tensors that do not fit in memory are recomputed from the last cut where that is
 """
 
 import contextlib
+import mmap
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,10 @@ CHEAP_SHARE = 0.01
 
 RECOMPUTE_SHARE = 0.05
 """The same share where the alternative is the disk."""
+
+
+LARGE = 1 << 20
+"""Bytes from which a held tensor gets memory of its own."""
 
 
 class Frontier:
@@ -123,7 +128,7 @@ class _Store:
 
     def write(self, batch: int, tensors: Feeds) -> None:
         if self._folder is None:
-            self._held[batch] = tensors
+            self._held[batch] = {name: _apart(value) for name, value in tensors.items()}
             self.bytes += sum(value.nbytes for value in tensors.values())
         else:
             np.savez(self._folder / f"{batch}.npz", **{f"_{name}": value for name, value in tensors.items()})  # type: ignore[arg-type]
@@ -139,3 +144,16 @@ class _Store:
             self._held.pop(batch)
         else:
             (self._folder / f"{batch}.npz").unlink()
+
+
+def _apart(value: Array) -> Array:
+    """A copy in memory of its own, which goes back to the system when it is dropped.
+
+    From the heap it would stay with the process, where the tensors of the next cut, of other sizes, leave gaps: two cuts
+    would then take the memory of both.
+    """
+    if value.nbytes < LARGE:
+        return value
+    apart = np.frombuffer(mmap.mmap(-1, value.nbytes), value.dtype).reshape(value.shape)
+    apart[...] = value
+    return apart

@@ -23,8 +23,8 @@ from onnx_lowrank.runtime import Opener
 
 Array = NDArray[Any]
 
-ROWS_PER_FILTER, FEWEST_ROWS, MOST_ROWS = 60, 10_000, 45_000
-"""How many rows a regression should have: several times its unknowns per response, within reason."""
+ROWS_PER_FILTER, FEWEST_ROWS, MOST_ROWS = 90, 30_000, 45_000
+"""How many rows a layer should have: many times its unknowns per response, within reason."""
 
 COLUMN_SAMPLES, COLUMN_PATCHES = 40, 4_000
 """From how many samples and patches the covariance of a site's columns is estimated; a patch holds several columns."""

@@ -16,8 +16,9 @@ from threadpoolctl import ThreadpoolController
 
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.factorise.factors import Factorization
-from onnx_lowrank.factorise.fit import Fit, Rows, fit
+from onnx_lowrank.factorise.fit import Fit
 from onnx_lowrank.factorise.forms import Form, from_weights, make_form
+from onnx_lowrank.factorise.solve import solve
 from onnx_lowrank.factorise.spatial import Columns
 from onnx_lowrank.frontier import Frontier
 from onnx_lowrank.graph.rewrite import rewrite
@@ -33,6 +34,10 @@ Array = NDArray[Any]
 SMALL = 256
 """Regressors and responses below which one thread multiplies as fast as several. Several wait for one another by
 spinning, which on a machine that does something else too takes many times longer."""
+
+
+OVERHEAD = 700 << 20
+"""Bytes of the process itself: the libraries, the model, and the runtime's buffers for one batch."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,9 @@ def walk(
     ]
     solutions: dict[str, Solution] = {}
     current = dict(macs)
-    spare = max(0, options.memory - sum(target.rows.nbytes for target in targets.values()))
+    rows = sum(target.rows.nbytes for target in targets.values())
+    solving = max((_solving_bytes(site, form, targets[site.name]) for site, form in todo if targets), default=0)
+    spare = max(0, options.memory - OVERHEAD - rows - solving)
     progress("factorise", 0, len(todo))
     with Frontier(graph, sampling, open_session, spare, current) as frontier:
         for done, (site, form) in enumerate(todo, 1):
@@ -103,17 +110,29 @@ def walk(
     return Walked(solutions, frontier.macs_executed)
 
 
+def _solving_bytes(site: ConvSite, form: Form, target: Targets) -> int:
+    """What solving a site holds at once: its inputs, and the regressors and targets in two orders."""
+    d, p = form.prior.shape
+    inputs = p if form.first is None else site.kernel[0].size
+    return 4 * len(target.rows) * (inputs + 2 * p + 2 * d)
+
+
 def _solve(
     frontier: Frontier, site: ConvSite, form: Form, target: Targets, sampling: Sampling, options: Options
 ) -> Solution:
-    parts = []
+    inputs = None
+    made = 0
     for b, x in enumerate(frontier.visit(site)):
         size = site.output_size(x.shape[2], x.shape[3])
         where = sampling.positions(site.name, b, size, target.per_sample)
-        # Whole patches are many times larger than the regressors that a form makes of them.
-        parts.append(form.regressors(site_patches(site, x, where)))
-    rows = Rows(np.concatenate(parts), target.rows, sampling.judging_rows(len(target.rows)))
+        part = form.inputs(site_patches(site, x, where))
+        if inputs is None:
+            inputs = np.empty((len(target.rows), *part.shape[1:]), np.float32)
+        inputs[made : made + len(part)] = part
+        made += len(part)
+    assert inputs is not None
+    judges = sampling.judging_rows(len(target.rows))
     few = 1 if max(form.prior.shape) < SMALL else None
     with ThreadpoolController().limit(limits=few, user_api="blas"):
-        best = fit(rows, form.prior, form.rank, site.activation, nonlinear=options.solver == "nonlinear")
-    return Solution(form.compose(best.map), best, len(rows.targets))
+        chain, best = solve(form, inputs, target.rows, judges, site.activation, nonlinear=options.solver == "nonlinear")
+    return Solution(form.compose(chain), best, len(target.rows))

@@ -29,6 +29,11 @@ def apply(activation: str | None, y: Array) -> Array:
     return np.maximum(y, 0) if activation == "Relu" else y
 
 
+def slope(activation: str | None, y: Array) -> Array:
+    """r′(y), elementwise, in the type of y."""
+    return np.asarray(y > 0, y.dtype) if activation == "Relu" else np.ones_like(y)
+
+
 def z_step(activation: str, target: Array, prediction: Array, weight: float) -> Array:
     """The minimising auxiliary responses.
 

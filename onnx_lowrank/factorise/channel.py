@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lowrank.factorise.descent import Chain
 from onnx_lowrank.factorise.factors import Factorization, Stage
-from onnx_lowrank.factorise.regression import LowRankMap
 
 Array = NDArray[Any]
 
@@ -20,12 +20,12 @@ def responses(patches: Array, kernel: Array) -> Array:
     return np.asarray(patches.reshape(len(patches), -1) @ kernel.reshape(len(kernel), -1).T.astype(patches.dtype))
 
 
-def compose(kernel: Array, solution: LowRankMap) -> Factorization:
-    """The two convolutions that a map of the responses stands for."""
+def compose(kernel: Array, chain: Chain) -> Factorization:
+    """The two convolutions that factors of a map of the responses stand for."""
     d = len(kernel)
-    first = (solution.right @ kernel.reshape(d, -1)).reshape(-1, *kernel.shape[1:])
-    second = solution.left[:, :, None, None]
-    return Factorization("channel", (Stage(first, True, True), Stage(second, False, False)), solution.bias)
+    first = (chain.first @ kernel.reshape(d, -1)).reshape(-1, *kernel.shape[1:])
+    second = chain.rest[0][:, :, None, None]
+    return Factorization("channel", (Stage(first, True, True), Stage(second, False, False)), chain.bias)
 
 
 def weight_energies(kernel: Array) -> Array:

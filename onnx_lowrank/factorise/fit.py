@@ -67,16 +67,19 @@ class Rows:
 class Fit:
     """The chosen map and what the judges said.
 
+    ``map`` is solved on all samples, ``judged`` is the same candidate as the judges saw it, without their rows;
     ``error_linear`` and ``error_nonlinear`` are Σ(r(y) − r(ŷ))² / Σ r(y)² over the judging rows, of the best linear
     and the best nonlinear candidate (None where none was tried); ``ridge`` is infinite where the symmetric map won;
-    ``iterations`` is 0 for a linear winner.
+    ``iterations`` is 0 for a linear winner; ``epochs`` counts the passes over the rows in which all factors were refined.
     """
 
     map: LowRankMap
+    judged: LowRankMap
     error_linear: float
     error_nonlinear: float | None
     ridge: float
     iterations: int
+    epochs: float = 0.0
 
     @property
     def description(self) -> str:
@@ -84,7 +87,7 @@ class Fit:
         if np.isinf(self.ridge):
             return "the symmetric solution: too few samples to do better"
         kind = f"nonlinear, {self.iterations} iterations" if self.iterations else "linear"
-        return f"{kind}, ridge {self.ridge:g}"
+        return f"{kind}, ridge {self.ridge:g}" + (f", refined in {self.epochs:g} epochs" if self.epochs else "")
 
 
 def fit(rows: Rows, prior: Array, rank: int, activation: str | None, *, nonlinear: bool) -> Fit:
@@ -130,11 +133,12 @@ def fit(rows: Rows, prior: Array, rank: int, activation: str | None, *, nonlinea
     everything = problem
     if divided:
         everything = _Problem(X, target, moments + Moments.of(X[judging], Y[judging]), prior, rank, activation)
+    judged = start or problem.linear(ridge)
     if start:
         *_, solution = everything.alternate(ridge, SCHEDULE[iterations - 1 : iterations] * LAST, start)
     else:
         solution = everything.linear(ridge)
-    return Fit(solution.shifted(shift), error_linear, error_nonlinear, ridge, iterations)
+    return Fit(solution.shifted(shift), judged.shifted(shift), error_linear, error_nonlinear, ridge, iterations)
 
 
 def _best_ridge(problem: "_Problem", judge: "_Judge") -> tuple[float, float]:
@@ -168,7 +172,10 @@ def _best_alternation(problem: "_Problem", judge: "_Judge", start: float) -> tup
             here += direction
     probe(here)
     states, judged = runs[here]
-    judged += [(judge(state), state) for state in states]
+    for state in states:
+        judged.append((judge(state), state))
+        if judged[-1][0] > judged[-2][0]:
+            break  # from here on it would fit the noise
     least = min(range(len(judged)), key=lambda i: judged[i][0])
     return RIDGES[here], judged[least][0], least + 1, judged[least][1]
 

@@ -1,7 +1,8 @@
 """The forms of a factorised convolution, each as the one regression problem that solves it.
 
-From a site's sampled patches x̂ (n, c, k, l) and targets, every form takes regressors that its fixed first kernel makes,
-a rank, and the map H₀ that the weights alone give; the solution becomes a chain of convolutions:
+From a site's sampled patches x̂ (n, c, k, l) and targets, every form takes regressors that its first kernel makes, a rank,
+and the map H₀ that the weights alone give; the solution becomes a chain of factors, which may be refined together, and
+then a chain of convolutions:
 
     form      regressors                    rank   H₀
     channel   W x̂ (d)                       d'     I
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.factorise import channel, spatial
+from onnx_lowrank.factorise.descent import Chain, features
 from onnx_lowrank.factorise.factors import Factorization
 from onnx_lowrank.factorise.regression import LowRankMap, leading_subspace
 
@@ -29,20 +31,30 @@ class Form:
 
     Attributes
     ----------
-    regressors
-        Patches [n, c, k, l] → rows [n, p].
+    inputs
+        Patches [n, c, k, l] → what the form reads of them, [n, s, q]: s columns of q numbers.
+    first
+        [r, q], the fixed first factor that makes the regressors; None where the inputs are the regressors.
     prior
         H₀, [d, p].
     rank
         Of the map from the regressors to the d responses.
+    chain
+        The map → all factors.
     compose
-        The map → the chain of convolutions.
+        The factors → the chain of convolutions.
     """
 
-    regressors: Callable[[Array], Array]
+    inputs: Callable[[Array], Array]
+    first: Array | None
     prior: Array
     rank: int
-    compose: Callable[[LowRankMap], Factorization]
+    chain: Callable[[LowRankMap], Chain]
+    compose: Callable[[Chain], Factorization]
+
+    def regressors(self, inputs: Array) -> Array:
+        """Rows [n, p] for the inputs [n, s, q]."""
+        return inputs.reshape(len(inputs), -1) if self.first is None else features(inputs, self.first)
 
 
 def make_form(name: str, kernel: Array, ranks: tuple[int, ...], columns: spatial.Columns | None) -> Form:
@@ -53,18 +65,27 @@ def make_form(name: str, kernel: Array, ranks: tuple[int, ...], columns: spatial
     d, _, height, width = kernel.shape
     if name == "channel":
         return Form(
-            lambda patches: channel.responses(patches, kernel),
+            lambda patches: channel.responses(patches, kernel)[:, None, :],
+            None,
             np.eye(d),
             ranks[0],
-            lambda solution: channel.compose(kernel, solution),
+            lambda solution: Chain(solution.right, (solution.left,), solution.bias),
+            lambda chain: channel.compose(kernel, chain),
         )
     assert columns is not None
-    vertical = columns.vertical(height, ranks[0])
+    first = columns.filters[: ranks[0]]
+
+    def chain(solution: LowRankMap) -> Chain:
+        rest = (solution.right, solution.left) if name == "3d" else (solution.left @ solution.right,)
+        return Chain(first, rest, solution.bias)
+
     return Form(
-        lambda patches: spatial.features(patches, vertical),
+        spatial.columns_of,
+        first,
         columns.prior(ranks[0]),
         ranks[1] if name == "3d" else d,
-        lambda solution: spatial.compose(vertical, solution, width, name),
+        chain,
+        lambda chain: spatial.compose(chain, height, width, name),
     )
 
 
@@ -77,4 +98,4 @@ def from_weights(form: Form, kernel: Array, bias: Array) -> Factorization:
     d = len(kernel)
     W = kernel.reshape(d, -1)
     U = leading_subspace(W @ W.T, form.rank)
-    return form.compose(LowRankMap(U, U.T @ form.prior, bias))
+    return form.compose(form.chain(LowRankMap(U, U.T @ form.prior, bias)))

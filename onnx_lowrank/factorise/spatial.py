@@ -20,8 +20,8 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from onnx_lowrank.factorise.descent import Chain
 from onnx_lowrank.factorise.factors import Factorization, Stage
-from onnx_lowrank.factorise.regression import LowRankMap
 
 Array = NDArray[Any]
 
@@ -46,10 +46,6 @@ class Columns:
     energies: Array
     filters: Array
     horizontal: Array
-
-    def vertical(self, kernel_height: int, rank: int) -> Array:
-        """The k×1 kernel [d'', c, k, 1]."""
-        return self.filters[:rank].reshape(rank, -1, kernel_height, 1)
 
     def prior(self, rank: int) -> Array:
         """H as a map of the regressors, [d, l·d'']: the 1×l kernel that the weights alone give."""
@@ -99,22 +95,19 @@ def cut(kernel: Array, covariance: Array | None) -> Columns:
     return Columns(energies[:m], filters, horizontal)
 
 
-def features(patches: Array, vertical: Array) -> Array:
-    """f, [n, l·d'']: the k×1 kernel [d'', c, k, 1] on every column of patches [n, c, k, l]."""
+def columns_of(patches: Array) -> Array:
+    """The columns of patches [n, c, k, l], as [n, l, c·k]."""
     n, c, k, width = patches.shape
-    V = vertical.reshape(len(vertical), c * k).astype(patches.dtype)
-    columns = patches.transpose(0, 3, 1, 2).reshape(n * width, c * k)
-    return np.asarray((columns @ V.T).reshape(n, width * len(V)))
+    return np.ascontiguousarray(patches.transpose(0, 3, 1, 2)).reshape(n, width, c * k)
 
 
-def compose(vertical: Array, solution: LowRankMap, width: int, form: str) -> Factorization:
-    """The convolutions that a map of f stands for: 1×l and 1×1 for "3d", both in one 1×l for "spatial"."""
-    if form == "spatial":
-        horizontal = Stage(_kernel(solution.left @ solution.right, width), False, True)
-        return Factorization(form, (Stage(vertical, True, False), horizontal), solution.bias)
-    horizontal = Stage(_kernel(solution.right, width), False, True)
-    last = Stage(solution.left[:, :, None, None], False, False)
-    return Factorization(form, (Stage(vertical, True, False), horizontal, last), solution.bias)
+def compose(chain: Chain, height: int, width: int, form: str) -> Factorization:
+    """The convolutions that factors on the columns stand for: k×1, 1×l, and 1×1 for "3d"."""
+    vertical = chain.first.reshape(len(chain.first), -1, height, 1)
+    stages = [Stage(vertical, True, False), Stage(_kernel(chain.rest[0], width), False, True)]
+    if form == "3d":
+        stages.append(Stage(chain.rest[1][:, :, None, None], False, False))
+    return Factorization(form, tuple(stages), chain.bias)
 
 
 def _kernel(rows: Array, width: int) -> Array:

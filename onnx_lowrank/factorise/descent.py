@@ -1,0 +1,246 @@
+"""All factors of a chain refined together, by descent on the nonlinear objective itself (§2.3, eq. 7; §2.4, eq. 11).
+
+The regression fixes the first factor V (the k×1 kernel of the spatial forms) and solves for what follows. Here every
+factor moves:
+
+    min over V, H₁..H_m, b   Σ ‖r(y) − r(H_m ⋯ H₁ f + b)‖²,     f = (V u_1, …, V u_s),
+
+u_1..u_s being the s columns that a form sees in a patch. There is no closed form, but the gradient costs about two
+evaluations, and the regression is an excellent start. The steps are Adam's (Kingma & Ba, ICLR 2015) on random
+mini-batches, with a rate that falls linearly to zero. V moves in whitened coordinates: with the columns' covariance
+S = L Lᵀ and V = A L⁻¹, the steps are taken on A, because raw columns are so correlated that V would hardly move.
+
+Unlike a convex problem with a ridge, this one would fit the noise of few samples. Samples that take no part in the
+steps judge it several times on the way, the best state so far is the result, and the start is a state like any other:
+the refinement never loses on them.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from onnx_lowrank.factorise import activations
+from onnx_lowrank.factorise.moments import BLOCK
+
+Array = NDArray[Any]
+
+EPOCHS = 3
+"""Passes over the rows, if the judges let them all happen."""
+
+LOOKS = 2
+"""How often the judges look at the state in each of them."""
+
+BATCH = 512
+"""Rows of a step."""
+
+RATE, HIGHEST_RATE = 3e-4, 8e-3
+"""Size of a first step, in units of a factor's mean absolute entry, for every observed number that there is per unknown,
+and the most that it may be. Where there are few observations, small steps end nearer to the start."""
+
+WORTH = 0.003
+"""The share of the error that the judges must see gone at their first look. Where it is less, the samples have no more
+to tell, and what the judging rows themselves are worth to the regression outweighs it."""
+
+LAST_RATE = 0.3
+"""The share of the rate for the last pass, in which the judging rows take part."""
+
+MEAN_MEMORY, SQUARE_MEMORY = 0.9, 0.99
+"""Adam's β₁ and β₂; a short memory of the squares, since there are only a few hundred steps."""
+
+FLOOR = 1e-3
+"""Added to S, as a share of its mean variance."""
+
+COVARIANCE_ROWS = 4_000
+"""Rows from which S is estimated."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """ŷ = rest[-1] @ … @ rest[0] @ (first @ u_1, …, first @ u_s) + bias.
+
+    Attributes
+    ----------
+    first
+        V, [r, q].
+    rest
+        H₁.., the matrices applied in turn, [·, s·r] and so on up to [d, ·].
+    bias
+        [d].
+    """
+
+    first: Array
+    rest: tuple[Array, ...]
+    bias: Array
+
+    def __call__(self, inputs: Array) -> Array:
+        """Predictions [n, d], float32, for inputs [n, s, q]."""
+        rows = features(inputs, self.first)
+        for matrix in self.rest:
+            rows = rows @ matrix.T.astype(np.float32)
+        return np.asarray(rows + self.bias.astype(np.float32))
+
+    @property
+    def unknowns(self) -> int:
+        """The number of entries of all factors."""
+        return self.first.size + sum(matrix.size for matrix in self.rest)
+
+
+def features(inputs: Array, first: Array) -> Array:
+    """f, [n, s·r]: the first factor [r, q] on every column of the inputs [n, s, q]."""
+    n, s, q = inputs.shape
+    rows = inputs.reshape(n * s, q) @ first.T.astype(inputs.dtype)
+    return np.asarray(rows.reshape(n, s * len(first)))
+
+
+@dataclass(frozen=True)
+class Refined:
+    """The best chain, its relative error on the judging rows, and the passes over the rows that led to it."""
+
+    chain: Chain
+    error: float
+    epochs: float
+
+
+def refine(
+    start: Chain, inputs: Array, targets: Array, judges: NDArray[np.bool_], activation: str | None, seed: int = 0
+) -> Refined:
+    """Move all factors of a chain downhill as long as the judges approve.
+
+    Parameters
+    ----------
+    start
+        Where to begin.
+    inputs
+        u, [n, s, q], float32.
+    targets
+        Y, [n, d], float32: the original's responses before the activation.
+    judges
+        [n], bool: rows that judge and take no part in the steps. Where there are none, the start is returned.
+    activation
+        What follows the layer.
+    seed
+        Of the order of the rows.
+    """
+    solving, judging = np.flatnonzero(~judges), np.flatnonzero(judges)
+    judge = _Judge(inputs, targets, judging, activation)
+    best = Refined(start, judge(start), 0.0)
+    if not len(solving) or not len(judging):
+        return best
+    rate = min(HIGHEST_RATE, RATE * len(solving) * targets.shape[1] / start.unknowns)
+    steps = _Steps(start, inputs, targets, activation)
+    per_look = max(1, len(solving) // (LOOKS * BATCH))
+    total = EPOCHS * LOOKS * per_look
+    generator = np.random.default_rng(seed)
+    order = np.concatenate([generator.permutation(solving) for _ in range(EPOCHS)])
+    for look in range(EPOCHS * LOOKS):
+        for step in range(look * per_look, (look + 1) * per_look):
+            steps.take(order[step * BATCH : (step + 1) * BATCH], rate * (1 - step / total))
+        state = steps.chain
+        error = judge(state)
+        if error >= best.error * (1 if best.epochs else 1 - WORTH):
+            break
+        best = Refined(state, error, (look + 1) / LOOKS)
+    if best.epochs:
+        # The judges have done their work: a last pass lets their rows take part, too.
+        steps = _Steps(best.chain, inputs, targets, activation)
+        total = max(1, len(inputs) // BATCH)
+        order = generator.permutation(len(inputs))
+        for step in range(total):
+            steps.take(order[step * BATCH : (step + 1) * BATCH], LAST_RATE * rate * (1 - step / total))
+        best = replace(best, chain=steps.chain)
+    return best
+
+
+class _Judge:
+    """The relative error behind the activation on fixed rows."""
+
+    def __init__(self, inputs: Array, targets: Array, rows: NDArray[np.intp], activation: str | None) -> None:
+        self._inputs, self._rows, self._activation = inputs, rows, activation
+        self._target = activations.apply(activation, targets[rows])
+        # All-zero targets (a dead layer) have no relative error; the absolute one then ranks the states.
+        self._scale = float(np.vdot(self._target, self._target)) or 1.0
+
+    def __call__(self, chain: Chain) -> float:
+        total = 0.0
+        for i in range(0, len(self._rows), BLOCK):
+            predicted = activations.apply(self._activation, chain(self._inputs[self._rows[i : i + BLOCK]]))
+            predicted -= self._target[i : i + BLOCK]
+            total += float(np.vdot(predicted, predicted))
+        return total / self._scale
+
+
+class _Steps:
+    """Adam's state, and the factors on their way."""
+
+    def __init__(self, start: Chain, inputs: Array, targets: Array, activation: str | None) -> None:
+        self._inputs, self._targets, self._activation = inputs, targets, activation
+        some = inputs[:: max(1, len(inputs) // COVARIANCE_ROWS)].reshape(-1, inputs.shape[2])
+        mean = some.mean(axis=0, dtype=np.float64)
+        S = (some.T @ some).astype(np.float64) / len(some) - np.outer(mean, mean)
+        S += FLOOR * (np.trace(S) / len(S) or 1.0) * np.eye(len(S))
+        L = np.linalg.cholesky(S)
+        self._unwhiten = scipy.linalg.solve_triangular(L, np.eye(len(L)), lower=True).astype(np.float32)  # L⁻¹
+        # Columns and targets are centred and scaled, so that the same rate suits every layer.
+        self._mean = mean.astype(np.float32)
+        r = activations.apply(activation, targets[:: max(1, len(targets) // COVARIANCE_ROWS)])
+        self._scale = np.float32(np.sqrt(np.mean(np.square(r, dtype=np.float64))) or 1.0)
+        rest = [matrix.astype(np.float32) for matrix in start.rest]
+        rest[-1] = rest[-1] / self._scale
+        bias = start.bias / self._scale + _fixed(start.first @ mean, rest, inputs.shape[1])
+        self._factors = [(start.first @ L).astype(np.float32), *rest, bias.astype(np.float32)]
+        self._units = [np.float32(np.abs(factor).mean()) for factor in self._factors]
+        # A bias of nothing but zeros has no size of its own; a response has size 1 by now.
+        self._units[-1] = max(self._units[-1], np.float32(0.1))
+        self._means = [np.zeros_like(factor) for factor in self._factors]
+        self._squares = [np.zeros_like(factor) for factor in self._factors]
+        self._count = 0
+
+    @property
+    def chain(self) -> Chain:
+        """The current state, as a chain of the uncentred, unscaled inputs."""
+        first = (self._factors[0] @ self._unwhiten).astype(np.float64)
+        rest = [matrix.astype(np.float64) for matrix in self._factors[1:-1]]
+        bias = self._factors[-1] - _fixed(first @ self._mean, rest, self._inputs.shape[1])
+        rest[-1] = rest[-1] * float(self._scale)
+        return Chain(first, tuple(rest), bias * float(self._scale))
+
+    def take(self, rows: NDArray[np.intp], rate: float) -> None:
+        """One step on these rows."""
+        A, *rest, bias = self._factors
+        inputs = self._inputs[rows]
+        inputs -= self._mean
+        n, s, q = inputs.shape
+        columns = inputs.reshape(n * s, q)
+        made = [(columns @ (A @ self._unwhiten).T).reshape(n, s * len(A))]
+        for matrix in rest:
+            made.append(made[-1] @ matrix.T)
+        response = made.pop() + bias
+        target = activations.apply(self._activation, self._targets[rows]) / self._scale
+        back = activations.apply(self._activation, response) - target
+        back *= activations.slope(self._activation, response) / np.float32(n)
+        gradients = [back.sum(axis=0)]
+        for matrix, value in zip(reversed(rest), reversed(made), strict=True):
+            gradients.append(back.T @ value)
+            back = back @ matrix
+        gradients.append((back.reshape(n * s, len(A)).T @ columns) @ self._unwhiten.T)
+        self._move(gradients[::-1], rate)
+
+    def _move(self, gradients: list[Array], rate: float) -> None:
+        self._count += 1
+        first, second = 1 - MEAN_MEMORY**self._count, 1 - SQUARE_MEMORY**self._count
+        for i, gradient in enumerate(gradients):
+            self._means[i] += np.float32(1 - MEAN_MEMORY) * (gradient - self._means[i])
+            self._squares[i] += np.float32(1 - SQUARE_MEMORY) * (gradient * gradient - self._squares[i])
+            size = np.sqrt(self._squares[i] / np.float32(second)) + np.float32(1e-12)
+            self._factors[i] = self._factors[i] - np.float32(rate / first) * self._units[i] * self._means[i] / size
+
+
+def _fixed(first_of_mean: Array, rest: list[Array], columns: int) -> Array:
+    """What the mean of the columns adds to every response, [d]."""
+    fixed = np.tile(first_of_mean, columns)
+    for matrix in rest:
+        fixed = matrix @ fixed
+    return fixed
