@@ -177,7 +177,7 @@ def _site(
         ranks=dict(zip(RANK_NAMES[choice.form], choice.ranks, strict=True)) if choice.form else {},
         macs_before=costs[0],
         macs_after=costs[1],
-        activation=site.activation,
+        activation=site.activation.name if site.activation else None,
         error_linear=fit.error_linear if fit else None,
         error_nonlinear=fit.error_nonlinear if fit else None,
         kept=choice.form is None,

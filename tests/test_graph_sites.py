@@ -17,6 +17,7 @@ from models_for_tests import (
 from onnx import helper
 
 from onnx_lowrank.errors import UsageError
+from onnx_lowrank.factorise.activations import RELU
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.sites import find_sites
 
@@ -85,7 +86,7 @@ def test_a_size_taken_from_the_input_does_not_make_a_layer_the_first() -> None:
 
 def test_the_activation_counts_only_if_it_is_the_one_reader() -> None:
     activations = {site.name: site.activation for site in find_sites(normalise(plain()), include="")[0]}
-    assert activations == {"conv1": "Relu", "conv2": "Relu", "conv3": None}
+    assert activations == {"conv1": RELU, "conv2": RELU, "conv3": None}
     # Its response is an output of the model, too.
     stem = next(site for site in find_sites(normalise(branches()), include="stem")[0])
     assert stem.activation is None

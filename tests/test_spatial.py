@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from onnx_lowrank.factorise import spatial
+from onnx_lowrank.factorise.activations import RELU
 from onnx_lowrank.factorise.fit import Rows, fit
 from onnx_lowrank.factorise.forms import from_weights, make_form
 
@@ -51,7 +52,7 @@ def test_full_ranks_solved_on_data_reproduce_the_responses(drawn: tuple[int, int
     for name, ranks in (("spatial", (most,)), ("3d", (most, len(W)))):
         form = make_form(name, W, ranks, columns)
         rows = Rows(form.regressors(patches), Y, np.arange(len(Y)) % 5 == 2)
-        best = fit(rows, form.prior, form.rank, "Relu", nonlinear=True)
+        best = fit(rows, form.prior, form.rank, RELU, nonlinear=True)
         out = best.map(rows.regressors)
         np.testing.assert_allclose(out, Y, atol=1e-3 * np.abs(Y).max())
         factorization = form.compose(best.map)

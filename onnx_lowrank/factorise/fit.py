@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise import activations
+from onnx_lowrank.factorise.activations import Activation, apply
 from onnx_lowrank.factorise.moments import BLOCK, Moments
 from onnx_lowrank.factorise.regression import LowRankMap, Regression, leading_subspace
 
@@ -87,7 +87,7 @@ class Fit:
         return f"{kind}, ridge {self.ridge:g}"
 
 
-def fit(rows: Rows, prior: Array, rank: int, activation: str | None, *, nonlinear: bool) -> Fit:
+def fit(rows: Rows, prior: Array, rank: int, activation: Activation | None, *, nonlinear: bool) -> Fit:
     """Solve one layer.
 
     Parameters
@@ -99,7 +99,7 @@ def fit(rows: Rows, prior: Array, rank: int, activation: str | None, *, nonlinea
     rank
         r, between 1 and d.
     activation
-        What follows the layer; one of ``activations.NONLINEAR`` or anything else for a linear solution.
+        What follows the layer; None for a linear solution.
     nonlinear
         Whether to try the alternation.
     """
@@ -115,14 +115,14 @@ def fit(rows: Rows, prior: Array, rank: int, activation: str | None, *, nonlinea
     judging = slice(first_judge if first_judge < len(order) else 0, None)
     moments = Moments.of(X[solving], Y[solving])
     divided = 0 < first_judge < len(order)
-    target = activations.apply(activation, Y)
+    target = apply(activation, Y)
     judge = _Judge(X[judging], target[judging], activation)
     problem = _Problem(X[solving], target[solving], moments, prior, rank, activation)
 
     ridge, error_linear = _best_ridge(problem, judge)
     error_nonlinear, iterations = None, 0
     start = None
-    if nonlinear and activation in activations.NONLINEAR:
+    if nonlinear and activation is not None:
         candidate, error_nonlinear, steps, state = _best_alternation(problem, judge, ridge)
         if error_nonlinear < error_linear:
             ridge, iterations, start = candidate, steps, state
@@ -176,7 +176,7 @@ def _best_alternation(problem: "_Problem", judge: "_Judge", start: float) -> tup
 class _Judge:
     """The relative error behind the activation on fixed rows."""
 
-    def __init__(self, X: Array, target: Array, activation: str | None) -> None:
+    def __init__(self, X: Array, target: Array, activation: Activation | None) -> None:
         self._X, self._target, self._activation = X, target, activation
         # All-zero targets (a dead layer) have no relative error; the absolute one then ranks the candidates.
         self._scale = float(np.vdot(target, target)) or 1.0
@@ -184,7 +184,7 @@ class _Judge:
     def __call__(self, candidate: LowRankMap) -> float:
         total = 0.0
         for start in range(0, len(self._X), BLOCK):
-            difference = activations.apply(self._activation, candidate(self._X[start : start + BLOCK]))
+            difference = apply(self._activation, candidate(self._X[start : start + BLOCK]))
             difference -= self._target[start : start + BLOCK]
             total += float(np.vdot(difference, difference))
         return total / self._scale
@@ -194,7 +194,7 @@ class _Problem:
     """Rows to solve on, with the moments that every candidate shares."""
 
     def __init__(
-        self, X: Array, target: Array, moments: Moments, prior: Array, rank: int, activation: str | None
+        self, X: Array, target: Array, moments: Moments, prior: Array, rank: int, activation: Activation | None
     ) -> None:
         self._X, self._target, self._rank, self._activation = X, target, rank, activation
         self._x_mean, self._y_mean = moments.x_mean, moments.y_mean
@@ -245,7 +245,7 @@ class _Problem:
         n, cross, total = len(self._X), np.zeros_like(self._cross), np.zeros(len(self._y_mean))
         for start in range(0, n, BLOCK):
             X = self._X[start : start + BLOCK]
-            Z = activations.z_step(self._activation, self._target[start : start + BLOCK], state(X), weight)
+            Z = self._activation.z_step(self._target[start : start + BLOCK], state(X), weight)
             cross += Z.T @ X
             total += Z.sum(axis=0)
         return cross - np.outer(total, self._x_mean), total / n

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import UsageError
+from onnx_lowrank.factorise.activations import RELU, Activation
 from onnx_lowrank.graph.refusals import FIRST, first_convolutions, hidden_convolutions, is_convolution, obstacle
 from onnx_lowrank.graph.segments import varying_tensors
 from onnx_lowrank.graph.tensors import array, dtype, unique
@@ -40,7 +41,7 @@ class ConvSite:
     auto_pad
         "NOTSET", "VALID", "SAME_UPPER" or "SAME_LOWER".
     activation
-        "Relu" where a Relu is the only reader of the output, else None.
+        The ReLU where a Relu is the only reader of the output, else None.
     """
 
     name: str
@@ -53,7 +54,7 @@ class ConvSite:
     dilations: tuple[int, int]
     pads: tuple[int, int, int, int] | None
     auto_pad: str
-    activation: str | None
+    activation: Activation | None
 
     def padding(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Return the padding for an input of this size.
@@ -185,5 +186,5 @@ def _site(graph: gs.Graph, node: gs.Node, name: str) -> ConvSite:
         dilations=(dilations[0], dilations[1]),
         pads=(top, left, bottom, right) if auto_pad == "NOTSET" else None,
         auto_pad=auto_pad,
-        activation="Relu" if private and output.outputs[0].op == "Relu" else None,
+        activation=RELU if private and output.outputs[0].op == "Relu" else None,
     )
