@@ -115,5 +115,6 @@ def _solve(
     rows = Rows(np.concatenate(parts), target.rows, sampling.judging_rows(len(target.rows)))
     few = 1 if max(form.prior.shape) < SMALL else None
     with ThreadpoolController().limit(limits=few, user_api="blas"):
-        best = fit(rows, form.prior, form.rank, site.activation, nonlinear=options.solver == "nonlinear")
+        activation = None if site.join else site.activation  # that of the sum needs the shortcut
+        best = fit(rows, form.prior, form.rank, activation, nonlinear=options.solver == "nonlinear")
     return Solution(form.compose(best.map), best, len(rows.targets))

@@ -92,6 +92,18 @@ def test_the_activation_counts_only_if_it_is_the_one_reader() -> None:
     assert stem.activation is None
 
 
+def test_a_shortcut_joins_where_only_the_addition_reads_the_response() -> None:
+    sites = {site.name: site for site in find_sites(normalise(residual()), include="")[0]}
+    joins = {name: (site.join.shortcut, site.join.total) if site.join else None for name, site in sites.items()}
+    # The projection of the second block comes after its convolution in the file; each is the other's shortcut.
+    assert joins == {
+        "conv1": None, "conv2": ("r1", "a2"), "conv3": ("s3", "a3"), "shortcut": ("c3", "a3"), "conv4": ("r3", "y"),
+    }  # fmt: skip
+    assert {name: site.activation for name, site in sites.items()} == {
+        "conv1": RELU, "conv2": RELU, "conv3": RELU, "shortcut": RELU, "conv4": None,
+    }  # fmt: skip
+
+
 def test_a_site_carries_its_arrays_and_geometry() -> None:
     nodes = [conv("", "x", "w", "y", "b", strides=[2, 1], dilations=[1, 2], pads=[0, 1, 2, 3])]
     kernel, bias = weights(1, 4, 3, 3, 2), weights(2, 4)
