@@ -178,6 +178,7 @@ def _site(
         macs_before=costs[0],
         macs_after=costs[1],
         activation=site.activation.name if site.activation else None,
+        shortcut=site.join.shortcut if site.join else None,
         error_linear=fit.error_linear if fit else None,
         error_nonlinear=fit.error_nonlinear if fit else None,
         kept=choice.form is None,

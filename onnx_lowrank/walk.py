@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from onnx_lowrank.calibration.positions import gather_points
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.factorise.factors import Factorization
 from onnx_lowrank.factorise.fit import Fit, Rows, fit
@@ -106,15 +107,18 @@ def walk(
 def _solve(
     frontier: Frontier, site: ConvSite, form: Form, target: Targets, sampling: Sampling, options: Options
 ) -> Solution:
-    parts = []
-    for b, x in enumerate(frontier.visit(site)):
+    parts, shortcuts = [], []
+    for b, (x, shortcut) in enumerate(frontier.visit(site)):
         size = site.output_size(x.shape[2], x.shape[3])
         where = sampling.positions(site.name, b, size, target.per_sample)
         # Whole patches are many times larger than the regressors that a form makes of them.
         parts.append(form.regressors(site_patches(site, x, where)))
-    rows = Rows(np.concatenate(parts), target.rows, sampling.judging_rows(len(target.rows)))
+        if shortcut is not None:
+            # One sample's shapes do not tell a shortcut that all samples of a batch share.
+            shortcuts.append(gather_points(np.broadcast_to(shortcut, (len(x), *shortcut.shape[1:])), *where))
+    joined = np.concatenate(shortcuts) if shortcuts else None
+    rows = Rows(np.concatenate(parts), target.rows, sampling.judging_rows(len(target.rows)), joined)
     few = 1 if max(form.prior.shape) < SMALL else None
     with ThreadpoolController().limit(limits=few, user_api="blas"):
-        activation = None if site.join else site.activation  # that of the sum needs the shortcut
-        best = fit(rows, form.prior, form.rank, activation, nonlinear=options.solver == "nonlinear")
+        best = fit(rows, form.prior, form.rank, site.activation, nonlinear=options.solver == "nonlinear")
     return Solution(form.compose(best.map), best, len(rows.targets))

@@ -10,6 +10,10 @@ the solution, by their squared error behind the activation, Σ (r(y) − r(ŷ))�
   λ from small to large) beats its linear start, and
 * after how many iterations to stop it.
 
+Where a shortcut s joins the response before the activation, in a residual block, targets are the sums y + s. With the
+shortcut ŝ of the network approximated so far, r(ŷ + ŝ) is to be near r(y + s): the linear target is y + s − ŝ, and the
+z-step runs on ŷ + ŝ, so the solution undoes what error has come along the shortcut, too.
+
 The winner is then solved again on all samples with the choices fixed; an alternation goes on from where it stopped.
 
 An iteration costs two matrix products over the rows. Nothing is factorised over the rows in it: the regressors are
@@ -53,14 +57,17 @@ class Rows:
     regressors
         X, [n, p], float32.
     targets
-        Y, [n, d], float32: the original's responses before the activation.
+        Y, [n, d], float32: the original's responses before the activation, with its shortcut where one joins.
     judges
         [n], bool: rows that judge and take no part in the solution.
+    shortcut
+        ŝ, [n, d], float32: what is added to the predictions before the activation; None where nothing is.
     """
 
     regressors: Array
     targets: Array
     judges: NDArray[np.bool_]
+    shortcut: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -109,15 +116,18 @@ def fit(rows: Rows, prior: Array, rank: int, activation: Activation | None, *, n
     # Large means would eat the float32 precision of the products; the bias takes the shift back at the end.
     shift = X.mean(axis=0, dtype=np.float64).astype(X.dtype)
     X -= shift
+    S = None if rows.shortcut is None else rows.shortcut[order]
     first_judge = len(order) - np.count_nonzero(rows.judges)
     # Where there are too few rows to divide, the same ones solve and judge.
     solving = slice(0, first_judge or None)
     judging = slice(first_judge if first_judge < len(order) else 0, None)
+    target = apply(activation, Y)
+    if S is not None:  # what is left for the layer to answer
+        Y = Y - S
     moments = Moments.of(X[solving], Y[solving])
     divided = 0 < first_judge < len(order)
-    target = apply(activation, Y)
-    judge = _Judge(X[judging], target[judging], activation)
-    problem = _Problem(X[solving], target[solving], moments, prior, rank, activation)
+    judge = _Judge(X[judging], target[judging], _part(S, judging), activation)
+    problem = _Problem(X[solving], target[solving], _part(S, solving), moments, prior, rank, activation)
 
     ridge, error_linear = _best_ridge(problem, judge)
     error_nonlinear, iterations = None, 0
@@ -129,12 +139,16 @@ def fit(rows: Rows, prior: Array, rank: int, activation: Activation | None, *, n
 
     everything = problem
     if divided:
-        everything = _Problem(X, target, moments + Moments.of(X[judging], Y[judging]), prior, rank, activation)
+        everything = _Problem(X, target, S, moments + Moments.of(X[judging], Y[judging]), prior, rank, activation)
     if start:
         *_, solution = everything.alternate(ridge, SCHEDULE[iterations - 1 : iterations] * LAST, start)
     else:
         solution = everything.linear(ridge)
     return Fit(solution.shifted(shift), error_linear, error_nonlinear, ridge, iterations)
+
+
+def _part(rows: Array | None, part: slice) -> Array | None:
+    return None if rows is None else rows[part]
 
 
 def _best_ridge(problem: "_Problem", judge: "_Judge") -> tuple[float, float]:
@@ -176,16 +190,20 @@ def _best_alternation(problem: "_Problem", judge: "_Judge", start: float) -> tup
 class _Judge:
     """The relative error behind the activation on fixed rows."""
 
-    def __init__(self, X: Array, target: Array, activation: Activation | None) -> None:
-        self._X, self._target, self._activation = X, target, activation
+    def __init__(self, X: Array, target: Array, shortcut: Array | None, activation: Activation | None) -> None:
+        self._X, self._target, self._shortcut, self._activation = X, target, shortcut, activation
         # All-zero targets (a dead layer) have no relative error; the absolute one then ranks the candidates.
         self._scale = float(np.vdot(target, target)) or 1.0
 
     def __call__(self, candidate: LowRankMap) -> float:
         total = 0.0
         for start in range(0, len(self._X), BLOCK):
-            difference = apply(self._activation, candidate(self._X[start : start + BLOCK]))
-            difference -= self._target[start : start + BLOCK]
+            block = slice(start, start + BLOCK)
+            difference = candidate(self._X[block])
+            if self._shortcut is not None:
+                difference += self._shortcut[block]
+            difference = apply(self._activation, difference)
+            difference -= self._target[block]
             total += float(np.vdot(difference, difference))
         return total / self._scale
 
@@ -194,9 +212,17 @@ class _Problem:
     """Rows to solve on, with the moments that every candidate shares."""
 
     def __init__(
-        self, X: Array, target: Array, moments: Moments, prior: Array, rank: int, activation: Activation | None
+        self,
+        X: Array,
+        target: Array,
+        shortcut: Array | None,
+        moments: Moments,
+        prior: Array,
+        rank: int,
+        activation: Activation | None,
     ) -> None:
-        self._X, self._target, self._rank, self._activation = X, target, rank, activation
+        self._X, self._target, self._shortcut = X, target, shortcut
+        self._rank, self._activation = rank, activation
         self._x_mean, self._y_mean = moments.x_mean, moments.y_mean
         self._gram, self._cross = moments.xx, moments.yx
         U = leading_subspace(moments.yy, rank)
@@ -244,8 +270,13 @@ class _Problem:
         assert self._activation is not None
         n, cross, total = len(self._X), np.zeros_like(self._cross), np.zeros(len(self._y_mean))
         for start in range(0, n, BLOCK):
-            X = self._X[start : start + BLOCK]
-            Z = self._activation.z_step(self._target[start : start + BLOCK], state(X), weight)
+            block = slice(start, start + BLOCK)
+            X, predicted = self._X[block], state(self._X[block])
+            if self._shortcut is not None:
+                predicted += self._shortcut[block]
+            Z = self._activation.z_step(self._target[block], predicted, weight)
+            if self._shortcut is not None:
+                Z -= self._shortcut[block]
             cross += Z.T @ X
             total += Z.sum(axis=0)
         return cross - np.outer(total, self._x_mean), total / n

@@ -60,6 +60,11 @@ class ConvSite:
     activation: Activation | None
     join: Join | None
 
+    @property
+    def target(self) -> str:
+        """Name of the tensor that a solution is to reproduce: the sum where a shortcut joins, else the output."""
+        return self.join.total if self.join else self.output
+
     def padding(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Return the padding for an input of this size.
 
