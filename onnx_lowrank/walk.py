@@ -1,8 +1,8 @@
 """The walk over the sites, from the input on: sample, solve, rewrite, advance.
 
 Asymmetric (§2.4): a site is rewritten as soon as it is solved, so that later sites see its error and can undo it; their
-regressors come from the network approximated so far, their targets from the original. Symmetric (§2.2): all sites are
-solved on the original network and rewritten at the end.
+regressors, and what a shortcut adds to their responses, come from the network approximated so far, their targets from
+the original. Symmetric (§2.2): all sites are solved on the original network and rewritten at the end.
 """
 
 from collections.abc import Mapping, Sequence

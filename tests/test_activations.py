@@ -134,6 +134,7 @@ def test_z_step_leaves_its_arguments_alone_and_takes_blocks_of_any_size(name: st
     y, prediction = (values.astype(np.float32) for values in pairs(3, 2.0, n=5000))
     target = activation.apply(y)
     before = target.copy(), prediction.copy()
+    np.testing.assert_array_equal(activation.apply(y[:7]), target[:7])
     whole = activation.z_step(target, prediction, 0.1)
     np.testing.assert_array_equal(target, before[0])
     np.testing.assert_array_equal(prediction, before[1])

@@ -71,7 +71,12 @@ class Smooth:
 
     def apply(self, y: Array) -> Array:
         """r(y); see ``Activation``."""
-        return self.at(y)[0]
+        if y.size <= CHUNK:
+            return self.at(y)[0]
+        flat, result = np.ravel(y), np.empty(y.size, y.dtype)
+        for start in range(0, y.size, CHUNK):
+            result[start : start + CHUNK] = self.at(flat[start : start + CHUNK])[0]
+        return result.reshape(y.shape)
 
     def z_step(self, target: Array, prediction: Array, weight: float) -> Array:
         """Z to within a small tolerance, never worse than ŷ; see ``Activation``."""

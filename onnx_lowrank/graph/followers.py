@@ -9,7 +9,7 @@ of it, and a join is one only if y is read by the addition alone; y, or what lie
 output of the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,8 +125,15 @@ class Followers:
         if argument in self._outputs:
             return None
         readers = self._readers.get(argument, [])
-        alone = _operator(self._nodes[readers[0]], argument, filters) if len(readers) == 1 else None
-        return alone or self._composed(argument)
+        if len(readers) == 1 and self._reads_only(self._nodes[readers[0]], {argument}):
+            alone = _operator(self._nodes[readers[0]], argument, filters)
+            if alone:
+                return alone
+        return self._composed(argument)
+
+    def _reads_only(self, node: gs.Node, names: Container[str]) -> bool:
+        """Whether all that a node reads are these tensors and constants."""
+        return all(name in names or name not in self._varying for name in reads(node))
 
     def _composed(self, argument: str) -> Activation | None:
         """The activation that several nodes make together: they are evaluated until all readers are among them."""
@@ -137,7 +144,7 @@ class Followers:
             if not waiting:
                 return None
             number = min(waiting)
-            made = evaluate(self._nodes[number], values)
+            made = evaluate(self._nodes[number], values) if self._reads_only(self._nodes[number], values) else None
             if made is None:
                 return None
             last = self._nodes[number].outputs[0].name
