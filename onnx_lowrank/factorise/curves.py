@@ -9,7 +9,6 @@ import math
 from typing import Any
 
 import numpy as np
-import scipy.special
 from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.smooth import Smooth
@@ -39,9 +38,15 @@ def _silu(z: Array) -> Point:
 
 
 def _gelu(z: Array) -> Point:
-    phi = 0.5 * scipy.special.erf(z * math.sqrt(0.5)) + 0.5
-    density = math.sqrt(0.5 / math.pi) * np.exp(-0.5 * np.square(z))
-    return z * phi, phi + z * density
+    # Φ after Abramowitz and Stegun, 7.1.26, to within 1e-7: it needs the same exponential as the density, and SciPy's
+    # erf takes several times longer.
+    size = np.abs(z)
+    exponential = np.exp(-0.5 * np.square(np.minimum(size, 40)))
+    t = 1 / (1 + 0.3275911 * math.sqrt(0.5) * size)
+    tail = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    tail *= 0.5 * exponential  # 1 − Φ(|z|)
+    phi = 0.5 + np.copysign(0.5 - tail, z)
+    return z * phi, phi + z * (math.sqrt(0.5 / math.pi) * exponential)
 
 
 def _gelu_tanh(z: Array) -> Point:
@@ -69,10 +74,9 @@ def _hard_swish(z: Array) -> Point:
 
 
 def _elu(z: Array, alpha: float) -> Point:
-    below = alpha * np.expm1(np.minimum(z, 0))
-    positive = z > 0
-    slope = np.where(positive, np.ones((), z.dtype), below + alpha)
-    return below + np.maximum(z, 0), slope
+    slope = alpha * np.exp(np.minimum(z, 0))
+    r = np.maximum(z, 0) + (slope - alpha)
+    return r, np.where(z > 0, np.ones((), slope.dtype), slope)
 
 
 SIGMOID = Smooth("Sigmoid", _sigmoid)
