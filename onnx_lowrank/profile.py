@@ -110,6 +110,7 @@ def collect_targets(
             rows[name][filled[name] : filled[name] + len(sampled)] = sampled
             filled[name] += len(sampled)
             if site.join:
+                # Only their covariance is needed, which takes no room: a response counts as a column of its own.
                 responses = gather_points(outputs[site.output], *where)
                 alone[name] = alone.get(name, ColumnMoments()) + ColumnMoments.of(responses[:, :, None, None])
             if b < first and name in to_cut:
