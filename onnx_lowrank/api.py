@@ -23,6 +23,7 @@ def compress(
     form: str = DEFAULTS.form,
     solver: str = DEFAULTS.solver,
     symmetric: bool = DEFAULTS.symmetric,
+    residual: bool = DEFAULTS.residual,
     ranks: str = DEFAULTS.ranks,
     include: str | None = DEFAULTS.include,
     exclude: str | None = DEFAULTS.exclude,
@@ -49,7 +50,7 @@ def compress(
         The conv MACs before over those after.
     preprocess
         How photos become inputs, for example "imagenet" or "caffe,resize=none".
-    form, solver, symmetric, ranks, include, exclude, images, seed, memory, providers, threads
+    form, solver, symmetric, residual, ranks, include, exclude, images, seed, memory, providers, threads
         See ``Options``.
     plan
         Ranks to use in place of a search.
@@ -74,6 +75,7 @@ def compress(
         form=form,
         solver=solver,
         symmetric=symmetric,
+        residual=residual,
         ranks=ranks,
         include=include,
         exclude=exclude,

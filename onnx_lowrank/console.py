@@ -135,7 +135,7 @@ def sites_table(sites: Sequence[SiteReport]) -> Table:
             one_line(site.name),
             "×".join(map(str, site.kernel)),
             "→".join(map(str, site.channels)),
-            site.activation or NONE,
+            " + ".join(filter(None, ("shortcut" if site.shortcut else None, site.activation))) or NONE,
             site.form or NONE,
             ", ".join(map(str, site.ranks.values())) or NONE,
             count(site.macs_before),

@@ -17,7 +17,8 @@ from onnx_lowrank.runtime import Opener
 class Macs:
     """Multiply-accumulates of one sample by the output tensor of the node: of all counted nodes, and of the Convs.
 
-    ``shapes`` are those of all tensors that a counted node reads or makes, for the smallest batch, of ``samples``.
+    ``shapes`` are those of all tensors that a counted node reads or makes, and of others that were asked for, for the
+    smallest batch, of ``samples``.
     """
 
     all: dict[str, int]
@@ -26,9 +27,12 @@ class Macs:
     samples: int
 
 
-def measure_macs(graph: gs.Graph, sampling: Sampling, open_session: Opener) -> Macs:
-    """Count every node by running the smallest batch that the model takes."""
-    tapped = counted_nodes(graph)
+def measure_macs(graph: gs.Graph, sampling: Sampling, open_session: Opener, also: Sequence[str] = ()) -> Macs:
+    """Count every node by running the smallest batch that the model takes.
+
+    The shapes of the tensors that ``also`` names are looked at, too.
+    """
+    tapped = (*counted_nodes(graph), *also)
     session = open_session(whole(graph, tapped).SerializeToString(), "the model")
     batch = sampling.single
     feeds = sampling.source.feeds(batch)

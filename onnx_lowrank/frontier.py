@@ -8,7 +8,7 @@ tensors that do not fit in memory are recomputed from the last cut where that is
 import contextlib
 import mmap
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,35 +68,49 @@ class Frontier:
     def __exit__(self, *exception: object) -> None:
         self._folder.close()
 
-    def visit(self, site: ConvSite) -> Iterator[Array]:
-        """Run up to a site and yield the tensor that it reads, batch by batch; the cut moves along where that pays."""
+    def visit(self, site: ConvSite) -> Iterator[tuple[Array, Array | None]]:
+        """Run up to a site and yield the tensor that it reads, and the shortcut that joins it, batch by batch.
+
+        The cut moves along where that pays. A shortcut that is made behind the site, such as a projection that the
+        file lists later, is computed ahead of its turn.
+        """
         stop = position(self._graph, site.output)
         live = live_tensors(self._graph, stop)
+        shortcut = site.join.shortcut if site.join else None
+        ahead = [shortcut] if shortcut and shortcut not in live else []
+        end = max([stop, *(position(self._graph, name) + 1 for name in ahead)])
         session: Any = None
+        macs_ahead = 0
         following: _Store | None = None
         for b, batch in enumerate(self._sampling.batches):
             held = self._store.read(b) if self._store else self._sampling.source.feeds(batch)
-            made = [name for name in live if name not in held]
+            made = [name for name in live if name not in held] + ahead
             if session is None and made:
                 dtypes = {name: value.dtype for name, value in held.items()}
-                piece = segment(self._graph, self._cut, stop, made, dtypes)
+                piece = segment(self._graph, self._cut, end, made, dtypes)
                 session = self._open(piece.SerializeToString(), f"the piece in front of {site.name}")
                 wanted = [value.name for value in piece.graph.input]
+                macs_ahead = self._macs_ahead((name for node in piece.graph.node for name in node.output), stop)
             if session is not None:
                 made_now = session({name: held[name] for name in wanted})
                 tensors = {name: made_now[name] if name in made_now else held[name] for name in live}
             else:
-                tensors = held
+                made_now, tensors = {}, held
             if b == 0 and session is not None:
                 following = self._next_store(tensors, stop)
             if following is not None:
                 if self._store:
                     self._store.drop(b)
                 following.write(b, tensors)
-            yield tensors[site.input]
-        self.macs_executed += self._sampling.samples * self._macs_between(self._cut, stop)
+            yield tensors[site.input], (tensors | made_now)[shortcut] if shortcut else None
+        self.macs_executed += self._sampling.samples * (self._macs_between(self._cut, stop) + macs_ahead)
         if following is not None:
             self._store, self._cut = following, stop
+
+    def _macs_ahead(self, made: Iterable[str], stop: int) -> int:
+        """MACs of one sample of those nodes behind a cut that make one of these tensors."""
+        behind = {output.name for node in self._graph.nodes[stop:] for output in node.outputs}
+        return sum(self._macs.get(name, 0) for name in made if name in behind)
 
     def _macs_between(self, start: int, stop: int) -> int:
         outputs = (output.name for node in self._graph.nodes[start:stop] for output in node.outputs)
@@ -149,8 +163,8 @@ class _Store:
 def _apart(value: Array) -> Array:
     """A copy in memory of its own, which goes back to the system when it is dropped.
 
-    From the heap it would stay with the process, where the tensors of the next cut, of other sizes, leave gaps: two cuts
-    would then take the memory of both.
+    From the heap it would stay with the process, where the tensors of the next cut, of other sizes, leave gaps: two
+    cuts would then take the memory of both.
     """
     if value.nbytes < LARGE:
         return value

@@ -30,6 +30,9 @@ class Options:
     symmetric
         Solve every layer on the original network's inputs, ignoring the error of the layers before it (§2.2);
         the default is asymmetric (§2.4).
+    residual
+        Solve a convolution that a shortcut joins for the activation of the sum, absorbing the shortcut's error too;
+        without, it is solved linearly, as if nothing were added.
     ranks
         How the budget is shared: "exact" maximises the kept energy, "greedy" does as the paper (§2.5), "uniform"
         takes the same ratio everywhere.
@@ -52,6 +55,7 @@ class Options:
     form: str = "auto"
     solver: str = "nonlinear"
     symmetric: bool = False
+    residual: bool = True
     ranks: str = "exact"
     include: str | None = None
     exclude: str | None = None

@@ -32,7 +32,15 @@ from onnx_lowrank.graph.sites import ConvSite, Skip, find_sites
 from onnx_lowrank.graph.validate import validate
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
-from onnx_lowrank.planning import check_speedup, choose, conv_shapes, cut_columns, sites_to_cut, with_the_batch
+from onnx_lowrank.planning import (
+    check_speedup,
+    choose,
+    conv_shapes,
+    cut_columns,
+    sites_to_cut,
+    with_the_batch,
+    with_the_joins,
+)
 from onnx_lowrank.profile import Targets, collect_targets
 from onnx_lowrank.progress import Progress, silent
 from onnx_lowrank.report import PlanReport, Report
@@ -131,8 +139,9 @@ def prepare(
             check_labelled(labelled, outputs(loaded.proto)[0], sampling)
     with clock.stage("profile"):
         progress("profile", 0, 1)
-        macs = measure_macs(graph, sampling, open_session)
+        macs = measure_macs(graph, sampling, open_session, [site.join.shortcut for site in sites if site.join])
         sites, strangers = with_the_batch(sites, macs)
+        sites = with_the_joins(sites, macs, options)
         skipped += strangers
         _check_any(sites, skipped)
         shapes, conv = conv_shapes(sites, macs), sum(macs.conv.values())

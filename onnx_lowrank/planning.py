@@ -1,6 +1,7 @@
 """From the profile to the plan: what every site may become, and what is chosen for it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from onnx_lowrank.costs import Macs
 from onnx_lowrank.factorise import channel, spatial
@@ -8,10 +9,10 @@ from onnx_lowrank.graph.sites import ConvSite, Skip
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.choices import FORMS, choices
 from onnx_lowrank.plan.cost import ConvShape
-from onnx_lowrank.plan.energy import log_energies, spectrum
+from onnx_lowrank.plan.energy import eigenvalues, log_energies, spectrum
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.plan.select import allocate, check_reach
-from onnx_lowrank.profile import Targets
+from onnx_lowrank.profile import Array, Targets
 
 
 def forms_allowed(options: Options) -> tuple[str, ...]:
@@ -28,6 +29,20 @@ def with_the_batch(sites: Sequence[ConvSite], macs: Macs) -> tuple[tuple[ConvSit
     alike = {site.name: macs.shapes[site.input][0] == macs.samples for site in sites}
     others = tuple(Skip(site.name, "its batch is not the model's") for site in sites if not alike[site.name])
     return tuple(site for site in sites if alike[site.name]), others
+
+
+def with_the_joins(sites: Sequence[ConvSite], macs: Macs, options: Options) -> tuple[ConvSite, ...]:
+    """The sites, their joins given up where these are not wanted, or where the shortcut is spread over the response.
+
+    Without its shortcut a site has no activation either: what follows is that of the sum.
+    """
+
+    def keeps(site: ConvSite) -> bool:
+        if site.join is None:
+            return True
+        return options.residual and macs.shapes[site.join.shortcut] == macs.shapes[site.output]
+
+    return tuple(site if keeps(site) else replace(site, join=None, activation=None) for site in sites)
 
 
 def check_speedup(shapes: Mapping[str, ConvShape], conv_macs: int, options: Options) -> None:
@@ -84,6 +99,11 @@ def conv_shapes(sites: Sequence[ConvSite], macs: Macs) -> dict[str, ConvShape]:
     return shapes
 
 
+def _energies(target: Targets) -> Array:
+    """The PCA energies of a site's responses, without the shortcut: only they are of low rank."""
+    return spectrum(target.rows) if target.responses is None else eigenvalues(target.responses)
+
+
 def choose(
     sites: Sequence[ConvSite],
     shapes: Mapping[str, ConvShape],
@@ -101,7 +121,7 @@ def choose(
     """
     layers = []
     for site in sites:
-        values = spectrum(targets[site.name].rows) if targets else channel.weight_energies(site.kernel)
+        values = _energies(targets[site.name]) if targets else channel.weight_energies(site.kernel)
         cut = columns.get(site.name)
         spatial_energy = log_energies(cut.energies) if cut else None
         layers.append(

@@ -35,21 +35,25 @@ LARGEST = 1e15
 
 @dataclass(frozen=True)
 class Targets:
-    """The original's responses at one site, before the activation.
+    """What the original answers at one site, before the activation.
 
     Attributes
     ----------
     rows
-        [n, d], float32; the batches in order, of each its samples in order, of each its positions.
+        [n, d], float32, of the responses, or of the sums where a shortcut joins; the batches in order, of each its
+        samples in order, of each its positions.
     per_sample
         The number of positions in every sample's output.
     covariance
         [c·k, c·k] of the columns of the patches that the site reads; None where no spatial cut was asked for.
+    responses
+        [d, d], the covariance of the responses alone where the rows are sums; else None.
     """
 
     rows: Array
     per_sample: int
     covariance: Array | None
+    responses: Array | None = None
 
 
 def collect_targets(
@@ -62,7 +66,7 @@ def collect_targets(
     open_session: Opener,
     progress: Progress,
 ) -> dict[str, Targets]:
-    """The one pass of the original network: the sampled responses of all sites, by site name.
+    """The one pass of the original network: what is sampled at all sites, by site name.
 
     Parameters
     ----------
@@ -82,7 +86,7 @@ def collect_targets(
     DataError
         Where a response is not finite, or too large to be squared.
     """
-    wanted = [site.output for site in sites]
+    wanted = [site.target for site in sites] + [site.output for site in sites if site.join]
     model_inputs = {tensor.name for tensor in graph.inputs}
     inputs = list(dict.fromkeys(s.input for s in sites if s.name in to_cut and s.input not in model_inputs))
     session = open_session(whole(graph, wanted).SerializeToString(), "the model")
@@ -91,25 +95,34 @@ def collect_targets(
     rows = {s.name: np.empty((counts[s.name] * sampling.samples, len(s.kernel)), np.float32) for s in sites}
     filled = dict.fromkeys(rows, 0)
     columns: dict[str, ColumnMoments] = {}
+    alone: dict[str, ColumnMoments] = {}
     first = min(len(sampling.batches), -(-COLUMN_SAMPLES // len(sampling.batches[0])))
     progress("profile", 0, len(sampling.batches))
     for b, batch in enumerate(sampling.batches):
         feeds = sampling.source.feeds(batch)
         outputs = feeds | (wider if b < first else session)(feeds)
         for site in sites:
-            y, name = outputs[site.output], site.name
+            y, name = outputs[site.target], site.name
             size = (y.shape[2], y.shape[3])
-            sampled = gather_points(y, *sampling.positions(name, b, size, counts[name]))
+            where = sampling.positions(name, b, size, counts[name])
+            sampled = gather_points(y, *where)
             _check_finite(name, sampled)
             rows[name][filled[name] : filled[name] + len(sampled)] = sampled
             filled[name] += len(sampled)
+            if site.join:
+                # Only their covariance is needed, which takes no room: a response counts as a column of its own.
+                responses = gather_points(outputs[site.output], *where)
+                alone[name] = alone.get(name, ColumnMoments()) + ColumnMoments.of(responses[:, :, None, None])
             if b < first and name in to_cut:
                 some = max(1, min(counts[name], -(-COLUMN_PATCHES // (first * len(batch)))))
                 patches = site_patches(site, outputs[site.input], sampling.positions(name, b, size, some))
                 columns[name] = columns.get(name, ColumnMoments()) + ColumnMoments.of(patches)
         progress("profile", b + 1, len(sampling.batches))
-    covariances = {name: moments.covariance for name, moments in columns.items()}
-    return {name: Targets(values[: filled[name]], counts[name], covariances.get(name)) for name, values in rows.items()}
+    cut, lone = ({name: moments.covariance for name, moments in parts.items()} for parts in (columns, alone))
+    return {
+        name: Targets(values[: filled[name]], counts[name], cut.get(name), lone.get(name))
+        for name, values in rows.items()
+    }
 
 
 def positions_per_sample(

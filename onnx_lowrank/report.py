@@ -66,6 +66,7 @@ class OutputReport:
 class SiteReport:
     """One eligible convolution.
 
+    ``activation`` is what the response goes through next, or its sum with ``shortcut``, the tensor that is added to it.
     ``error_linear`` and ``error_nonlinear`` are relative errors behind the activation on held-out samples, of the
     best linear and the best nonlinear solution; None where that was not solved. ``kept`` is true where the original
     convolution stays, for ``reason``; for a factorised one ``reason`` says which solution won.
@@ -79,6 +80,7 @@ class SiteReport:
     macs_before: int
     macs_after: int
     activation: str | None
+    shortcut: str | None
     error_linear: float | None
     error_nonlinear: float | None
     kept: bool

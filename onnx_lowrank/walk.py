@@ -1,8 +1,8 @@
 """The walk over the sites, from the input on: sample, solve, rewrite, advance.
 
 Asymmetric (§2.4): a site is rewritten as soon as it is solved, so that later sites see its error and can undo it; their
-regressors come from the network approximated so far, their targets from the original. Symmetric (§2.2): all sites are
-solved on the original network and rewritten at the end.
+regressors, and what a shortcut adds to their responses, come from the network approximated so far, their targets from
+the original. Symmetric (§2.2): all sites are solved on the original network and rewritten at the end.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,10 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from onnx_lowrank.calibration.positions import gather_points
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.factorise.factors import Factorization
-from onnx_lowrank.factorise.fit import Fit
+from onnx_lowrank.factorise.fit import Fit, Rows
 from onnx_lowrank.factorise.forms import Form, from_weights, make_form
 from onnx_lowrank.factorise.solve import solve
 from onnx_lowrank.factorise.spatial import Columns
@@ -113,16 +114,16 @@ def walk(
 def _solving_bytes(site: ConvSite, form: Form, target: Targets) -> int:
     """What solving a site holds at once: its inputs, and the regressors and targets in two orders."""
     d, p = form.prior.shape
-    inputs = p if form.first is None else site.kernel[0].size
-    return 4 * len(target.rows) * (inputs + 2 * p + 2 * d)
+    inputs = p if form.first is None else int(site.kernel[0].size)
+    return 4 * len(target.rows) * (inputs + 2 * int(p) + 2 * int(d))
 
 
 def _solve(
     frontier: Frontier, site: ConvSite, form: Form, target: Targets, sampling: Sampling, options: Options
 ) -> Solution:
-    inputs = None
-    made = 0
-    for b, x in enumerate(frontier.visit(site)):
+    inputs: Array | None = None
+    made, shortcuts = 0, []
+    for b, (x, shortcut) in enumerate(frontier.visit(site)):
         size = site.output_size(x.shape[2], x.shape[3])
         where = sampling.positions(site.name, b, size, target.per_sample)
         part = form.inputs(site_patches(site, x, where))
@@ -130,9 +131,13 @@ def _solve(
             inputs = np.empty((len(target.rows), *part.shape[1:]), np.float32)
         inputs[made : made + len(part)] = part
         made += len(part)
+        if shortcut is not None:
+            # One sample's shapes do not tell a shortcut that all samples of a batch share.
+            shortcuts.append(gather_points(np.broadcast_to(shortcut, (len(x), *shortcut.shape[1:])), *where))
     assert inputs is not None
-    judges = sampling.judging_rows(len(target.rows))
+    joined = np.concatenate(shortcuts) if shortcuts else None
+    rows = Rows(inputs, target.rows, sampling.judging_rows(len(target.rows)), joined)
     few = 1 if max(form.prior.shape) < SMALL else None
     with ThreadpoolController().limit(limits=few, user_api="blas"):
-        chain, best = solve(form, inputs, target.rows, judges, site.activation, nonlinear=options.solver == "nonlinear")
+        chain, best = solve(form, rows, site.activation, nonlinear=options.solver == "nonlinear")
     return Solution(form.compose(chain), best, len(target.rows))

@@ -22,9 +22,11 @@ from onnx_lowrank.report import (
 
 MACS = MacsReport(15_470_264_320, 3_951_000_000, 15_346_630_656, 3_828_000_000)
 SITES = (
-    SiteReport("conv[0]", None, (3, 3), (3, 64), {}, 86_704_128, 86_704_128, "Relu", None, None, True, "left alone"),
     SiteReport(
-        *("conv1", "channel", (3, 3), (64, 64), {"d'": 20}, 1_849_688_064, 620_000_000, None),
+        "conv[0]", None, (3, 3), (3, 64), {}, 86_704_128, 86_704_128, "Relu", None, None, None, True, "left alone"
+    ),
+    SiteReport(
+        *("conv1", "channel", (3, 3), (64, 64), {"d'": 20}, 1_849_688_064, 620_000_000, None, None),
         *(0.0123, 0.0101, False, "nonlinear"),
     ),
 )

@@ -37,6 +37,7 @@ def build(
     output_shape: Sequence[Any] | None = ("N", None, None, None),
     functions: Sequence[Any] = (),
     domains: Sequence[str] = (),
+    opset: int = OPSET,
 ) -> onnx.ModelProto:
     """Put nodes and initializers together, with the input "x"."""
     graph = helper.make_graph(
@@ -46,7 +47,7 @@ def build(
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, output_shape) for name in outputs],
         [numpy_helper.from_array(values, name) for name, values in stored.items()],
     )
-    opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in domains)]
+    opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR, functions=functions)
     onnx.checker.check_model(model)
     return model

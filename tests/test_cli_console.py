@@ -24,7 +24,19 @@ def lines() -> list[str]:
 
 def site(name: str) -> SiteReport:
     return SiteReport(
-        name, "channel", (3, 3), (64, 128), {"d'": 20}, 924_844_032, 312_000_000, "Relu", 0.0123, None, False, "linear"
+        name,
+        "channel",
+        (3, 3),
+        (64, 128),
+        {"d'": 20},
+        924_844_032,
+        312_000_000,
+        "Relu",
+        None,
+        0.0123,
+        None,
+        False,
+        "linear",
     )
 
 

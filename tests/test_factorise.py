@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise import activations, channel
+from onnx_lowrank.factorise import channel
+from onnx_lowrank.factorise.activations import RELU, Activation, apply
+from onnx_lowrank.factorise.descent import Chain
 from onnx_lowrank.factorise.factors import Factorization, Stage
 from onnx_lowrank.factorise.fit import Fit, Rows, fit
 from onnx_lowrank.factorise.forms import from_weights, make_form
@@ -40,38 +42,15 @@ def rows(X: Array, Y: Array) -> Rows:
     return Rows(X, Y, np.arange(len(X)) % 5 == 2)
 
 
-def solve_channel(rows: Rows, rank: int, activation: str | None, *, nonlinear: bool) -> Fit:
+def solve_channel(rows: Rows, rank: int, activation: Activation | None, *, nonlinear: bool) -> Fit:
     """Where the regressors are responses, the weights alone give the identity."""
     return fit(rows, np.eye(rows.targets.shape[1]), rank, activation, nonlinear=nonlinear)
 
 
-def error(solution: LowRankMap, X: Array, Y: Array, activation: str | None = "Relu") -> float:
-    target = activations.apply(activation, Y).astype(np.float64)
-    out = activations.apply(activation, solution(X)).astype(np.float64)
+def error(solution: LowRankMap, X: Array, Y: Array, activation: Activation | None = RELU) -> float:
+    target = apply(activation, Y).astype(np.float64)
+    out = apply(activation, solution(X)).astype(np.float64)
     return float(np.square(out - target).sum() / np.square(target).sum())
-
-
-# ---- the z-step
-
-
-@pytest.mark.parametrize("weight", [0.01, 0.1, 1.0, 10.0])
-@pytest.mark.parametrize("activation", activations.NONLINEAR)
-def test_z_step_is_the_minimum_on_a_grid(activation: str, weight: float) -> None:
-    y, prediction = np.meshgrid(np.linspace(-3, 3, 25), np.linspace(-12, 12, 49))
-    target = activations.apply(activation, y)
-    z = activations.z_step(activation, target, prediction, weight)
-
-    def cost(z: Array) -> Array:
-        return np.asarray((target - activations.apply(activation, z)) ** 2 + weight * (z - prediction) ** 2)
-
-    grid = np.linspace(-15, 15, 6001)
-    best = np.stack([cost(np.full_like(z, value)) for value in grid]).min(axis=0)
-    assert (cost(z) <= best + 1e-12).all()
-
-
-def test_z_step_of_a_perfect_prediction_is_the_prediction() -> None:
-    y = np.linspace(-2, 2, 41)
-    np.testing.assert_allclose(activations.z_step("Relu", np.maximum(y, 0), y, 0.1), y, atol=1e-15)
 
 
 # ---- the regression
@@ -159,7 +138,7 @@ def test_the_choice_is_never_worse_for_the_judges_than_any_candidate_kind(
     seed: int, rank: int, nonlinear: bool
 ) -> None:
     Y = responses(seed, n=600)
-    result = solve_channel(rows(disturbed(Y, seed + 1), Y), rank, "Relu", nonlinear=nonlinear)
+    result = solve_channel(rows(disturbed(Y, seed + 1), Y), rank, RELU, nonlinear=nonlinear)
     if not nonlinear:
         assert result.error_nonlinear is None and result.iterations == 0
     else:
@@ -169,15 +148,15 @@ def test_the_choice_is_never_worse_for_the_judges_than_any_candidate_kind(
 
 def test_full_rank_on_the_networks_own_responses_is_the_identity() -> None:
     Y = responses(8)
-    result = solve_channel(rows(Y, Y), Y.shape[1], "Relu", nonlinear=True)
+    result = solve_channel(rows(Y, Y), Y.shape[1], RELU, nonlinear=True)
     np.testing.assert_allclose(result.map(Y), Y, atol=200 * EPS32 * np.abs(Y).max())
 
 
 def test_asymmetric_on_undisturbed_inputs_is_the_symmetric_solution() -> None:
     Y = responses(9)
     shifted = Y - np.float32(0.5)  # the bias takes up a constant shift of the regressors
-    a = solve_channel(rows(Y, Y), 4, "Relu", nonlinear=True)
-    b = solve_channel(rows(shifted, Y), 4, "Relu", nonlinear=True)
+    a = solve_channel(rows(Y, Y), 4, RELU, nonlinear=True)
+    b = solve_channel(rows(shifted, Y), 4, RELU, nonlinear=True)
     assert b.error_linear == pytest.approx(a.error_linear, rel=1e-3)
     assert b.error_nonlinear == pytest.approx(a.error_nonlinear, rel=1e-3)
 
@@ -185,16 +164,16 @@ def test_asymmetric_on_undisturbed_inputs_is_the_symmetric_solution() -> None:
 def test_the_asymmetric_solution_undoes_error_that_the_symmetric_one_leaves() -> None:
     Y = responses(10, n=6000)
     X = disturbed(Y, 11, amount=0.4)
-    asymmetric = solve_channel(rows(X[:4000], Y[:4000]), 6, "Relu", nonlinear=True)
-    symmetric = solve_channel(rows(Y[:4000], Y[:4000]), 6, "Relu", nonlinear=True)
+    asymmetric = solve_channel(rows(X[:4000], Y[:4000]), 6, RELU, nonlinear=True)
+    symmetric = solve_channel(rows(Y[:4000], Y[:4000]), 6, RELU, nonlinear=True)
     assert error(asymmetric.map, X[4000:], Y[4000:]) < 0.9 * error(symmetric.map, X[4000:], Y[4000:])
 
 
 def test_the_nonlinear_solution_beats_the_linear_one_on_unseen_rows_where_relu_hides_much() -> None:
     Y = responses(12, n=12000, decay=0.9) - np.float32(1.5)
     seen, unseen = Y[:8000], Y[8000:]
-    linear = solve_channel(rows(seen, seen), 4, "Relu", nonlinear=False)
-    nonlinear = solve_channel(rows(seen, seen), 4, "Relu", nonlinear=True)
+    linear = solve_channel(rows(seen, seen), 4, RELU, nonlinear=False)
+    nonlinear = solve_channel(rows(seen, seen), 4, RELU, nonlinear=True)
     assert nonlinear.iterations > 0
     assert error(nonlinear.map, unseen, unseen) < 0.97 * error(linear.map, unseen, unseen)
 
@@ -202,7 +181,7 @@ def test_the_nonlinear_solution_beats_the_linear_one_on_unseen_rows_where_relu_h
 def test_error_falls_as_rank_grows() -> None:
     Y = responses(13)
     X = disturbed(Y, 14, amount=0.1)
-    errors = [solve_channel(rows(X, Y), rank, "Relu", nonlinear=True) for rank in range(1, 13)]
+    errors = [solve_channel(rows(X, Y), rank, RELU, nonlinear=True) for rank in range(1, 13)]
     chosen = [min(e.error_linear, e.error_nonlinear or np.inf) for e in errors]
     assert all(later <= earlier * 1.02 for earlier, later in itertools.pairwise(chosen))
 
@@ -216,8 +195,8 @@ def test_few_rows_never_do_much_worse_than_the_symmetric_solution(n: int) -> Non
         few = Rows(X[:n], Y[:n], np.arange(n) % 5 == 2)
         own = Rows(Y[:n], Y[:n], np.arange(n) % 5 == 2)
         asymmetric, symmetric = (
-            solve_channel(few, 4, "Relu", nonlinear=True),
-            solve_channel(own, 4, "Relu", nonlinear=True),
+            solve_channel(few, 4, RELU, nonlinear=True),
+            solve_channel(own, 4, RELU, nonlinear=True),
         )
         worse.append(error(asymmetric.map, X[n:], Y[n:]) / error(symmetric.map, X[n:], Y[n:]))
     assert np.median(worse) <= 1.0
@@ -225,7 +204,7 @@ def test_few_rows_never_do_much_worse_than_the_symmetric_solution(n: int) -> Non
 
 def test_a_dead_layer_is_solved_without_complaint() -> None:
     Y = np.full((50, 6), -1.0, np.float32)
-    result = solve_channel(rows(Y, Y), 2, "Relu", nonlinear=True)
+    result = solve_channel(rows(Y, Y), 2, RELU, nonlinear=True)
     assert np.isfinite(result.map(Y)).all()
     assert (np.maximum(result.map(Y), 0) < 1e-6).all()
 
@@ -247,7 +226,7 @@ def test_composed_channel_kernels_equal_the_map_times_the_kernel(
     W = rng.standard_normal((d, c, *kernel))
     rank = int(rng.integers(1, d + 1))
     solution = LowRankMap(rng.standard_normal((d, rank)), rng.standard_normal((rank, d)), rng.standard_normal(d))
-    factorization = channel.compose(W, solution)
+    factorization = channel.compose(W, Chain(solution.right, (solution.left,), solution.bias))
     assert factorization.ranks == (rank,)
     expected = np.einsum("od,dchw->ochw", solution.left @ solution.right, W)
     np.testing.assert_allclose(factorization.dense(), expected, atol=1e-12 * max(1, np.abs(expected).max()))
@@ -277,6 +256,8 @@ def test_spatial_stages_compose_to_an_outer_product() -> None:
 
 def test_what_won_is_described() -> None:
     solution = LowRankMap(np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1))
-    assert "symmetric" in Fit(solution, 0.1, None, np.inf, 0).description
-    assert Fit(solution, 0.1, 0.05, 0.1, 3).description == "nonlinear, 3 iterations, ridge 0.1"
-    assert Fit(solution, 0.1, 0.2, 0.1, 0).description == "linear, ridge 0.1"
+    assert "symmetric" in Fit(solution, solution, 0.1, None, np.inf, 0).description
+    assert Fit(solution, solution, 0.1, 0.05, 0.1, 3).description == "nonlinear, 3 iterations, ridge 0.1"
+    assert Fit(solution, solution, 0.1, 0.2, 0.1, 0).description == "linear, ridge 0.1"
+    refined = Fit(solution, solution, 0.1, 0.05, 0.1, 3, 1.5).description
+    assert refined == "nonlinear, 3 iterations, ridge 0.1, refined in 1.5 epochs"

@@ -17,6 +17,7 @@ from models_for_tests import (
 from onnx import helper
 
 from onnx_lowrank.errors import UsageError
+from onnx_lowrank.factorise.activations import RELU
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.sites import find_sites
 
@@ -85,10 +86,22 @@ def test_a_size_taken_from_the_input_does_not_make_a_layer_the_first() -> None:
 
 def test_the_activation_counts_only_if_it_is_the_one_reader() -> None:
     activations = {site.name: site.activation for site in find_sites(normalise(plain()), include="")[0]}
-    assert activations == {"conv1": "Relu", "conv2": "Relu", "conv3": None}
+    assert activations == {"conv1": RELU, "conv2": RELU, "conv3": None}
     # Its response is an output of the model, too.
     stem = next(site for site in find_sites(normalise(branches()), include="stem")[0])
     assert stem.activation is None
+
+
+def test_a_shortcut_joins_where_only_the_addition_reads_the_response() -> None:
+    sites = {site.name: site for site in find_sites(normalise(residual()), include="")[0]}
+    joins = {name: (site.join.shortcut, site.join.total) if site.join else None for name, site in sites.items()}
+    # The projection of the second block comes after its convolution in the file; each is the other's shortcut.
+    assert joins == {
+        "conv1": None, "conv2": ("r1", "a2"), "conv3": ("s3", "a3"), "shortcut": ("c3", "a3"), "conv4": ("r3", "y"),
+    }  # fmt: skip
+    assert {name: site.activation for name, site in sites.items()} == {
+        "conv1": RELU, "conv2": RELU, "conv3": RELU, "shortcut": RELU, "conv4": None,
+    }  # fmt: skip
 
 
 def test_a_site_carries_its_arrays_and_geometry() -> None:

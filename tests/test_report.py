@@ -48,6 +48,7 @@ SCHEMA: dict[str, Any] = {
             "macs_before": int,
             "macs_after": int,
             "activation": {str, None},
+            "shortcut": {str, None},
             "error_linear": {float, None},
             "error_nonlinear": {float, None},
             "kept": bool,

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from onnx_lowrank.factorise import spatial
+from onnx_lowrank.factorise.activations import RELU
+from onnx_lowrank.factorise.descent import features
 from onnx_lowrank.factorise.fit import Rows, fit
 from onnx_lowrank.factorise.forms import from_weights, make_form
 
@@ -50,11 +52,11 @@ def test_full_ranks_solved_on_data_reproduce_the_responses(drawn: tuple[int, int
     most = len(columns.energies)
     for name, ranks in (("spatial", (most,)), ("3d", (most, len(W)))):
         form = make_form(name, W, ranks, columns)
-        rows = Rows(form.regressors(patches), Y, np.arange(len(Y)) % 5 == 2)
-        best = fit(rows, form.prior, form.rank, "Relu", nonlinear=True)
+        rows = Rows(form.regressors(form.inputs(patches)), Y, np.arange(len(Y)) % 5 == 2)
+        best = fit(rows, form.prior, form.rank, RELU, nonlinear=True)
         out = best.map(rows.regressors)
         np.testing.assert_allclose(out, Y, atol=1e-3 * np.abs(Y).max())
-        factorization = form.compose(best.map)
+        factorization = form.compose(form.chain(best.map))
         composed = np.einsum("nchw,dchw->nd", patches, factorization.dense()) + factorization.bias
         np.testing.assert_allclose(composed, out, atol=1e-4 * np.abs(Y).max())
 
@@ -72,7 +74,7 @@ def test_features_are_the_vertical_convolution_of_every_column() -> None:
     rng = np.random.default_rng(0)
     patches, V = rng.standard_normal((5, 3, 4, 2)), rng.standard_normal((6, 3, 4, 1))
     expected = np.einsum("ncyx,scy->nxs", patches, V[..., 0]).reshape(5, -1)
-    np.testing.assert_allclose(spatial.features(patches, V), expected, atol=1e-12)
+    np.testing.assert_allclose(features(spatial.columns_of(patches), V.reshape(6, -1)), expected, atol=1e-12)
 
 
 def test_jaderbergs_cut_is_the_best_of_the_kernel_and_the_weighted_one_of_the_responses() -> None:
@@ -96,7 +98,7 @@ def test_error_falls_as_either_rank_grows() -> None:
 
     def error(ranks: tuple[int, int]) -> float:
         form = make_form("3d", W, ranks, columns)
-        best = fit(Rows(form.regressors(patches), Y, judges), form.prior, form.rank, None, nonlinear=False)
+        best = fit(Rows(form.regressors(form.inputs(patches)), Y, judges), form.prior, form.rank, None, nonlinear=False)
         return best.error_linear
 
     assert error((3, 4)) > error((6, 4)) > error((12, 4)) > error((12, 6)) - 1e-9

@@ -1,8 +1,8 @@
-"""The z-step: the auxiliary response that serves the activation and the regression at once (§2.3, eq. 7-9).
+"""What follows a layer, and the z-step: the auxiliary response that serves it and the regression at once (§2.3).
 
-For a target y, a prediction ŷ and a weight λ, elementwise:
+For an activation r, a target y, a prediction ŷ and a weight λ, elementwise:
 
-    z(y, ŷ) = argmin_z (r(y) − r(z))² + λ (z − ŷ)²
+    z(y, ŷ) = argmin_z (r(y) − r(z))² + λ (z − ŷ)²                                            (eq. 7-9)
 
 ReLU, r(z) = max(0, z), has two candidates: z₀ = min(0, ŷ) with r(z₀) = 0, and z₁ = max(0, (λŷ + r(y)) / (λ+1)).
 Comparing their costs gives one threshold: with κ = √(1 + 1/λ) − 1, z₁ wins exactly where ŷ > −κ r(y), and there
@@ -10,53 +10,88 @@ Comparing their costs gives one threshold: with κ = √(1 + 1/λ) − 1, z₁ w
     z₁ = ŷ + (r(y) − ŷ) / (λ+1);      elsewhere z₀ = ŷ.
 
 For ŷ ≥ 0 the difference of the costs is (r(y) + λŷ)² / (λ+1) ≥ 0; for ŷ < 0 it is r(y)² − λ/(λ+1) (r(y) − ŷ)².
+
+The paper has the ReLU alone. Other activations of straight pieces are in ``piecewise``, curved ones in ``smooth``.
 """
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-NONLINEAR = ("Relu",)
-"""Activations with a z-step; every other layer is solved linearly."""
+DIFFERENCE = 3e-3
+"""Half the distance of a central difference, relative to 1 + |y|: about the cube root of float32's precision."""
 
 
-def apply(activation: str | None, y: Array) -> Array:
-    """r(y), elementwise; the identity where there is no activation."""
-    return np.maximum(y, 0) if activation == "Relu" else y
+class Activation(Protocol):
+    """An elementwise function r with its z-step."""
+
+    @property
+    def name(self) -> str:
+        """As ONNX or the field names it."""
+        ...
+
+    def apply(self, y: Array) -> Array:
+        """r(y), for responses [n, d], in a new array."""
+        ...
+
+    def z_step(self, target: Array, prediction: Array, weight: float) -> Array:
+        """The minimising auxiliary responses.
+
+        Parameters
+        ----------
+        target
+            r(y), the original's responses behind the activation, [n, d].
+        prediction
+            ŷ, [n, d].
+        weight
+            λ > 0.
+
+        Returns
+        -------
+        Array
+            z, [n, d], in a new array.
+        """
+        ...
 
 
-def slope(activation: str | None, y: Array) -> Array:
-    """r′(y), elementwise, in the type of y."""
-    return np.asarray(y > 0, y.dtype) if activation == "Relu" else np.ones_like(y)
+@dataclass(frozen=True)
+class Relu:
+    """r(z) = max(0, z)."""
+
+    name: str = "Relu"
+
+    def apply(self, y: Array) -> Array:
+        """r(y); see ``Activation``."""
+        return np.maximum(y, 0)
+
+    def z_step(self, target: Array, prediction: Array, weight: float) -> Array:
+        """z in closed form; see ``Activation``."""
+        kappa = math.sqrt(1 + 1 / weight) - 1
+        step = target - prediction
+        step *= 1 / (weight + 1)
+        step *= prediction > -kappa * target
+        step += prediction
+        return step
 
 
-def z_step(activation: str, target: Array, prediction: Array, weight: float) -> Array:
-    """The minimising auxiliary responses.
+RELU = Relu()
 
-    Parameters
-    ----------
-    activation
-        One of ``NONLINEAR``.
-    target
-        r(y), the original's responses behind the activation, [n, d].
-    prediction
-        ŷ, [n, d].
-    weight
-        λ > 0.
 
-    Returns
-    -------
-    Array
-        z, [n, d], in a new array.
-    """
-    assert activation == "Relu", activation
-    kappa = math.sqrt(1 + 1 / weight) - 1
-    step = target - prediction
-    step *= 1 / (weight + 1)
-    step *= prediction > -kappa * target
-    step += prediction
-    return step
+def apply(activation: Activation | None, y: Array) -> Array:
+    """r(y), elementwise; y itself where there is no activation."""
+    return y if activation is None else activation.apply(y)
+
+
+def slope(activation: Activation | None, y: Array) -> Array:
+    """r′(y), elementwise, in the type of y: central differences, exact away from the kinks of piecewise-linear ones."""
+    if activation is None:
+        return np.ones_like(y)
+    if isinstance(activation, Relu):
+        return np.asarray(y > 0, y.dtype)
+    step = DIFFERENCE * (1 + np.abs(y))
+    return np.asarray((activation.apply(y + step) - activation.apply(y - step)) / (2 * step), y.dtype)

@@ -22,7 +22,8 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise import activations
+from onnx_lowrank.factorise.activations import Activation, apply, slope
+from onnx_lowrank.factorise.fit import Rows
 from onnx_lowrank.factorise.moments import BLOCK
 
 Array = NDArray[Any]
@@ -37,8 +38,8 @@ BATCH = 512
 """Rows of a step."""
 
 RATE, HIGHEST_RATE = 3e-4, 8e-3
-"""Size of a first step, in units of a factor's mean absolute entry, for every observed number that there is per unknown,
-and the most that it may be. Where there are few observations, small steps end nearer to the start."""
+"""Size of a first step, in units of a factor's mean absolute entry, for every observed number per unknown, and the most
+that it may be. Where there are few observations, small steps end nearer to the start."""
 
 WORTH = 0.003
 """The share of the error that the judges must see gone at their first look. Where it is less, the samples have no more
@@ -104,33 +105,28 @@ class Refined:
     epochs: float
 
 
-def refine(
-    start: Chain, inputs: Array, targets: Array, judges: NDArray[np.bool_], activation: str | None, seed: int = 0
-) -> Refined:
+def refine(start: Chain, rows: Rows, activation: Activation | None, seed: int = 0) -> Refined:
     """Move all factors of a chain downhill as long as the judges approve.
 
     Parameters
     ----------
     start
         Where to begin.
-    inputs
-        u, [n, s, q], float32.
-    targets
-        Y, [n, d], float32: the original's responses before the activation.
-    judges
-        [n], bool: rows that judge and take no part in the steps. Where there are none, the start is returned.
+    rows
+        Samples, with the form's inputs u, [n, s, q], for regressors. Without rows that judge and rows that do not, the
+        start is returned.
     activation
         What follows the layer.
     seed
         Of the order of the rows.
     """
-    solving, judging = np.flatnonzero(~judges), np.flatnonzero(judges)
-    judge = _Judge(inputs, targets, judging, activation)
+    solving, judging = np.flatnonzero(~rows.judges), np.flatnonzero(rows.judges)
+    judge = _Judge(rows, judging, activation)
     best = Refined(start, judge(start), 0.0)
     if not len(solving) or not len(judging):
         return best
-    rate = min(HIGHEST_RATE, RATE * len(solving) * targets.shape[1] / start.unknowns)
-    steps = _Steps(start, inputs, targets, activation)
+    rate = min(HIGHEST_RATE, RATE * len(solving) * rows.targets.shape[1] / start.unknowns)
+    steps = _Steps(start, rows, activation)
     per_look = max(1, len(solving) // (LOOKS * BATCH))
     total = EPOCHS * LOOKS * per_look
     generator = np.random.default_rng(seed)
@@ -145,9 +141,9 @@ def refine(
         best = Refined(state, error, (look + 1) / LOOKS)
     if best.epochs:
         # The judges have done their work: a last pass lets their rows take part, too.
-        steps = _Steps(best.chain, inputs, targets, activation)
-        total = max(1, len(inputs) // BATCH)
-        order = generator.permutation(len(inputs))
+        steps = _Steps(best.chain, rows, activation)
+        total = max(1, len(rows.targets) // BATCH)
+        order = generator.permutation(len(rows.targets))
         for step in range(total):
             steps.take(order[step * BATCH : (step + 1) * BATCH], LAST_RATE * rate * (1 - step / total))
         best = replace(best, chain=steps.chain)
@@ -155,28 +151,32 @@ def refine(
 
 
 class _Judge:
-    """The relative error behind the activation on fixed rows."""
+    """The relative error behind the activation on the judging rows."""
 
-    def __init__(self, inputs: Array, targets: Array, rows: NDArray[np.intp], activation: str | None) -> None:
-        self._inputs, self._rows, self._activation = inputs, rows, activation
-        self._target = activations.apply(activation, targets[rows])
+    def __init__(self, rows: Rows, judging: NDArray[np.intp], activation: Activation | None) -> None:
+        self._rows, self._judging, self._activation = rows, judging, activation
+        self._target = apply(activation, rows.targets[judging])
         # All-zero targets (a dead layer) have no relative error; the absolute one then ranks the states.
         self._scale = float(np.vdot(self._target, self._target)) or 1.0
 
     def __call__(self, chain: Chain) -> float:
         total = 0.0
-        for i in range(0, len(self._rows), BLOCK):
-            predicted = activations.apply(self._activation, chain(self._inputs[self._rows[i : i + BLOCK]]))
-            predicted -= self._target[i : i + BLOCK]
-            total += float(np.vdot(predicted, predicted))
+        for i in range(0, len(self._judging), BLOCK):
+            block = self._judging[i : i + BLOCK]
+            response = chain(self._rows.regressors[block])
+            if self._rows.shortcut is not None:
+                response += self._rows.shortcut[block]
+            difference = apply(self._activation, response) - self._target[i : i + BLOCK]
+            total += float(np.vdot(difference, difference))
         return total / self._scale
 
 
 class _Steps:
     """Adam's state, and the factors on their way."""
 
-    def __init__(self, start: Chain, inputs: Array, targets: Array, activation: str | None) -> None:
-        self._inputs, self._targets, self._activation = inputs, targets, activation
+    def __init__(self, start: Chain, rows: Rows, activation: Activation | None) -> None:
+        self._rows, self._activation = rows, activation
+        inputs, targets = rows.regressors, rows.targets
         some = inputs[:: max(1, len(inputs) // COVARIANCE_ROWS)].reshape(-1, inputs.shape[2])
         mean = some.mean(axis=0, dtype=np.float64)
         S = (some.T @ some).astype(np.float64) / len(some) - np.outer(mean, mean)
@@ -185,7 +185,7 @@ class _Steps:
         self._unwhiten = scipy.linalg.solve_triangular(L, np.eye(len(L)), lower=True).astype(np.float32)  # L⁻¹
         # Columns and targets are centred and scaled, so that the same rate suits every layer.
         self._mean = mean.astype(np.float32)
-        r = activations.apply(activation, targets[:: max(1, len(targets) // COVARIANCE_ROWS)])
+        r = apply(activation, targets[:: max(1, len(targets) // COVARIANCE_ROWS)])
         self._scale = np.float32(np.sqrt(np.mean(np.square(r, dtype=np.float64))) or 1.0)
         rest = [matrix.astype(np.float32) for matrix in start.rest]
         rest[-1] = rest[-1] / self._scale
@@ -203,24 +203,25 @@ class _Steps:
         """The current state, as a chain of the uncentred, unscaled inputs."""
         first = (self._factors[0] @ self._unwhiten).astype(np.float64)
         rest = [matrix.astype(np.float64) for matrix in self._factors[1:-1]]
-        bias = self._factors[-1] - _fixed(first @ self._mean, rest, self._inputs.shape[1])
+        bias = self._factors[-1] - _fixed(first @ self._mean, rest, self._rows.regressors.shape[1])
         rest[-1] = rest[-1] * float(self._scale)
         return Chain(first, tuple(rest), bias * float(self._scale))
 
     def take(self, rows: NDArray[np.intp], rate: float) -> None:
         """One step on these rows."""
         A, *rest, bias = self._factors
-        inputs = self._inputs[rows]
+        inputs = self._rows.regressors[rows]
         inputs -= self._mean
         n, s, q = inputs.shape
         columns = inputs.reshape(n * s, q)
         made = [(columns @ (A @ self._unwhiten).T).reshape(n, s * len(A))]
         for matrix in rest:
             made.append(made[-1] @ matrix.T)
-        response = made.pop() + bias
-        target = activations.apply(self._activation, self._targets[rows]) / self._scale
-        back = activations.apply(self._activation, response) - target
-        back *= activations.slope(self._activation, response) / np.float32(n)
+        response = (made.pop() + bias) * self._scale
+        if self._rows.shortcut is not None:
+            response += self._rows.shortcut[rows]
+        back = apply(self._activation, response) - apply(self._activation, self._rows.targets[rows])
+        back *= slope(self._activation, response) / (self._scale * np.float32(n))
         gradients = [back.sum(axis=0)]
         for matrix, value in zip(reversed(rest), reversed(made), strict=True):
             gradients.append(back.T @ value)

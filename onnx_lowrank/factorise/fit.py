@@ -10,6 +10,10 @@ the solution, by their squared error behind the activation, Σ (r(y) − r(ŷ))�
   λ from small to large) beats its linear start, and
 * after how many iterations to stop it.
 
+Where a shortcut s joins the response before the activation, in a residual block, targets are the sums y + s. With the
+shortcut ŝ of the network approximated so far, r(ŷ + ŝ) is to be near r(y + s): the linear target is y + s − ŝ, and the
+z-step runs on ŷ + ŝ, so the solution undoes what error has come along the shortcut, too.
+
 The winner is then solved again on all samples with the choices fixed; an alternation goes on from where it stopped.
 
 An iteration costs two matrix products over the rows. Nothing is factorised over the rows in it: the regressors are
@@ -25,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise import activations
+from onnx_lowrank.factorise.activations import Activation, apply
 from onnx_lowrank.factorise.moments import BLOCK, Moments
 from onnx_lowrank.factorise.regression import LowRankMap, Regression, leading_subspace
 
@@ -53,14 +57,17 @@ class Rows:
     regressors
         X, [n, p], float32.
     targets
-        Y, [n, d], float32: the original's responses before the activation.
+        Y, [n, d], float32: the original's responses before the activation, with its shortcut where one joins.
     judges
         [n], bool: rows that judge and take no part in the solution.
+    shortcut
+        ŝ, [n, d], float32: what is added to the predictions before the activation; None where nothing is.
     """
 
     regressors: Array
     targets: Array
     judges: NDArray[np.bool_]
+    shortcut: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class Fit:
     ``map`` is solved on all samples, ``judged`` is the same candidate as the judges saw it, without their rows;
     ``error_linear`` and ``error_nonlinear`` are Σ(r(y) − r(ŷ))² / Σ r(y)² over the judging rows, of the best linear
     and the best nonlinear candidate (None where none was tried); ``ridge`` is infinite where the symmetric map won;
-    ``iterations`` is 0 for a linear winner; ``epochs`` counts the passes over the rows in which all factors were refined.
+    ``iterations`` is 0 for a linear winner; ``epochs`` counts the passes over the rows that refined all factors.
     """
 
     map: LowRankMap
@@ -90,7 +97,7 @@ class Fit:
         return f"{kind}, ridge {self.ridge:g}" + (f", refined in {self.epochs:g} epochs" if self.epochs else "")
 
 
-def fit(rows: Rows, prior: Array, rank: int, activation: str | None, *, nonlinear: bool) -> Fit:
+def fit(rows: Rows, prior: Array, rank: int, activation: Activation | None, *, nonlinear: bool) -> Fit:
     """Solve one layer.
 
     Parameters
@@ -102,7 +109,7 @@ def fit(rows: Rows, prior: Array, rank: int, activation: str | None, *, nonlinea
     rank
         r, between 1 and d.
     activation
-        What follows the layer; one of ``activations.NONLINEAR`` or anything else for a linear solution.
+        What follows the layer; None for a linear solution.
     nonlinear
         Whether to try the alternation.
     """
@@ -112,33 +119,40 @@ def fit(rows: Rows, prior: Array, rank: int, activation: str | None, *, nonlinea
     # Large means would eat the float32 precision of the products; the bias takes the shift back at the end.
     shift = X.mean(axis=0, dtype=np.float64).astype(X.dtype)
     X -= shift
+    S = None if rows.shortcut is None else rows.shortcut[order]
     first_judge = len(order) - np.count_nonzero(rows.judges)
     # Where there are too few rows to divide, the same ones solve and judge.
     solving = slice(0, first_judge or None)
     judging = slice(first_judge if first_judge < len(order) else 0, None)
+    target = apply(activation, Y)
+    if S is not None:  # what is left for the layer to answer
+        Y = Y - S
     moments = Moments.of(X[solving], Y[solving])
     divided = 0 < first_judge < len(order)
-    target = activations.apply(activation, Y)
-    judge = _Judge(X[judging], target[judging], activation)
-    problem = _Problem(X[solving], target[solving], moments, prior, rank, activation)
+    judge = _Judge(X[judging], target[judging], _part(S, judging), activation)
+    problem = _Problem(X[solving], target[solving], _part(S, solving), moments, prior, rank, activation)
 
     ridge, error_linear = _best_ridge(problem, judge)
     error_nonlinear, iterations = None, 0
     start = None
-    if nonlinear and activation in activations.NONLINEAR:
+    if nonlinear and activation is not None:
         candidate, error_nonlinear, steps, state = _best_alternation(problem, judge, ridge)
         if error_nonlinear < error_linear:
             ridge, iterations, start = candidate, steps, state
 
     everything = problem
     if divided:
-        everything = _Problem(X, target, moments + Moments.of(X[judging], Y[judging]), prior, rank, activation)
+        everything = _Problem(X, target, S, moments + Moments.of(X[judging], Y[judging]), prior, rank, activation)
     judged = start or problem.linear(ridge)
     if start:
         *_, solution = everything.alternate(ridge, SCHEDULE[iterations - 1 : iterations] * LAST, start)
     else:
         solution = everything.linear(ridge)
     return Fit(solution.shifted(shift), judged.shifted(shift), error_linear, error_nonlinear, ridge, iterations)
+
+
+def _part(rows: Array | None, part: slice) -> Array | None:
+    return None if rows is None else rows[part]
 
 
 def _best_ridge(problem: "_Problem", judge: "_Judge") -> tuple[float, float]:
@@ -183,16 +197,20 @@ def _best_alternation(problem: "_Problem", judge: "_Judge", start: float) -> tup
 class _Judge:
     """The relative error behind the activation on fixed rows."""
 
-    def __init__(self, X: Array, target: Array, activation: str | None) -> None:
-        self._X, self._target, self._activation = X, target, activation
+    def __init__(self, X: Array, target: Array, shortcut: Array | None, activation: Activation | None) -> None:
+        self._X, self._target, self._shortcut, self._activation = X, target, shortcut, activation
         # All-zero targets (a dead layer) have no relative error; the absolute one then ranks the candidates.
         self._scale = float(np.vdot(target, target)) or 1.0
 
     def __call__(self, candidate: LowRankMap) -> float:
         total = 0.0
         for start in range(0, len(self._X), BLOCK):
-            difference = activations.apply(self._activation, candidate(self._X[start : start + BLOCK]))
-            difference -= self._target[start : start + BLOCK]
+            block = slice(start, start + BLOCK)
+            difference = candidate(self._X[block])
+            if self._shortcut is not None:
+                difference += self._shortcut[block]
+            difference = apply(self._activation, difference)
+            difference -= self._target[block]
             total += float(np.vdot(difference, difference))
         return total / self._scale
 
@@ -201,9 +219,17 @@ class _Problem:
     """Rows to solve on, with the moments that every candidate shares."""
 
     def __init__(
-        self, X: Array, target: Array, moments: Moments, prior: Array, rank: int, activation: str | None
+        self,
+        X: Array,
+        target: Array,
+        shortcut: Array | None,
+        moments: Moments,
+        prior: Array,
+        rank: int,
+        activation: Activation | None,
     ) -> None:
-        self._X, self._target, self._rank, self._activation = X, target, rank, activation
+        self._X, self._target, self._shortcut = X, target, shortcut
+        self._rank, self._activation = rank, activation
         self._x_mean, self._y_mean = moments.x_mean, moments.y_mean
         self._gram, self._cross = moments.xx, moments.yx
         U = leading_subspace(moments.yy, rank)
@@ -251,8 +277,13 @@ class _Problem:
         assert self._activation is not None
         n, cross, total = len(self._X), np.zeros_like(self._cross), np.zeros(len(self._y_mean))
         for start in range(0, n, BLOCK):
-            X = self._X[start : start + BLOCK]
-            Z = activations.z_step(self._activation, self._target[start : start + BLOCK], state(X), weight)
+            block = slice(start, start + BLOCK)
+            X, predicted = self._X[block], state(self._X[block])
+            if self._shortcut is not None:
+                predicted += self._shortcut[block]
+            Z = self._activation.z_step(self._target[block], predicted, weight)
+            if self._shortcut is not None:
+                Z -= self._shortcut[block]
             cross += Z.T @ X
             total += Z.sum(axis=0)
         return cross - np.outer(total, self._x_mean), total / n

@@ -1,43 +1,32 @@
 """One layer solved: the regression with its alternation, and then all factors refined together."""
 
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from onnx_lowrank.factorise.activations import Activation
 from onnx_lowrank.factorise.descent import Chain, refine
 from onnx_lowrank.factorise.fit import Fit, Rows, fit
 from onnx_lowrank.factorise.forms import Form
 
-Array = NDArray[Any]
 
-
-def solve(
-    form: Form, inputs: Array, targets: Array, judges: NDArray[np.bool_], activation: str | None, *, nonlinear: bool
-) -> tuple[Chain, Fit]:
+def solve(form: Form, rows: Rows, activation: Activation | None, *, nonlinear: bool) -> tuple[Chain, Fit]:
     """The factors of one layer, and how they were found.
 
     Parameters
     ----------
     form
         How the layer is split.
-    inputs
-        What the form reads of the sampled patches, [n, s, q], float32.
-    targets
-        Y, [n, d], float32: the original's responses before the activation.
-    judges
-        [n], bool: rows that judge and take no part in the solution.
+    rows
+        Samples, with what the form reads of their patches, [n, s, q], for regressors.
     activation
         What follows the layer.
     nonlinear
         Whether to go beyond the linear regression, to the objective behind the activation.
     """
-    best = fit(Rows(form.regressors(inputs), targets, judges), form.prior, form.rank, activation, nonlinear=nonlinear)
-    chain = form.chain(best.map)
-    if nonlinear and judges.any() and not judges.all():
-        # From the state that knows nothing of the judges, or they would not see it overfit.
-        refined = refine(form.chain(best.judged), inputs, targets, judges, activation)
+    regressors = form.regressors(rows.regressors)
+    best = fit(replace(rows, regressors=regressors), form.prior, form.rank, activation, nonlinear=nonlinear)
+    if nonlinear and rows.judges.any() and not rows.judges.all():
+        # From the state that knows nothing of the judging rows, or they would not see it overfit.
+        refined = refine(form.chain(best.judged), rows, activation)
         if refined.epochs:
-            chain, best = refined.chain, replace(best, error_nonlinear=refined.error, epochs=refined.epochs)
-    return chain, best
+            return refined.chain, replace(best, error_nonlinear=refined.error, epochs=refined.epochs)
+    return form.chain(best.map), best

@@ -21,6 +21,9 @@ from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse, make_con
 STANDARD = (None, "", "ai.onnx")
 """The ways to write the domain of the standard operators."""
 
+_PLAIN_VALUES = {"value_floats": np.float32, "value_float": np.float32, "value_ints": np.int64, "value_int": np.int64}
+"""Attributes of a Constant that hold numbers in place of a tensor, with the types that ONNX gives them."""
+
 
 def normalise(proto: onnx.ModelProto) -> gs.Graph:
     """Import a model, lift the weights of its convolutions and fold its batch normalisations.
@@ -71,8 +74,10 @@ def find_constant(tensor: gs.Tensor) -> NDArray[Any] | None:
         value = node.attrs.get("value")
         if isinstance(value, gs.Constant):
             return find_constant(value)
-        floats = node.attrs.get("value_floats")
-        return None if floats is None else np.asarray(floats, np.float32)
+        for key, element in _PLAIN_VALUES.items():
+            if key in node.attrs:
+                return np.asarray(node.attrs[key], element)
+        return None
     if node.op not in ("Identity", "Cast"):
         return None
     values = find_constant(node.inputs[0])

@@ -11,6 +11,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import UsageError
+from onnx_lowrank.factorise.activations import Activation
+from onnx_lowrank.graph.followers import Followers, Join
 from onnx_lowrank.graph.refusals import FIRST, first_convolutions, hidden_convolutions, is_convolution, obstacle
 from onnx_lowrank.graph.segments import varying_tensors
 from onnx_lowrank.graph.tensors import array, dtype, unique
@@ -40,7 +42,9 @@ class ConvSite:
     auto_pad
         "NOTSET", "VALID", "SAME_UPPER" or "SAME_LOWER".
     activation
-        "Relu" where a Relu is the only reader of the output, else None.
+        What the response, or the sum that it joins, goes through next, where nobody else sees it; else None.
+    join
+        The shortcut that is added to the response, where nothing else reads it; else None.
     """
 
     name: str
@@ -53,7 +57,13 @@ class ConvSite:
     dilations: tuple[int, int]
     pads: tuple[int, int, int, int] | None
     auto_pad: str
-    activation: str | None
+    activation: Activation | None
+    join: Join | None
+
+    @property
+    def target(self) -> str:
+        """Name of the tensor that a solution is to reproduce: the sum where a shortcut joins, else the output."""
+        return self.join.total if self.join else self.output
 
     def padding(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Return the padding for an input of this size.
@@ -128,7 +138,7 @@ def find_sites(
     wanted, unwanted = _pattern("--include", include), _pattern("--exclude", exclude)
     nodes = [node for node in graph.nodes if is_convolution(node)]
     names, taken = _names(nodes)
-    first, varying = first_convolutions(graph), varying_tensors(graph)
+    first, varying, followers = first_convolutions(graph), varying_tensors(graph), Followers(graph)
     sites, skips = [], []
     for node, name in zip(nodes, names, strict=True):
         reason = obstacle(node)
@@ -141,7 +151,7 @@ def find_sites(
         if reason is None and wanted is None and node.outputs[0].name in first:
             reason = FIRST
         if reason is None:
-            sites.append(_site(graph, node, name))
+            sites.append(_site(node, name, followers))
         else:
             skips.append(Skip(name, reason))
     skips += [Skip(unique(name, taken), reason) for name, reason in hidden_convolutions(graph)]
@@ -164,7 +174,7 @@ def _pattern(option: str, text: str | None) -> re.Pattern[str] | None:
         raise UsageError(f"{option} {text!r} is not a regular expression: {error}") from error
 
 
-def _site(graph: gs.Graph, node: gs.Node, name: str) -> ConvSite:
+def _site(node: gs.Node, name: str, followers: Followers) -> ConvSite:
     weight, output = node.inputs[1], node.outputs[0]
     kernel = array(weight).astype(np.float64)
     bias = np.zeros(kernel.shape[0])
@@ -173,7 +183,7 @@ def _site(graph: gs.Graph, node: gs.Node, name: str) -> ConvSite:
     strides, dilations = (node.attrs.get(key, (1, 1)) for key in ("strides", "dilations"))
     auto_pad = node.attrs.get("auto_pad", "NOTSET") or "NOTSET"
     top, left, bottom, right = node.attrs.get("pads", (0, 0, 0, 0))
-    private = len(output.outputs) == 1 and not any(tensor is output for tensor in graph.outputs)
+    activation, join = followers.of(output.name, len(kernel))
     return ConvSite(
         name=name,
         input=node.inputs[0].name,
@@ -185,5 +195,6 @@ def _site(graph: gs.Graph, node: gs.Node, name: str) -> ConvSite:
         dilations=(dilations[0], dilations[1]),
         pads=(top, left, bottom, right) if auto_pad == "NOTSET" else None,
         auto_pad=auto_pad,
-        activation="Relu" if private and output.outputs[0].op == "Relu" else None,
+        activation=activation,
+        join=join,
     )

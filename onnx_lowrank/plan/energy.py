@@ -11,8 +11,12 @@ Array = NDArray[Any]
 def spectrum(responses: Array) -> Array:
     """Eigenvalues of the responses' covariance, [d], descending, for responses [n, d]."""
     centred = responses - responses.mean(axis=0, dtype=np.float64).astype(responses.dtype)
-    values = np.linalg.eigvalsh((centred.T @ centred).astype(np.float64) / len(centred))
-    return np.maximum(values[::-1], 0)
+    return eigenvalues((centred.T @ centred).astype(np.float64) / len(centred))
+
+
+def eigenvalues(covariance: Array) -> Array:
+    """Those of a covariance [d, d], [d], descending."""
+    return np.maximum(np.linalg.eigvalsh(covariance)[::-1], 0)
 
 
 def log_energies(values: Array) -> Array:
