@@ -37,9 +37,9 @@ LOOKS = 2
 BATCH = 512
 """Rows of a step."""
 
-RATE, HIGHEST_RATE = 3e-4, 8e-3
-"""Size of a first step, in units of a factor's mean absolute entry, for every observed number per unknown, and the most
-that it may be. Where there are few observations, small steps end nearer to the start."""
+RATE, HIGHEST_RATE = 3.0, 1e-2
+"""Size of a first step, in units of a factor's mean absolute entry: the first over the number of terms in a response,
+since so many small changes add up there, and the most that it may be."""
 
 WORTH = 0.003
 """The share of the error that the judges must see gone at their first look. Where it is less, the samples have no more
@@ -83,11 +83,6 @@ class Chain:
             rows = rows @ matrix.T.astype(np.float32)
         return np.asarray(rows + self.bias.astype(np.float32))
 
-    @property
-    def unknowns(self) -> int:
-        """The number of entries of all factors."""
-        return self.first.size + sum(matrix.size for matrix in self.rest)
-
 
 def features(inputs: Array, first: Array) -> Array:
     """f, [n, s·r]: the first factor [r, q] on every column of the inputs [n, s, q]."""
@@ -125,7 +120,7 @@ def refine(start: Chain, rows: Rows, activation: Activation | None, seed: int = 
     best = Refined(start, judge(start), 0.0)
     if not len(solving) or not len(judging):
         return best
-    rate = min(HIGHEST_RATE, RATE * len(solving) * rows.targets.shape[1] / start.unknowns)
+    rate = min(HIGHEST_RATE, RATE / max(matrix.shape[1] for matrix in start.rest))
     steps = _Steps(start, rows, activation)
     per_look = max(1, len(solving) // (LOOKS * BATCH))
     total = EPOCHS * LOOKS * per_look

@@ -23,7 +23,7 @@ iteration, V ← orth(C CᵀV).
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ RIDGES = (np.inf, 10.0, 1.0, 1e-1, 1e-2, 1e-3)
 SCHEDULE = (0.1,) * 4 + (1.0,) * 4
 """λ of the iterations: early ones move far, late ones fit the true objective."""
 
-PROBE = 2
+PROBE = 1
 """Iterations that show whether a ridge is better than its neighbour."""
 
 LAST = 2
@@ -98,7 +98,13 @@ class Fit:
 
 
 def fit(rows: Rows, prior: Array, rank: int, activation: Activation | None, *, nonlinear: bool) -> Fit:
-    """Solve one layer.
+    """Solve one layer; ``nonlinear`` says whether to try the alternation, the rest is as for ``Fitter``."""
+    fitter = Fitter(rows, prior, rank, activation)
+    return fitter.nonlinear() if nonlinear else fitter.linear()
+
+
+class Fitter:
+    """The solutions of one layer, which share their preparations.
 
     Parameters
     ----------
@@ -110,45 +116,47 @@ def fit(rows: Rows, prior: Array, rank: int, activation: Activation | None, *, n
         r, between 1 and d.
     activation
         What follows the layer; None for a linear solution.
-    nonlinear
-        Whether to try the alternation.
     """
-    # Solving rows first, judging rows last: every part is then a slice, and nothing is copied again.
-    order = np.argsort(rows.judges, kind="stable")
-    X, Y = rows.regressors[order], rows.targets[order]
-    # Large means would eat the float32 precision of the products; the bias takes the shift back at the end.
-    shift = X.mean(axis=0, dtype=np.float64).astype(X.dtype)
-    X -= shift
-    S = None if rows.shortcut is None else rows.shortcut[order]
-    first_judge = len(order) - np.count_nonzero(rows.judges)
-    # Where there are too few rows to divide, the same ones solve and judge.
-    solving = slice(0, first_judge or None)
-    judging = slice(first_judge if first_judge < len(order) else 0, None)
-    target = apply(activation, Y)
-    if S is not None:  # what is left for the layer to answer
-        Y = Y - S
-    moments = Moments.of(X[solving], Y[solving])
-    divided = 0 < first_judge < len(order)
-    judge = _Judge(X[judging], target[judging], _part(S, judging), activation)
-    problem = _Problem(X[solving], target[solving], _part(S, solving), moments, prior, rank, activation)
 
-    ridge, error_linear = _best_ridge(problem, judge)
-    error_nonlinear, iterations = None, 0
-    start = None
-    if nonlinear and activation is not None:
-        candidate, error_nonlinear, steps, state = _best_alternation(problem, judge, ridge)
-        if error_nonlinear < error_linear:
-            ridge, iterations, start = candidate, steps, state
+    def __init__(self, rows: Rows, prior: Array, rank: int, activation: Activation | None) -> None:
+        # Solving rows first, judging rows last: every part is then a slice, and nothing is copied again.
+        order = np.argsort(rows.judges, kind="stable")
+        X, Y = rows.regressors[order], rows.targets[order]
+        # Large means would eat the float32 precision of the products; the bias takes the shift back at the end.
+        self._shift = X.mean(axis=0, dtype=np.float64).astype(X.dtype)
+        X -= self._shift
+        S = None if rows.shortcut is None else rows.shortcut[order]
+        first_judge = len(order) - np.count_nonzero(rows.judges)
+        # Where there are too few rows to divide, the same ones solve and judge.
+        solving = slice(0, first_judge or None)
+        judging = slice(first_judge if first_judge < len(order) else 0, None)
+        target = apply(activation, Y)
+        if S is not None:  # what is left for the layer to answer
+            Y = Y - S
+        moments = Moments.of(X[solving], Y[solving])
+        self._curved = activation is not None
+        self._judge = _Judge(X[judging], target[judging], _part(S, judging), activation)
+        self._problem = _Problem(X[solving], target[solving], _part(S, solving), moments, prior, rank, activation)
+        self._everything = self._problem
+        if 0 < first_judge < len(order):
+            moments += Moments.of(X[judging], Y[judging])
+            self._everything = _Problem(X, target, S, moments, prior, rank, activation)
+        self._ridge, self._error = _best_ridge(self._problem, self._judge)
 
-    everything = problem
-    if divided:
-        everything = _Problem(X, target, S, moments + Moments.of(X[judging], Y[judging]), prior, rank, activation)
-    judged = start or problem.linear(ridge)
-    if start:
-        *_, solution = everything.alternate(ridge, SCHEDULE[iterations - 1 : iterations] * LAST, start)
-    else:
-        solution = everything.linear(ridge)
-    return Fit(solution.shifted(shift), judged.shifted(shift), error_linear, error_nonlinear, ridge, iterations)
+    def linear(self) -> Fit:
+        """The best linear solution."""
+        judged, solution = self._problem.linear(self._ridge), self._everything.linear(self._ridge)
+        return Fit(solution.shifted(self._shift), judged.shifted(self._shift), self._error, None, self._ridge, 0)
+
+    def nonlinear(self) -> Fit:
+        """The best solution of the alternation, or the linear one where it is no better."""
+        if not self._curved:
+            return self.linear()
+        ridge, error, steps, state = _best_alternation(self._problem, self._judge, self._ridge)
+        if error >= self._error:
+            return replace(self.linear(), error_nonlinear=error)
+        *_, solution = self._everything.alternate(ridge, SCHEDULE[steps - 1 : steps] * LAST, state)
+        return Fit(solution.shifted(self._shift), state.shifted(self._shift), self._error, error, ridge, steps)
 
 
 def _part(rows: Array | None, part: slice) -> Array | None:
