@@ -1,8 +1,8 @@
 """The forms of a factorised convolution, each as the one regression problem that solves it.
 
 From a site's sampled patches x̂ (n, c, k, l) and targets, every form takes regressors that its first kernel makes, a
-rank, and the map H₀ that the weights alone give; the solution becomes a chain of factors, which may be refined together, and
-then a chain of convolutions:
+rank, and the map H₀ that the weights alone give; the solution becomes a chain of factors, which may be refined
+together, and then a chain of convolutions:
 
     form      regressors                    rank   H₀
     channel   W x̂ (d)                       d'     I
