@@ -118,6 +118,21 @@ def residual() -> onnx.ModelProto:
     return build(nodes, stored)
 
 
+def deep_residual(blocks: int = 25, d: int = 8) -> onnx.ModelProto:
+    """Many blocks of conv, relu, conv, add, relu behind a stem: stem, then a and b of every block by number."""
+    stored = {"w": weights(1, d, 3, 3, 3)}
+    nodes = [conv("stem", "x", "w", "c"), relu("c", "r0")]
+    for i in range(blocks):
+        # Small beside the shortcut, so that the sum does not grow with the depth.
+        stored |= {f"w{i}a": weights(2 * i + 2, d, d, 3, 3), f"w{i}b": 0.3 * weights(2 * i + 3, d, d, 3, 3)}
+        nodes += [
+            conv(f"{i}a", f"r{i}", f"w{i}a", f"a{i}"), relu(f"a{i}", f"h{i}"),
+            conv(f"{i}b", f"h{i}", f"w{i}b", f"b{i}"), helper.make_node("Add", [f"b{i}", f"r{i}"], [f"s{i}"]),
+            relu(f"s{i}", "y" if i == blocks - 1 else f"r{i + 1}"),
+        ]  # fmt: skip
+    return build(nodes, stored)
+
+
 def branches() -> onnx.ModelProto:
     """An inception-like block, its stem's response an output too: stem, left, middle, right, end."""
     stored = {

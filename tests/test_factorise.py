@@ -257,6 +257,7 @@ def test_spatial_stages_compose_to_an_outer_product() -> None:
 def test_what_won_is_described() -> None:
     solution = LowRankMap(np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1))
     assert "symmetric" in Fit(solution, solution, 0.1, None, np.inf, 0).description
+    assert Fit(solution, solution, 0.1, 0.05, np.inf, 0, 3).description == "the symmetric solution, refined in 3 epochs"
     assert Fit(solution, solution, 0.1, 0.05, 0.1, 3).description == "nonlinear, 3 iterations, ridge 0.1"
     assert Fit(solution, solution, 0.1, 0.2, 0.1, 0).description == "linear, ridge 0.1"
     refined = Fit(solution, solution, 0.1, 0.05, 0.1, 3, 1.5).description

@@ -11,7 +11,9 @@ from models_for_tests import OPSET, one_conv, photo, plain, residual, run_model,
 from onnx import TensorProto, helper
 
 from onnx_lowrank.errors import ValidationError
+from onnx_lowrank.factorise import spatial
 from onnx_lowrank.factorise.factors import Factorization, Stage
+from onnx_lowrank.factorise.forms import from_weights, make_form
 from onnx_lowrank.graph.load import load
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.rewrite import rewrite
@@ -95,6 +97,43 @@ def test_an_exact_chain_computes_the_dense_convolution(
     explicit = {"strides": [1, 1]} | geometry | {"pads": [top, left, bottom, right]}
     same = one_conv(kernel, weights(8, 4) if biased else None, **explicit)
     np.testing.assert_allclose(run_model(same, {"x": x})["y"], expected, atol=2e-5)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    form=st.sampled_from(["channel", "spatial", "3d"]),
+    size=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    image=st.tuples(st.integers(13, 17), st.integers(13, 17)),
+    geometry=GEOMETRY,
+    padding=PADDING,
+    weighted=st.booleans(),
+)
+def test_what_the_solver_makes_of_the_weights_at_full_rank_computes_the_dense_convolution(
+    form: str,
+    size: tuple[int, int],
+    image: tuple[int, int],
+    geometry: dict[str, Any],
+    padding: dict[str, Any],
+    weighted: bool,
+) -> None:
+    if padding.get("auto_pad", "").startswith("SAME"):
+        geometry.pop("dilations", None)  # ONNX Runtime refuses the two together.
+    model = one_conv(weights(7, 4, 3, *size), weights(8, 4), **geometry, **padding)
+    loaded = load(model)
+    graph = normalise(loaded.proto)
+    site = find_sites(graph, include="")[0][0]
+    rows, columns = 3 * size[0], 4 * size[1]
+    # Any covariance of the columns will do at full rank.
+    mixing = np.eye(rows) + 0.3 * np.random.default_rng(9).normal(size=(rows, rows)) / np.sqrt(rows)
+    cut = spatial.cut(site.kernel, mixing @ mixing.T if weighted else None)
+    ranks = {"channel": (4,), "spatial": (min(rows, columns),), "3d": (min(rows, columns), 4)}[form]
+    factors = from_weights(make_form(form, site.kernel, ranks, cut), site.kernel, site.bias)
+    assert (factors.form, factors.ranks) == (form, ranks)
+    rewrite(graph, site, factors)
+    result = export(graph, loaded)
+    validate(result, model)
+    x = photo(1, (2, 3, *image))
+    np.testing.assert_allclose(run_model(result, {"x": x})["y"], run_model(model, {"x": x})["y"], atol=2e-5)
 
 
 @pytest.mark.parametrize("form", ["channel", "spatial", "3d"])

@@ -141,6 +141,55 @@ def test_exact_equals_brute_force_and_no_other_is_ahead(layers: list[Layer], sha
         assert total_energy(layers, ALLOCATIONS[how](layers, budget)) <= best + 1e-9
 
 
+SMALL_SHAPES = st.builds(
+    ConvShape,
+    st.integers(2, 4),
+    st.integers(2, 4),
+    st.sampled_from([(3, 3), (2, 3), (1, 3), (1, 1)]),
+    st.sampled_from([16, 49]),
+    st.sampled_from([16, 60]),
+)
+
+
+@given(
+    shapes=st.lists(SMALL_SHAPES, min_size=1, max_size=3),
+    decays=st.lists(st.tuples(st.floats(0.2, 0.95), st.floats(0.2, 0.95)), min_size=3, max_size=3),
+    share=st.floats(0.1, 0.95),
+)
+@settings(max_examples=60, deadline=None)
+def test_exact_is_the_best_of_all_forms_at_all_ranks_and_of_leaving_layers_alone(
+    shapes: list[ConvShape], decays: list[tuple[float, float]], share: float
+) -> None:
+    layers, everything = [], []
+    for shape, (decay, column_decay) in zip(shapes, decays, strict=False):
+        channel = log_energies(decay ** np.arange(shape.filters))
+        columns = log_energies(column_decay ** np.arange(shape.most_columns))
+        layers.append(choices("conv", shape, channel, columns, FORMS))
+        # Written out from the definitions, without the front that the planner searches: (cost, log-energy).
+        rank, column = range(1, shape.filters + 1), range(1, shape.most_columns + 1)
+        points = [(shape.macs, 0.0)] + [(shape.cost("channel", (r,)), channel[r - 1]) for r in rank]
+        if min(shape.kernel) > 1:
+            points += [(shape.cost("spatial", (s,)), columns[s - 1]) for s in column]
+            pairs = itertools.product(column, rank)
+            points += [(shape.cost("3d", (s, r)), columns[s - 1] + channel[r - 1]) for s, r in pairs]
+        everything.append(np.array(points).T)
+
+    def brute_force(budget: float) -> float:
+        cost, energy = np.zeros(1), np.zeros(1)
+        for own_cost, own_energy in everything:
+            cost = np.add.outer(cost, own_cost).ravel()
+            energy = np.add.outer(energy, own_energy).ravel()
+        return float(energy[cost <= budget].max())
+
+    floor = sum(int(x.costs[0]) for x in layers)
+    budget = floor + int(share * (sum(x.alone for x in layers) - floor))
+    found = exact_steps(layers, budget)
+    assert total_cost(layers, found) <= budget
+    # As above, rounding a cost up to the grid can hide what fills the budget to within that rounding.
+    tighter = budget - (budget - floor) * len(layers) / GRID
+    assert brute_force(tighter) - 1e-9 <= total_energy(layers, found) <= brute_force(budget) + 1e-9
+
+
 @given(layers=layers_of(("channel",), most=24, up_to=6), share=st.floats(0.1, 0.9))
 @settings(max_examples=40, deadline=None)
 def test_greedy_is_exact_at_the_cost_where_it_stops(layers: list[Layer], share: float) -> None:

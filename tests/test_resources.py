@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models_for_tests import photo, residual
+from models_for_tests import deep_residual, photo, residual
 
-from onnx_lowrank import compress, walk
-from onnx_lowrank.frontier import Frontier
+from onnx_lowrank import Result, compress, walk
+from onnx_lowrank.frontier import LARGE, Frontier, _apart
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL, CALIBRATION = ROOT / "models" / "mnist_vgg.onnx", ROOT / "models" / "mnist_calib.npz"
@@ -69,6 +69,39 @@ def test_the_least_memory_is_kept_to_with_temporary_files(tmp_path: Path, monkey
     compress(MODEL, CALIBRATION, 4, images=40, threads=1, solver="linear", memory=1 << 20, progress=watch)
     assert watch.seen
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64, np.bool_])
+@pytest.mark.parametrize("layout", ["C", "F"])
+def test_large_tensors_are_held_in_memory_of_their_own(dtype: type, layout: str) -> None:
+    values = np.random.default_rng(0).integers(0, 2, (2, 3, LARGE // 6 + 1)).astype(dtype, order=layout)  # type: ignore[call-overload]
+    assert values.nbytes >= LARGE
+    apart = _apart(values)
+    assert apart.dtype == values.dtype and apart.shape == values.shape
+    np.testing.assert_array_equal(apart, values)
+    assert not np.shares_memory(apart, values)
+    before = values.copy()
+    values[...] = 0
+    np.testing.assert_array_equal(apart, before)
+
+
+def test_memory_changes_the_work_and_not_the_result() -> None:
+    def run(memory: int) -> Result:
+        # 512 MiB are enough for all rows, which decide the result, and leave nothing for activations.
+        return compress(deep_residual(12), photo(1, (12, 3, 16, 16)), 2, threads=1, memory=memory)
+
+    small, large = run(512 << 20), run(4 << 30)
+    assert small.model.SerializeToString() == large.model.SerializeToString()
+    assert small.report.sites == large.report.sites
+    assert small.report.cost.forward_passes > large.report.cost.forward_passes
+
+
+def test_a_deep_network_is_run_about_twice() -> None:
+    result = compress(deep_residual(25), photo(1, (12, 3, 16, 16)), 2, threads=1)
+    assert len(result.report.sites) == 50
+    assert sum(not site.kept for site in result.report.sites) > 25
+    # Once for the original, and once for the network approximated so far.
+    assert 1 < result.report.cost.forward_passes <= 2.2
 
 
 @pytest.mark.parametrize("solver", ["linear", "weights"])

@@ -70,6 +70,16 @@ def test_column_moments_add_up_and_leave_the_patches_alone() -> None:
     np.testing.assert_array_equal(patches, before)
 
 
+def test_column_moments_keep_small_variances_beside_large_means() -> None:
+    rng = np.random.default_rng(3)
+    patches = (rng.standard_normal((2000, 2, 3, 3)) + 2.0**13).astype(np.float32)
+    added = spatial.ColumnMoments.of(patches[:500]) + spatial.ColumnMoments.of(patches[500:])
+    columns = patches.transpose(0, 3, 1, 2).reshape(-1, 6).astype(np.float64)
+    np.testing.assert_allclose(added.covariance, np.cov(columns.T, bias=True), atol=1e-4)
+    W = rng.standard_normal((4, 2, 3, 3))
+    assert np.isfinite(spatial.cut(W, added.covariance).filters).all()
+
+
 def test_features_are_the_vertical_convolution_of_every_column() -> None:
     rng = np.random.default_rng(0)
     patches, V = rng.standard_normal((5, 3, 4, 2)), rng.standard_normal((6, 3, 4, 1))

@@ -1,10 +1,13 @@
 """The measuring tools, on the embedded model and with few samples: every row is there and holds numbers."""
 
+import csv
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "models"
@@ -95,3 +98,44 @@ def test_ablation_measures_each_row_once(tmp_path: Path) -> None:
     assert rows_now[2].split(",")[3] == "nonlinear"
     assert again.stderr.count("Row(") == 1
     assert again.stdout == (tmp_path / "table.md").read_text(encoding="utf-8")
+
+
+def test_ablation_takes_unions_of_rows_and_writes_the_ranks(tmp_path: Path) -> None:
+    files = [f"--calibration={MODELS / 'mnist_calib.npz'}", f"--validation={MODELS / 'mnist_test.npz'}"]
+    fixed = ["--preprocess=unit", "--images=16", "--limit=50", "--speedups=2,4", f"--out={tmp_path}"]
+    # The last one names what the first one has, too, and the weights take no inputs.
+    rows = ["--row=:spatial:greedy:weights:", "--row=4:3d,auto::linear:asymmetric", "--row=2:spatial:greedy:weights:"]
+    done = run("ablation.py", str(MODELS / "mnist_vgg.onnx"), *files, *fixed, *rows, "--ranks=greedy")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "rows.csv").open(encoding="utf-8") as stream:
+        measured = [tuple(row.values())[:5] for row in csv.DictReader(stream)]
+    assert measured == [
+        ("2.0", "spatial", "greedy", "weights", "symmetric"),
+        ("4.0", "spatial", "greedy", "weights", "symmetric"),
+        ("4.0", "3d", "greedy", "linear", "asymmetric"),
+        ("4.0", "auto", "greedy", "linear", "asymmetric"),
+    ]
+    assert done.stdout.count("| weights (Jaderberg) | – |") == 2
+    with (tmp_path / "ranks.csv").open(encoding="utf-8") as stream:
+        ranks = [tuple(row.values()) for row in csv.DictReader(stream)]
+    layers = [f"/conv{i}/Conv" for i in range(2, 7)]
+    assert [row[:5] for row in ranks[::5]] == measured
+    assert [row[5] for row in ranks] == layers * 4
+    for *key, _, form, numbers in ranks:
+        assert form in (("channel", "spatial", "3d", "") if key[1] == "auto" else (key[1], ""))
+        assert len(numbers.split()) == {"channel": 1, "spatial": 1, "3d": 2, "": 0}[form]
+    three = ["/".join(row[7].split()) or "–" for row in ranks if row[1] == "3d"]
+    assert f"| 4× | 3d | greedy | linear | {', '.join(three)} |" in done.stdout
+    assert ("no plot" in done.stderr) != (tmp_path / "plot.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [("4:auto", "five parts"), ("x:auto:exact:linear:", "'x'"), ("4:cubic:::", "form"), ("4::::both", "inputs")],
+)
+def test_ablation_refuses_rows_that_mean_nothing(row: str, says: str, tmp_path: Path) -> None:
+    files = [f"--calibration={MODELS / 'mnist_calib.npz'}", f"--validation={MODELS / 'mnist_test.npz'}"]
+    done = run("ablation.py", str(MODELS / "mnist_vgg.onnx"), *files, f"--out={tmp_path / 'out'}", f"--row={row}")
+    assert done.returncode == 2
+    assert says in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -3,12 +3,21 @@
 usage: python tools/ablation.py MODEL --calibration DATA --validation LABELLED --out FOLDER [--preprocess caffe]
            [--speedups 2,3,4,5,8] [--forms channel,spatial,3d,auto] [--ranks uniform,greedy,exact]
            [--solvers weights,linear,nonlinear] [--inputs symmetric,asymmetric] [--images 300] [--limit 500]
-           [--tap TENSOR]
+           [--row SPEEDUPS:FORMS:RANKS:SOLVERS:INPUTS]... [--tap TENSOR]
+
+All combinations of the lists are measured. For fewer, such as one choice changed at a time, name them with --row, once
+or several times: the combinations of the lists in each, and only these. A part left empty is what its own option says.
+
+    --row :auto:exact:nonlinear:asymmetric --row 4:channel,3d:exact:nonlinear:asymmetric --row 4:spatial:exact:weights:
+
+The solver "weights" looks at no data: with the form spatial it is the scheme of Jaderberg et al. (BMVC 2014), with the
+form channel the truncated SVD of the kernel (Denton et al., NIPS 2014).
 
 The original is profiled once for all rows. FOLDER/rows.csv grows by a line a row; a row that is there already is not
-run again, so the tool goes on where it stopped, and several calls with different choices fill one table. --tap measures
-the relative error of a tensor inside the network, such as the pooled features, in place of the output's. The plot
-(FOLDER/plot.png) needs matplotlib.
+run again, so the tool goes on where it stopped, and several calls with different choices fill one table.
+FOLDER/ranks.csv has the form and the ranks (from the input on) of every layer in every row. --tap measures the relative
+error of a tensor inside the network, such as the pooled features, in place of the output's. The plot (FOLDER/plot.png)
+needs matplotlib.
 """
 
 import argparse
@@ -16,7 +25,7 @@ import csv
 import itertools
 import sys
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +35,20 @@ from measuring import BATCH, Array, markdown, percent, round_classes, warn
 from onnx_lowrank.calibration.labels import load_labelled
 from onnx_lowrank.calibration.preprocess import parse
 from onnx_lowrank.calibration.source import Source
+from onnx_lowrank.errors import UsageError
 from onnx_lowrank.graph.load import inputs, outputs
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.save import export
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import Prepared, prepare
+from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.planning import choose, conv_shapes, cut_columns
 from onnx_lowrank.progress import silent
 from onnx_lowrank.walk import walk
+
+INPUTS = ("symmetric", "asymmetric")
+COLOURS = (*(f"C{i}" for i in range(10)), "navy", "gold")
 
 
 @dataclass(frozen=True)
@@ -46,6 +60,37 @@ class Key:
     ranks: str
     solver: str
     inputs: str
+
+    @property
+    def method(self) -> str:
+        """All but the speedup, as a reader knows it."""
+        how = self.solver_name if self.solver == "weights" else f"{self.solver} {self.inputs}"
+        return f"{self.form}, {self.ranks}, {how}"
+
+    @property
+    def solver_name(self) -> str:
+        """The solver, with whose scheme it is where it looks at no data."""
+        schemes = {"spatial": "weights (Jaderberg)", "channel": "weights (SVD)"}
+        return schemes.get(self.form, self.solver) if self.solver == "weights" else self.solver
+
+    @property
+    def key(self) -> "Key":
+        """Without what came of it; the weights look at no inputs, so that is one combination and not two."""
+        inputs = "symmetric" if self.solver == "weights" else self.inputs
+        return Key(self.speedup, self.form, self.ranks, self.solver, inputs)
+
+    def options(self, images: int) -> Options:
+        """As the pipeline takes them, checked."""
+        if self.inputs not in INPUTS:
+            raise UsageError(f"inputs is {self.inputs!r}: choose one of {', '.join(INPUTS)}")
+        return Options(
+            speedup=self.speedup,
+            form=self.form,
+            ranks=self.ranks,
+            solver=self.solver,
+            symmetric=self.inputs == "symmetric",
+            images=images,
+        )
 
 
 @dataclass(frozen=True)
@@ -77,17 +122,10 @@ class Judge:
         return tapped.astype(np.float64), scores
 
 
-def factorise(run: Prepared, key: Key, judge: Judge, reference: tuple[Array, Array]) -> Row:
+def factorise(run: Prepared, key: Key, judge: Judge, reference: tuple[Array, Array]) -> tuple[Row, Plan]:
     """One row: plan, walk, measure."""
     start = time.perf_counter()
-    options = Options(
-        speedup=key.speedup,
-        form=key.form,
-        ranks=key.ranks,
-        solver=key.solver,
-        symmetric=key.inputs == "symmetric",
-        images=len(run.sampling.source),
-    )
+    options = key.options(len(run.sampling.source))
     blind = key.solver == "weights"
     shapes = conv_shapes(run.sites, run.macs)
     targets = {} if blind else dict(run.targets)
@@ -100,7 +138,7 @@ def factorise(run: Prepared, key: Key, judge: Judge, reference: tuple[Array, Arr
     seconds = time.perf_counter() - start
     tapped, scores = judge.run(run, normalise(export(graph, run.loaded)))
     predicted = scores.argmax(axis=1)
-    return Row(
+    row = Row(
         speedup=key.speedup,
         form=key.form,
         ranks=key.ranks,
@@ -112,6 +150,7 @@ def factorise(run: Prepared, key: Key, judge: Judge, reference: tuple[Array, Arr
         top1=float((predicted == judge.labels).mean()),
         seconds=seconds,
     )
+    return row, plan
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -133,12 +172,50 @@ def append_row(path: Path, row: Row) -> None:
         writer.writerow(asdict(row))
 
 
+def read_ranks(path: Path) -> dict[Key, Plan]:
+    """What was chosen for every layer in the rows measured so far."""
+    plans: dict[Key, list[SitePlan]] = {}
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as stream:
+            for speedup, form, ranks, solver, inputs, layer, chosen, of_layer in itertools.islice(
+                csv.reader(stream), 1, None
+            ):
+                site = SitePlan(layer, chosen or None, tuple(map(int, of_layer.split())))
+                plans.setdefault(Key(float(speedup), form, ranks, solver, inputs), []).append(site)
+    return {key: Plan(tuple(sites)) for key, sites in plans.items()}
+
+
+def write_ranks(path: Path, plans: dict[Key, Plan]) -> None:
+    """A line for every layer; no form and no ranks where it is left alone."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        # The form asked for, which may be "auto", and the form of the layer.
+        writer.writerow([*(field.name for field in fields(Key)), "layer", "layer_form", "layer_ranks"])
+        for key, plan in plans.items():
+            for site in plan.sites:
+                writer.writerow([*astuple(key), site.name, site.form or "", " ".join(map(str, site.ranks))])
+
+
+def ranks_table(plans: dict[Key, Plan]) -> str:
+    """The ranks of all layers, from the input on; solvers that go by the same plan share a line."""
+    lines: dict[tuple[Any, ...], set[str]] = {}
+    for key, plan in sorted(plans.items(), key=lambda item: astuple(item[0])):
+        sites = tuple((site.form, site.ranks) for site in plan.sites)
+        lines.setdefault((key.speedup, key.form, key.ranks, sites), set()).add(key.solver)
+    body = []
+    for (speedup, form, ranks, sites), solvers in lines.items():
+        # Under "auto" the form tells what the numbers mean; elsewhere it is the same in all layers.
+        cells = ["/".join(map(str, r)) + (f" {own}" if form == "auto" else "") if own else "–" for own, r in sites]
+        body.append((f"{speedup:g}×", form, ranks, ", ".join(sorted(solvers)), ", ".join(cells)))
+    return markdown(("speedup", "form", "ranks", "solvers", "ranks of the layers from the input on"), body)
+
+
 def table(rows: list[Row]) -> str:
     """All rows, by speedup, form, ranks, solver and inputs."""
     header = ("speedup", "form", "ranks", "solver", "inputs", "conv MACs", "relative error", "agreement", "top-1", "s")
     body = [
         (
-            *(f"{r.speedup:g}×", r.form, r.ranks, r.solver, r.inputs if r.solver != "weights" else "–"),
+            *(f"{r.speedup:g}×", r.form, r.ranks, r.solver_name, r.inputs if r.solver != "weights" else "–"),
             *(f"{r.conv_macs:.3f}×", f"{r.relative_error:.4f}", percent(r.agreement), percent(r.top1)),
             f"{r.seconds:.0f}",
         )
@@ -148,23 +225,70 @@ def table(rows: list[Row]) -> str:
 
 
 def plot(rows: list[Row], base: float, path: Path) -> None:
-    """Top-1 against speedup, a curve for every method that has at least two speedups."""
+    """Top-1 and relative error against speedup, a curve for every method that has at least two speedups."""
     try:
-        from matplotlib import pyplot
+        import matplotlib
     except ImportError:
         warn("no plot: install matplotlib")
         return
-    figure, axes = pyplot.subplots(figsize=(8, 5))
-    methods = {(r.form, r.ranks, r.solver, r.inputs) for r in rows}
-    for method in sorted(methods):
-        points = sorted((r.conv_macs, r.top1) for r in rows if (r.form, r.ranks, r.solver, r.inputs) == method)
-        if len(points) > 1:
-            axes.plot(*zip(*points, strict=True), marker="o", label=", ".join(method))
-    axes.axhline(base, color="gray", linestyle=":", label="original")
-    axes.set_xlabel("conv MACs before / after")
-    axes.set_ylabel("top-1")
-    axes.legend(fontsize=8)
+    matplotlib.use("agg")  # files need no screen
+    from matplotlib import pyplot
+
+    figure, (accuracy, error) = pyplot.subplots(1, 2, figsize=(12, 5))
+    points: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (row.method, row.conv_macs)):
+        points.setdefault(row.method, []).append(row)
+    curves = {method: own for method, own in points.items() if len(own) > 1}
+    for i, (method, own) in enumerate(curves.items()):
+        # Where more than twelve curves share a colour, markers and strokes still tell them apart.
+        style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "markersize": 5, "linewidth": 1.4}
+        style |= {"marker": "osD^v<>"[i % 7], "linestyle": ("-", "--", "-.")[i % 3]}
+        macs = [row.conv_macs for row in own]
+        accuracy.plot(macs, [100 * row.top1 for row in own], label=method, **style)
+        error.plot(macs, [row.relative_error for row in own], **style)
+    accuracy.axhline(100 * base, color="black", linestyle=":", label="original")
+    accuracy.set_ylabel("top-1, %")
+    error.set_ylabel("relative error")
+    error.set_yscale("log")
+    for axes in (accuracy, error):
+        axes.set_xlabel("conv MACs before / after")
+        axes.grid(alpha=0.3)
+    figure.subplots_adjust(wspace=0.25)
+    figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, fontsize=8)
     figure.savefig(path, dpi=120, bbox_inches="tight")
+    pyplot.close(figure)
+
+
+def wanted(lists: list[list[str]], rows: list[str]) -> list[Key]:
+    """The combinations asked for, each once, in order.
+
+    Parameters
+    ----------
+    lists
+        Speedups, forms, ranks, solvers and inputs: all combinations of them, where there are no ``rows``.
+    rows
+        Each has the same five as text, "2,4:auto:exact:nonlinear:", an empty part as in ``lists``.
+
+    Raises
+    ------
+    UsageError
+        Where a row has not five parts or a choice is unknown.
+    """
+    crosses = [lists] if not rows else []
+    for row in rows:
+        parts = row.split(":")
+        if len(parts) != len(lists):
+            raise UsageError(f"--row {row}: give five parts, SPEEDUPS:FORMS:RANKS:SOLVERS:INPUTS")
+        crosses.append([part.split(",") if part else default for part, default in zip(parts, lists, strict=True)])
+    keys: dict[Key, None] = {}
+    for speedup, *rest in itertools.chain.from_iterable(itertools.product(*cross) for cross in crosses):
+        try:
+            key = Key(float(speedup), *rest).key
+        except ValueError:
+            raise UsageError(f"speedup is {speedup!r}: give a number") from None
+        key.options(1)
+        keys[key] = None
+    return list(keys)
 
 
 def main() -> None:
@@ -176,15 +300,20 @@ def main() -> None:
     add("--validation", type=Path, required=True)
     add("--out", type=Path, required=True)
     add("--preprocess", type=parse, default="caffe")
-    add("--speedups", type=lambda text: [float(x) for x in text.split(",")], default=[2.0, 3.0, 4.0, 5.0, 8.0])
+    add("--speedups", type=names, default=["2", "3", "4", "5", "8"])
     add("--forms", type=names, default=["channel", "spatial", "3d", "auto"])
     add("--ranks", type=names, default=["uniform", "greedy", "exact"])
     add("--solvers", type=names, default=["weights", "linear", "nonlinear"])
-    add("--inputs", type=names, default=["symmetric", "asymmetric"])
+    add("--inputs", type=names, default=list(INPUTS))
+    add("--row", action="append", default=[], help="SPEEDUPS:FORMS:RANKS:SOLVERS:INPUTS in place of all combinations")
     add("--images", type=int, default=300)
     add("--limit", type=int, default=500)
     add("--tap", help="tensor whose relative error is measured (default: the first output)")
     args = parser.parse_args()
+    try:
+        keys = wanted([args.speedups, args.forms, args.ranks, args.solvers, args.inputs], args.row)
+    except UsageError as error:
+        parser.error(str(error))
     args.out.mkdir(parents=True, exist_ok=True)
 
     whole_run = Options(speedup=1, images=args.images)  # everything is profiled, nothing is planned
@@ -197,18 +326,19 @@ def main() -> None:
     base = float((reference[1].argmax(axis=1) == judge.labels).mean())
     print(f"original: top-1 {percent(base)} of {len(chosen)} samples", file=sys.stderr, flush=True)
 
-    path = args.out / "rows.csv"
-    rows = read_rows(path)
-    done = {Key(**{field.name: getattr(row, field.name) for field in fields(Key)}) for row in rows}
-    for choice in itertools.product(args.speedups, args.forms, args.ranks, args.solvers, args.inputs):
-        key = Key(*choice)
-        if key.solver == "weights" and key.inputs != args.inputs[0]:
-            continue  # the weights look at no inputs
+    path, ranks_path = args.out / "rows.csv", args.out / "ranks.csv"
+    rows, plans = read_rows(path), read_ranks(ranks_path)
+    done = {row.key for row in rows}
+    for key in keys:
         if key not in done:
-            rows.append(factorise(run, key, judge, reference))
-            append_row(path, rows[-1])
-            print(rows[-1], file=sys.stderr, flush=True)
+            row, plans[key] = factorise(run, key, judge, reference)
+            rows.append(row)
+            write_ranks(ranks_path, plans)  # first: a row that is there is not run again
+            append_row(path, row)
+            print(row, file=sys.stderr, flush=True)
     text = table(rows)
+    if plans:
+        text += "\n\n" + ranks_table(plans)
     (args.out / "table.md").write_text(text + "\n", encoding="utf-8")
     plot(rows, base, args.out / "plot.png")
     print(text)

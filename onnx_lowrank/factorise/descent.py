@@ -118,20 +118,21 @@ def refine(start: Chain, rows: Rows, activation: Activation | None, seed: int = 
     solving, judging = np.flatnonzero(~rows.judges), np.flatnonzero(rows.judges)
     judge = _Judge(rows, judging, activation)
     best = Refined(start, judge(start), 0.0)
-    if not len(solving) or not len(judging):
+    if len(solving) < LOOKS or not len(judging):
         return best
     rate = min(HIGHEST_RATE, RATE / max(matrix.shape[1] for matrix in start.rest))
     steps = _Steps(start, rows, activation)
-    per_look = max(1, len(solving) // (LOOKS * BATCH))
+    size = min(BATCH, len(solving) // LOOKS)
+    per_look = len(solving) // (LOOKS * size)
     total = EPOCHS * LOOKS * per_look
     generator = np.random.default_rng(seed)
     order = np.concatenate([generator.permutation(solving) for _ in range(EPOCHS)])
     for look in range(EPOCHS * LOOKS):
         for step in range(look * per_look, (look + 1) * per_look):
-            steps.take(order[step * BATCH : (step + 1) * BATCH], rate * (1 - step / total))
+            steps.take(order[step * size : (step + 1) * size], rate * (1 - step / total))
         state = steps.chain
         error = judge(state)
-        if error >= best.error * (1 if best.epochs else 1 - WORTH):
+        if not error < best.error * (1 if best.epochs else 1 - WORTH):  # so that a NaN ends it, too
             break
         best = Refined(state, error, (look + 1) / LOOKS)
     if best.epochs:
@@ -173,13 +174,15 @@ class _Steps:
         self._rows, self._activation = rows, activation
         inputs, targets = rows.regressors, rows.targets
         some = inputs[:: max(1, len(inputs) // COVARIANCE_ROWS)].reshape(-1, inputs.shape[2])
-        mean = some.mean(axis=0, dtype=np.float64)
-        S = (some.T @ some).astype(np.float64) / len(some) - np.outer(mean, mean)
+        mean = some.mean(axis=0, dtype=np.float64).astype(np.float32)
+        # Centred before the product: squares of large means would leave nothing of a small variance in float32.
+        some = some - mean
+        S = (some.T @ some).astype(np.float64) / len(some)
         S += FLOOR * (np.trace(S) / len(S) or 1.0) * np.eye(len(S))
         L = np.linalg.cholesky(S)
         self._unwhiten = scipy.linalg.solve_triangular(L, np.eye(len(L)), lower=True).astype(np.float32)  # L⁻¹
         # Columns and targets are centred and scaled, so that the same rate suits every layer.
-        self._mean = mean.astype(np.float32)
+        self._mean = mean
         r = apply(activation, targets[:: max(1, len(targets) // COVARIANCE_ROWS)])
         self._scale = np.float32(np.sqrt(np.mean(np.square(r, dtype=np.float64))) or 1.0)
         rest = [matrix.astype(np.float32) for matrix in start.rest]
@@ -204,6 +207,10 @@ class _Steps:
 
     def take(self, rows: NDArray[np.intp], rate: float) -> None:
         """One step on these rows."""
+        self._move(self.gradients(rows), rate)
+
+    def gradients(self, rows: NDArray[np.intp]) -> list[Array]:
+        """Of half the mean squared error of these rows, in units of the scale, with respect to every factor."""
         A, *rest, bias = self._factors
         inputs = self._rows.regressors[rows]
         inputs -= self._mean
@@ -222,7 +229,7 @@ class _Steps:
             gradients.append(back.T @ value)
             back = back @ matrix
         gradients.append((back.reshape(n * s, len(A)).T @ columns) @ self._unwhiten.T)
-        self._move(gradients[::-1], rate)
+        return gradients[::-1]
 
     def _move(self, gradients: list[Array], rate: float) -> None:
         self._count += 1

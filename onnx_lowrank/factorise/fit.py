@@ -91,10 +91,11 @@ class Fit:
     @property
     def description(self) -> str:
         """Which candidate won, in a few words."""
+        refined = f", refined in {self.epochs:g} epochs" if self.epochs else ""
         if np.isinf(self.ridge):
-            return "the symmetric solution: too few samples to do better"
+            return "the symmetric solution" + (refined or ": too few samples to do better")
         kind = f"nonlinear, {self.iterations} iterations" if self.iterations else "linear"
-        return f"{kind}, ridge {self.ridge:g}" + (f", refined in {self.epochs:g} epochs" if self.epochs else "")
+        return f"{kind}, ridge {self.ridge:g}{refined}"
 
 
 def fit(rows: Rows, prior: Array, rank: int, activation: Activation | None, *, nonlinear: bool) -> Fit:

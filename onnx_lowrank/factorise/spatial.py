@@ -66,8 +66,15 @@ class ColumnMoments:
         """The sums over patches [n, c, k, l]."""
         n, c, k, width = patches.shape
         columns = patches.transpose(0, 3, 1, 2).reshape(n * width, c * k)
-        squares = (columns.T @ columns).astype(np.float64)
-        return cls(n * width, columns.sum(axis=0, dtype=np.float64), squares)
+        # Centred before the product: squares of large means would leave nothing of a small variance in float32.
+        mean = columns.mean(axis=0, dtype=np.float64).astype(columns.dtype)
+        centred = columns - mean
+        rest = centred.sum(axis=0, dtype=np.float64)
+        shift = mean.astype(np.float64)
+        total = rest + n * width * shift
+        cross = np.outer(rest, shift)
+        squares = (centred.T @ centred).astype(np.float64) + cross + cross.T + n * width * np.outer(shift, shift)
+        return cls(n * width, total, squares)
 
     def __add__(self, other: "ColumnMoments") -> "ColumnMoments":
         return ColumnMoments(self.n + other.n, self.total + other.total, self.squares + other.squares)
