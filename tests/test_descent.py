@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.factorise import curves, spatial
 from onnx_lowrank.factorise.activations import DIFFERENCE, RELU, Activation, apply
-from onnx_lowrank.factorise.descent import Chain, _Judge, _Steps, refine
+from onnx_lowrank.factorise.descent import Chain, _Judge, _Steps, finish, refine
 from onnx_lowrank.factorise.fit import Rows, fit
 from onnx_lowrank.factorise.forms import Form, make_form
 from onnx_lowrank.factorise.piecewise import leaky_relu
@@ -278,6 +278,16 @@ def test_a_state_that_is_not_a_number_is_never_chosen(monkeypatch: pytest.Monkey
     monkeypatch.setattr(_Steps, "take", broken)
     refined = refine(start, rows, RELU)
     assert refined.epochs == 0 and same(refined.chain, start)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_last_pass_learns_from_the_judging_rows_too(name: str) -> None:
+    """With a tenth of the rows solving, what the others are worth shows on unseen ones."""
+    _, rows, start = problem(name, 15, RELU, 24_000)
+    few = Rows(rows.regressors[:16_000], rows.targets[:16_000], np.arange(16_000) % 10 != 0)
+    unseen = Rows(rows.regressors[16_000:], rows.targets[16_000:], np.ones(8_000, bool))
+    refined = refine(moved(start, 16, 0.5), few, RELU)
+    assert judged(finish(refined, few, RELU), unseen, RELU) < judged(refined.chain, unseen, RELU)
 
 
 # ---- the layer as a whole

@@ -15,7 +15,7 @@ steps judge it several times on the way, the best state so far is the result, an
 the refinement never loses on them.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,7 @@ def features(inputs: Array, first: Array) -> Array:
 
 @dataclass(frozen=True)
 class Refined:
-    """The best chain, its relative error on the judging rows, and the passes over the rows that led to it."""
+    """The best chain, its relative error on the judging rows, and the passes over the other rows that led to it."""
 
     chain: Chain
     error: float
@@ -120,7 +120,7 @@ def refine(start: Chain, rows: Rows, activation: Activation | None, seed: int = 
     best = Refined(start, judge(start), 0.0)
     if len(solving) < LOOKS or not len(judging):
         return best
-    rate = min(HIGHEST_RATE, RATE / max(matrix.shape[1] for matrix in start.rest))
+    rate = _rate(start)
     steps = _Steps(start, rows, activation)
     size = min(BATCH, len(solving) // LOOKS)
     per_look = len(solving) // (LOOKS * size)
@@ -135,15 +135,21 @@ def refine(start: Chain, rows: Rows, activation: Activation | None, seed: int = 
         if not error < best.error * (1 if best.epochs else 1 - WORTH):  # so that a NaN ends it, too
             break
         best = Refined(state, error, (look + 1) / LOOKS)
-    if best.epochs:
-        # The judges have done their work: a last pass lets their rows take part, too.
-        steps = _Steps(best.chain, rows, activation)
-        total = max(1, len(rows.targets) // BATCH)
-        order = generator.permutation(len(rows.targets))
-        for step in range(total):
-            steps.take(order[step * BATCH : (step + 1) * BATCH], LAST_RATE * rate * (1 - step / total))
-        best = replace(best, chain=steps.chain)
     return best
+
+
+def finish(refined: Refined, rows: Rows, activation: Activation | None, seed: int = 0) -> Chain:
+    """A last pass over all rows, at a small and falling rate: the judges have done their work, and theirs take part."""
+    steps = _Steps(refined.chain, rows, activation)
+    total = max(1, len(rows.targets) // BATCH)
+    order = np.random.default_rng([seed, 1]).permutation(len(rows.targets))
+    for step in range(total):
+        steps.take(order[step * BATCH : (step + 1) * BATCH], LAST_RATE * _rate(refined.chain) * (1 - step / total))
+    return steps.chain
+
+
+def _rate(start: Chain) -> float:
+    return min(HIGHEST_RATE, RATE / max(len(matrix.T) for matrix in start.rest))
 
 
 class _Judge:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_lowrank.factorise.activations import Activation
-from onnx_lowrank.factorise.descent import EPOCHS, Chain, refine
+from onnx_lowrank.factorise.descent import EPOCHS, Chain, finish, refine
 from onnx_lowrank.factorise.fit import Fit, Fitter, Rows
 from onnx_lowrank.factorise.forms import Form
 
@@ -41,6 +41,6 @@ def solve(form: Form, rows: Rows, activation: Activation | None, *, nonlinear: b
     if refined is None or refined.epochs < EPOCHS:  # few samples, for which the alternation, with its ridge, is better
         best = fitter.nonlinear()
     if refined and refined.epochs and refined.error < (best.error_nonlinear or np.inf):
-        refit = replace(best, error_nonlinear=refined.error, epochs=refined.epochs)
-        return refined.chain, refit
+        best = replace(best, error_nonlinear=refined.error, epochs=refined.epochs, iterations=0)
+        return finish(refined, rows, activation), best
     return form.chain(best.map), best
