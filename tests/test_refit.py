@@ -170,6 +170,19 @@ def test_every_spelling_gains(head: str) -> None:
     assert list(refitted.model.graph.node) == list(plain.model.graph.node)
 
 
+def test_more_features_than_samples() -> None:
+    model = network("transB 1")
+    nodes = model.graph.node
+    nodes.remove(next(node for node in nodes if node.op_type == "GlobalAveragePool"))
+    next(node for node in nodes if node.op_type == "Flatten").input[0] = "r3"
+    wide = next(tensor for tensor in model.graph.initializer if tensor.name == "wf")
+    wide.CopyFrom(numpy_helper.from_array(weights(5, 12, 16 * 12 * 10), "wf"))
+    data, unseen = photo(1, (100, 3, 12, 10)), photo(2, (200, 3, 12, 10))
+    refitted, plain = (run(model, data, 5.0, refit=which) for which in (True, False))
+    assert not refitted.report.refitted[0].kept
+    assert error(refitted, model, unseen, "x", "y") < error(plain, model, unseen, "x", "y")
+
+
 def linears(model: onnx.ModelProto) -> dict[str, LinearSite]:
     return {site.name: site for site in find_linears(normalise(model), ["c2"], [])}
 
