@@ -24,6 +24,7 @@ def compress(
     solver: str = DEFAULTS.solver,
     symmetric: bool = DEFAULTS.symmetric,
     residual: bool = DEFAULTS.residual,
+    refit: bool = DEFAULTS.refit,
     ranks: str = DEFAULTS.ranks,
     include: str | None = DEFAULTS.include,
     exclude: str | None = DEFAULTS.exclude,
@@ -50,7 +51,7 @@ def compress(
         The conv MACs before over those after.
     preprocess
         How photos become inputs, for example "imagenet" or "caffe,resize=none".
-    form, solver, symmetric, residual, ranks, include, exclude, images, seed, memory, providers, threads
+    form, solver, symmetric, residual, refit, ranks, include, exclude, images, seed, memory, providers, threads
         See ``Options``.
     plan
         Ranks to use in place of a search.
@@ -76,6 +77,7 @@ def compress(
         solver=solver,
         symmetric=symmetric,
         residual=residual,
+        refit=refit,
         ranks=ranks,
         include=include,
         exclude=exclude,

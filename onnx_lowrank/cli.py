@@ -146,6 +146,7 @@ def _compress(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Tabl
         draw.costs_table(report.macs, report),
         draw.outputs_table(report.outputs),
         draw.sites_table(report.sites),
+        draw.refitted_table(report.refitted),
         draw.skipped_table(report.skipped),
     ]
     return tables, f"wrote {args.out}: {_summary(report)}"

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from onnx_lowrank.report import MacsReport, OutputReport, Report, SiteReport, SkippedReport
+from onnx_lowrank.report import MacsReport, OutputReport, RefittedReport, Report, SiteReport, SkippedReport
 
 NONE = "–"
 WIDEST = 1 << 16
@@ -146,6 +146,19 @@ def sites_table(sites: Sequence[SiteReport]) -> Table:
             one_line(site.reason),
             style="dim" if site.kept else "",
         )
+    return table
+
+
+def refitted_table(layers: Sequence[RefittedReport]) -> Table:
+    """List the fully connected layers behind factorised convolutions; errors are on held-out samples."""
+    table = _table(
+        "Fully connected layers",
+        *("layer", "error\nbefore", "error\nafter", "what happened"),
+        words=("layer", "what happened"),
+    )
+    for layer in layers:
+        errors = (_error(layer.error_before), _error(layer.error_after))
+        table.add_row(one_line(layer.name), *errors, one_line(layer.reason), style="dim" if layer.kept else "")
     return table
 
 

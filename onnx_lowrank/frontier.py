@@ -1,8 +1,9 @@
 """The network approximated so far, advanced piece by piece over all batches.
 
-The graph is cut in front of every site. From one cut to the next every batch runs through one piece of the graph, from
-the live tensors of the last cut to those of the next, so each sample passes each layer once, whatever the depth. Live
-tensors that do not fit in memory are recomputed from the last cut where that is cheap, else kept on disk.
+The graph is cut in front of every site, be it a convolution or a fully connected layer. From one cut to the next every
+batch runs through one piece of the graph, from the live tensors of the last cut to those of the next, so each sample
+passes each layer once, whatever the depth. Live tensors that do not fit in memory are recomputed from the last cut
+where that is cheap, else kept on disk.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_lowrank.calibration.sampling import Sampling
+from onnx_lowrank.graph.linears import LinearSite
 from onnx_lowrank.graph.segments import live_tensors, position, segment
 from onnx_lowrank.graph.sites import ConvSite
 from onnx_lowrank.interface import Feeds
@@ -68,7 +70,7 @@ class Frontier:
     def __exit__(self, *exception: object) -> None:
         self._folder.close()
 
-    def visit(self, site: ConvSite) -> Iterator[tuple[Array, Array | None]]:
+    def visit(self, site: ConvSite | LinearSite) -> Iterator[tuple[Array, Array | None]]:
         """Run up to a site and yield the tensor that it reads, and the shortcut that joins it, batch by batch.
 
         The cut moves along where that pays. A shortcut that is made behind the site, such as a projection that the
@@ -76,7 +78,7 @@ class Frontier:
         """
         stop = position(self._graph, site.output)
         live = live_tensors(self._graph, stop)
-        shortcut = site.join.shortcut if site.join else None
+        shortcut = site.join.shortcut if isinstance(site, ConvSite) and site.join else None
         ahead = [shortcut] if shortcut and shortcut not in live else []
         end = max([stop, *(position(self._graph, name) + 1 for name in ahead)])
         session: Any = None

@@ -33,6 +33,9 @@ class Options:
     residual
         Solve a convolution that a shortcut joins for the activation of the sum, absorbing the shortcut's error too;
         without, it is solved linearly, as if nothing were added.
+    refit
+        Fit the fully connected layers behind factorised convolutions again, to undo part of their error; kept for a
+        layer only where held-out samples gain. Never done where ``symmetric``, or by the solver "weights".
     ranks
         How the budget is shared: "exact" maximises the kept energy, "greedy" does as the paper (§2.5), "uniform"
         takes the same ratio everywhere.
@@ -56,6 +59,7 @@ class Options:
     solver: str = "nonlinear"
     symmetric: bool = False
     residual: bool = True
+    refit: bool = True
     ranks: str = "exact"
     include: str | None = None
     exclude: str | None = None

@@ -1,7 +1,7 @@
 """The program on one page.
 
-load → normalise → find sites → sample → profile the original → plan ranks → walk (sample, solve, rewrite, advance) →
-validate → report
+load → normalise → find sites → sample → profile the original → plan ranks → walk (sample, solve, rewrite, advance,
+refit) → validate → report
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from onnx_lowrank.errors import ModelError
 from onnx_lowrank.evaluation import check_labelled, compare_outputs, measure_accuracy, measure_latency
 from onnx_lowrank.factorise.spatial import Columns
 from onnx_lowrank.graph.external import must_be_external
+from onnx_lowrank.graph.linears import LinearSite, find_linears
 from onnx_lowrank.graph.load import LoadedModel, inputs, load, outputs
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.save import export, write
@@ -38,11 +39,13 @@ from onnx_lowrank.planning import (
     conv_shapes,
     cut_columns,
     sites_to_cut,
+    with_a_row_each,
     with_the_batch,
     with_the_joins,
 )
 from onnx_lowrank.profile import Targets, collect_targets
 from onnx_lowrank.progress import Progress, silent
+from onnx_lowrank.refit import refits
 from onnx_lowrank.report import PlanReport, Report
 from onnx_lowrank.runtime import Opener, check_installation, opener
 from onnx_lowrank.walk import walk
@@ -84,6 +87,7 @@ class Prepared:
     loaded: LoadedModel
     graph: gs.Graph
     sites: tuple[ConvSite, ...]
+    linears: tuple[LinearSite, ...]
     skipped: tuple[Skip, ...]
     sampling: Sampling
     open_session: Opener
@@ -144,6 +148,8 @@ def prepare(
         sites = with_the_joins(sites, macs, options)
         skipped += strangers
         _check_any(sites, skipped)
+        found = find_linears(graph, [s.output for s in sites], [s.name for s in sites]) if refits(options) else ()
+        linears = with_a_row_each(found, macs)
         shapes, conv = conv_shapes(sites, macs), sum(macs.conv.values())
         given = reporting.Given.of(how, data, plan)
         # What cannot be is said before the long work.
@@ -155,14 +161,27 @@ def prepare(
         if options.solver != "weights":
             sizes = {site.name: macs.shapes[site.output][2:] for site in sites}
             rows = options.memory // 2  # the rest is for the activations between two sites
-            targets = collect_targets(graph, sites, to_cut, sizes, rows, sampling, open_session, progress)
+            targets = collect_targets(graph, sites, to_cut, sizes, rows, sampling, open_session, progress, linears)
         else:
             progress("profile", 1, 1)
     with _stage("plan", clock, progress):
         columns = cut_columns(sites, to_cut, targets)
         chosen = plan or choose(sites, shapes, targets, columns, conv, options)
     return Prepared(
-        loaded, graph, sites, skipped, sampling, open_session, macs, targets, columns, chosen, labelled, given, clock
+        loaded,
+        graph,
+        sites,
+        linears,
+        skipped,
+        sampling,
+        open_session,
+        macs,
+        targets,
+        columns,
+        chosen,
+        labelled,
+        given,
+        clock,
     )
 
 
@@ -249,6 +268,7 @@ def compress(
             run.open_session,
             options,
             progress,
+            run.linears,
         )
     with clock.stage("validate"):
         progress("validate", 0, 1)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from onnx_lowrank.costs import Macs
 from onnx_lowrank.factorise import channel, spatial
+from onnx_lowrank.graph.linears import LinearSite
 from onnx_lowrank.graph.sites import ConvSite, Skip
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.choices import FORMS, choices
@@ -29,6 +30,11 @@ def with_the_batch(sites: Sequence[ConvSite], macs: Macs) -> tuple[tuple[ConvSit
     alike = {site.name: macs.shapes[site.input][0] == macs.samples for site in sites}
     others = tuple(Skip(site.name, "its batch is not the model's") for site in sites if not alike[site.name])
     return tuple(site for site in sites if alike[site.name]), others
+
+
+def with_a_row_each(linears: Sequence[LinearSite], macs: Macs) -> tuple[LinearSite, ...]:
+    """The fully connected layers that read one row of every sample."""
+    return tuple(site for site in linears if macs.shapes[site.input] == (macs.samples, site.weight.shape[1]))
 
 
 def with_the_joins(sites: Sequence[ConvSite], macs: Macs, options: Options) -> tuple[ConvSite, ...]:

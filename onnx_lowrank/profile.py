@@ -16,6 +16,7 @@ from onnx_lowrank.calibration.positions import gather_patches, gather_points
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.factorise.spatial import ColumnMoments
+from onnx_lowrank.graph.linears import LinearSite
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.graph.sites import ConvSite
 from onnx_lowrank.progress import Progress
@@ -65,6 +66,7 @@ def collect_targets(
     sampling: Sampling,
     open_session: Opener,
     progress: Progress,
+    linears: Sequence[LinearSite] = (),
 ) -> dict[str, Targets]:
     """The one pass of the original network: what is sampled at all sites, by site name.
 
@@ -80,6 +82,9 @@ def collect_targets(
         Bytes that all rows together may take; where they would take more, fewer positions are sampled.
     sampling
         The samples; ``open_session`` opens the network, ``progress`` hears of every batch.
+    linears
+        Fully connected layers, of which all responses are kept; those that do not have one finite row of every sample
+        are left out.
 
     Raises
     ------
@@ -87,6 +92,7 @@ def collect_targets(
         Where a response is not finite, or too large to be squared.
     """
     wanted = [site.target for site in sites] + [site.output for site in sites if site.join]
+    wanted += [site.target for site in linears]
     model_inputs = {tensor.name for tensor in graph.inputs}
     inputs = list(dict.fromkeys(s.input for s in sites if s.name in to_cut and s.input not in model_inputs))
     session = open_session(whole(graph, wanted).SerializeToString(), "the model")
@@ -96,6 +102,7 @@ def collect_targets(
     filled = dict.fromkeys(rows, 0)
     columns: dict[str, ColumnMoments] = {}
     alone: dict[str, ColumnMoments] = {}
+    responses_of: dict[str, list[Array]] = {site.name: [] for site in linears}
     first = min(len(sampling.batches), -(-COLUMN_SAMPLES // len(sampling.batches[0])))
     progress("profile", 0, len(sampling.batches))
     for b, batch in enumerate(sampling.batches):
@@ -117,12 +124,18 @@ def collect_targets(
                 some = max(1, min(counts[name], -(-COLUMN_PATCHES // (first * len(batch)))))
                 patches = site_patches(site, outputs[site.input], sampling.positions(name, b, size, some))
                 columns[name] = columns.get(name, ColumnMoments()) + ColumnMoments.of(patches)
+        for linear in linears:
+            y = outputs[linear.target]
+            if y.shape != (len(batch), len(linear.bias)) or not np.abs(y).max(initial=0) < LARGEST:
+                responses_of.pop(linear.name, None)
+            elif linear.name in responses_of:
+                responses_of[linear.name].append(y.astype(np.float32, copy=False))
         progress("profile", b + 1, len(sampling.batches))
     cut, lone = ({name: moments.covariance for name, moments in parts.items()} for parts in (columns, alone))
     return {
         name: Targets(values[: filled[name]], counts[name], cut.get(name), lone.get(name))
         for name, values in rows.items()
-    }
+    } | {name: Targets(np.concatenate(parts), 1, None) for name, parts in responses_of.items()}
 
 
 def positions_per_sample(

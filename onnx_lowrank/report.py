@@ -88,6 +88,23 @@ class SiteReport:
 
 
 @dataclass(frozen=True)
+class RefittedReport:
+    """One fully connected layer that could be fitted again.
+
+    ``error_before`` and ``error_after`` are relative errors of its responses on held-out samples; None where it was not
+    tried. ``ridge`` is None where the bias alone was changed, or nothing. ``kept`` is true where the original weights
+    stay, for ``reason``.
+    """
+
+    name: str
+    error_before: float | None
+    error_after: float | None
+    ridge: float | None
+    kept: bool
+    reason: str
+
+
+@dataclass(frozen=True)
 class SkippedReport:
     """A convolution that is not eligible."""
 
@@ -136,6 +153,7 @@ class Report:
     outputs: dict[str, OutputReport]
     sites: tuple[SiteReport, ...]
     skipped: tuple[SkippedReport, ...]
+    refitted: tuple[RefittedReport, ...]
     accuracy: AccuracyReport | None
     cost: CostReport
     warnings: tuple[str, ...]

@@ -1,6 +1,7 @@
 """From what a run holds to the report's plain data."""
 
 import hashlib
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from onnx_lowrank.graph.size import parameters
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.planning import conv_shapes, why_left_alone
+from onnx_lowrank.refit import Refitted
 from onnx_lowrank.report import (
     SCHEMA,
     AccuracyReport,
@@ -26,6 +28,7 @@ from onnx_lowrank.report import (
     MacsReport,
     OutputReport,
     PlanReport,
+    RefittedReport,
     Report,
     SiteReport,
     SkippedReport,
@@ -120,6 +123,7 @@ def report(run: "Prepared", options: Options, measured: Measured) -> Report:
         outputs=measured.outputs,
         sites=_sites(run, options, measured.walked.solutions),
         skipped=_skipped(run),
+        refitted=tuple(map(_refitted, measured.walked.refitted)),
         accuracy=measured.accuracy,
         cost=CostReport(
             seconds=run.clock.total(),
@@ -183,4 +187,16 @@ def _site(
         error_nonlinear=fit.error_nonlinear if fit else None,
         kept=choice.form is None,
         reason=reason,
+    )
+
+
+def _refitted(layer: Refitted) -> RefittedReport:
+    fit = layer.fit
+    return RefittedReport(
+        name=layer.name,
+        error_before=fit.error_before if fit else None,
+        error_after=fit.error_after if fit else None,
+        ridge=fit.ridge if fit and fit.ridge is not None and math.isfinite(fit.ridge) else None,
+        kept=layer.kept,
+        reason=layer.reason,
     )

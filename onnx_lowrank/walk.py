@@ -2,10 +2,12 @@
 
 Asymmetric (§2.4): a site is rewritten as soon as it is solved, so that later sites see its error and can undo it; their
 regressors, and what a shortcut adds to their responses, come from the network approximated so far, their targets from
-the original. Symmetric (§2.2): all sites are solved on the original network and rewritten at the end.
+the original. Fully connected layers that read what has changed are fitted again in their turn. Symmetric (§2.2): all
+sites are solved on the original network and rewritten at the end.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +24,15 @@ from onnx_lowrank.factorise.forms import Form, from_weights, make_form
 from onnx_lowrank.factorise.solve import solve
 from onnx_lowrank.factorise.spatial import Columns
 from onnx_lowrank.frontier import Frontier
+from onnx_lowrank.graph.linears import LinearSite, behind
 from onnx_lowrank.graph.rewrite import rewrite
+from onnx_lowrank.graph.segments import position
 from onnx_lowrank.graph.sites import ConvSite
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.profile import Targets, site_patches
 from onnx_lowrank.progress import Progress
+from onnx_lowrank.refit import Refitted, refit_bytes, refit_layer
 from onnx_lowrank.runtime import Opener
 
 Array = NDArray[Any]
@@ -52,10 +57,11 @@ class Solution:
 
 @dataclass(frozen=True)
 class Walked:
-    """The walk's result: a solution by site name, and the MACs that running the network took."""
+    """The walk's result: a solution by site name, the MACs that running the network took, the layers fitted again."""
 
     solutions: dict[str, Solution]
     macs_executed: int
+    refitted: tuple[Refitted, ...]
 
 
 def walk(
@@ -70,19 +76,22 @@ def walk(
     open_session: Opener,
     options: Options,
     progress: Progress,
+    linears: Sequence[LinearSite] = (),
 ) -> Walked:
     """Solve every planned site and rewrite the graph in place.
 
     Parameters
     ----------
     targets
-        By site name; each is given up when its site is solved.
+        By site name, of the fully connected layers too; each is given up when its site is solved.
     columns
         The spatial cuts by site name, of the sites whose form has one.
     costs
         (MACs before, MACs after) by site name.
     macs
         MACs of one sample by output tensor, of the graph as it is given.
+    linears
+        Fully connected layers to fit again where a rewritten convolution stands before them.
     """
     todo = [
         (site, make_form(choice.form, site.kernel, choice.ranks, columns.get(site.name)))
@@ -93,10 +102,26 @@ def walk(
     current = dict(macs)
     rows = sum(target.rows.nbytes for target in targets.values())
     solving = max((_solving_bytes(site, form, targets[site.name]) for site, form in todo if targets), default=0)
+    changed = behind(graph, [site.output for site, _ in todo])
+    again = [site for site in linears if site.input in changed and site.name in targets]
+    allowed = options.memory // 2
+    fitting = (refit_bytes(site, sampling.samples) for site in again)
+    solving = max(solving, *(size for size in fitting if size <= allowed), 0)
     spare = max(0, options.memory - OVERHEAD - rows - solving)
-    progress("factorise", 0, len(todo))
+    refitted = []
+    steps: list[tuple[ConvSite, Form] | LinearSite] = [*todo, *again]
+    # The frontier only goes forward. A rewritten site makes the same tensor, so the order stays what it is.
+    steps.sort(key=lambda step: position(graph, step[0].output if isinstance(step, tuple) else step.output))
+    progress("factorise", 0, len(steps))
     with Frontier(graph, sampling, open_session, spare, current) as frontier:
-        for done, (site, form) in enumerate(todo, 1):
+        for done, step in enumerate(steps, 1):
+            if isinstance(step, LinearSite):
+                rows_of_step = targets.pop(step.name).rows
+                with _threads(step.weight.shape):
+                    refitted.append(refit_layer(frontier, graph, step, rows_of_step, sampling, allowed))
+                progress("factorise", done, len(steps))
+                continue
+            site, form = step
             if options.solver == "weights":
                 solutions[site.name] = Solution(from_weights(form, site.kernel, site.bias), None, 0)
             else:
@@ -104,11 +129,11 @@ def walk(
             if not options.symmetric:
                 rewrite(graph, site, solutions[site.name].factorization)
                 current[site.output] = costs[site.name][1]
-            progress("factorise", done, len(todo))
+            progress("factorise", done, len(steps))
     if options.symmetric:
         for site, _ in todo:
             rewrite(graph, site, solutions[site.name].factorization)
-    return Walked(solutions, frontier.macs_executed)
+    return Walked(solutions, frontier.macs_executed, tuple(refitted))
 
 
 def _solving_bytes(site: ConvSite, form: Form, target: Targets) -> int:
@@ -137,7 +162,14 @@ def _solve(
     assert inputs is not None
     joined = np.concatenate(shortcuts) if shortcuts else None
     rows = Rows(inputs, target.rows, sampling.judging_rows(len(target.rows)), joined)
-    few = 1 if max(form.prior.shape) < SMALL else None
-    with ThreadpoolController().limit(limits=few, user_api="blas"):
+    with _threads(form.prior.shape):
         chain, best = solve(form, rows, site.activation, nonlinear=options.solver == "nonlinear")
     return Solution(form.compose(chain), best, len(target.rows))
+
+
+def _threads(shape: Sequence[int]) -> AbstractContextManager[Any]:
+    """How many threads multiply, for a layer of that shape."""
+    limited: AbstractContextManager[Any] = ThreadpoolController().limit(
+        limits=1 if max(shape) < SMALL else None, user_api="blas"
+    )
+    return limited

@@ -121,7 +121,7 @@ def test_without_options_the_defaults_are_those_of_the_library(calls: list[dict[
 
 def test_every_option_reaches_the_pipeline(calls: list[dict[str, Any]]) -> None:
     line = (
-        "in.onnx --speedup 2.5 --form channel --solver linear --symmetric --no-residual --ranks uniform "
+        "in.onnx --speedup 2.5 --form channel --solver linear --symmetric --no-residual --no-refit --ranks uniform "
         "--include a --exclude b --images 7 --seed 3 --memory 1GB --providers cuda,cpu --threads 2 --data photos "
         "--preprocess caffe,resize=none --test t.npz out.onnx"
     )
@@ -132,6 +132,7 @@ def test_every_option_reaches_the_pipeline(calls: list[dict[str, Any]]) -> None:
         solver="linear",
         symmetric=True,
         residual=False,
+        refit=False,
         ranks="uniform",
         include="a",
         exclude="b",

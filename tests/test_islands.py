@@ -20,6 +20,7 @@ OUTSIDE_THE_GRAPH_ISLAND = {
     "frontier.py": {"onnx_graphsurgeon"},  # holds the graph between its pieces
     "pipeline.py": GRAPH_LIBRARIES,  # sees all islands
     "profile.py": {"onnx_graphsurgeon"},  # names the graph that it runs
+    "refit.py": {"onnx_graphsurgeon"},  # names the graph whose layer it changes
     "reporting.py": {"onnx"},  # measures the model
     "walk.py": {"onnx_graphsurgeon"},  # rewrites the graph on its way
 }

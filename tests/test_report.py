@@ -56,6 +56,16 @@ SCHEMA: dict[str, Any] = {
         }
     ],
     "skipped": [{"name": str, "reason": str}],
+    "refitted": [
+        {
+            "name": str,
+            "error_before": {float, None},
+            "error_after": {float, None},
+            "ridge": {float, None},
+            "kept": bool,
+            "reason": str,
+        }
+    ],
     "accuracy": {"samples": int, "before": float, "after": float},
     "cost": {
         "seconds": {"*": float},

@@ -20,8 +20,9 @@ from onnx_lowrank.graph.tensors import is_sparse, tensor_proto
 def export(graph: gs.Graph, original: LoadedModel) -> onnx.ModelProto:
     """Turn the graph back into a model.
 
-    graphsurgeon's own export forgets doc strings, metadata and more, so only nodes and new constants come from the
-    graph: everything else is the original's, less what belonged to tensors that no longer exist.
+    graphsurgeon's own export forgets doc strings, metadata and more, so only nodes, and constants that are new or
+    replaced, come from the graph: everything else is the original's, less what belonged to tensors that no longer
+    exist.
 
     Parameters
     ----------
@@ -47,7 +48,10 @@ def export(graph: gs.Graph, original: LoadedModel) -> onnx.ModelProto:
 
     read = {name for node in graph.nodes for name in reads(node)} | {tensor.name for tensor in graph.outputs}
     dropped = _read_in(source) - read
-    model.graph.initializer.extend(tensor for tensor in source.graph.initializer if tensor.name not in dropped)
+    replaced: dict[str, onnx.TensorProto] = vars(graph).get("replaced", {})
+    model.graph.initializer.extend(
+        replaced.get(tensor.name, tensor) for tensor in source.graph.initializer if tensor.name not in dropped
+    )
     model.graph.sparse_initializer.extend(
         tensor for tensor in source.graph.sparse_initializer if tensor.values.name not in dropped
     )

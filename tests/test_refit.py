@@ -1,0 +1,328 @@
+"""Fully connected layers behind factorised convolutions: fitted again where held-out samples gain, else untouched."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from models_for_tests import build, conv, photo, relu, run_model, weights
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from onnx_lowrank import Result, compress
+from onnx_lowrank.factorise.refit import RIDGES, Ridge, refit
+from onnx_lowrank.graph.linears import LinearSite, find_linears, replace_weights
+from onnx_lowrank.graph.load import load
+from onnx_lowrank.graph.normalise import normalise
+from onnx_lowrank.graph.save import export
+from onnx_lowrank.graph.tensors import BFLOAT16, FLOATS
+
+MODELS = Path(__file__).resolve().parents[1] / "models"
+MNIST, CALIBRATION, TEST = (MODELS / f"mnist_{name}" for name in ("vgg.onnx", "calib.npz", "test.npz"))
+
+Array = NDArray[Any]
+EPS = float(np.finfo(np.float64).eps)
+
+run = functools.partial(compress, threads=1)
+
+
+def problem(n: int, p: int, d: int = 3, error: float = 0.3) -> tuple[Array, Array, Array, Array, Array]:
+    """(X, Y, judges, weight, bias): the layer answers Y on Z, and reads X, Z seen through a systematic error."""
+    rng = np.random.default_rng(n * p)
+    weight, bias = weights(1, d, p), rng.normal(size=d)
+    Z = (rng.normal(size=(n, 4)) @ rng.normal(size=(4, p)) + rng.normal(size=p)).astype(np.float32)
+    X = Z + error * (Z @ weights(2, p, p) + 0.1 * rng.normal(size=(n, p)) + 1).astype(np.float32)
+    return X, (Z @ weight.T + bias).astype(np.float32), np.arange(n) % 5 == 2, weight, bias
+
+
+SHAPES = pytest.mark.parametrize(("n", "p"), [(60, 8), (40, 200), (30, 30)])
+
+
+@SHAPES
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("ridge", [1e-2, 1.0, 100.0])
+def test_primal_equals_dual_and_the_normal_equations(n: int, p: int, intercept: bool, ridge: float) -> None:
+    X, Y, _, weight, bias = problem(n, p)
+    R = Y - X @ weight.T.astype(np.float64) - bias
+    primal, dual = (Ridge(X, R, intercept=intercept, dual=which) for which in (False, True))
+    Xc = X - intercept * X.mean(axis=0, dtype=np.float64)
+    gram = Xc.T @ Xc
+    tau = ridge * np.trace(gram) / p
+    expected = np.linalg.solve(gram + tau * np.eye(p), Xc.T @ (R - intercept * R.mean(axis=0))).T
+    condition = np.linalg.norm(gram, 2) / tau + 1
+    zero = np.zeros((len(weight), p))
+    for found in (primal, dual):
+        change = found.added_to(zero, ridge)
+        np.testing.assert_allclose(change, expected, rtol=0, atol=100 * p * condition * EPS * np.abs(expected).max())
+        shift = intercept * (R.mean(axis=0) - change @ X.mean(axis=0, dtype=np.float64))
+        size = np.abs(R).max() + np.abs(change).sum(axis=1).max() * np.abs(X).max()
+        np.testing.assert_allclose(found.offset(ridge), shift, rtol=0, atol=100 * p * condition * EPS * size)
+        predicted = found.correction(found.projected(X), ridge)
+        np.testing.assert_allclose(
+            predicted, X @ change.T + found.offset(ridge), rtol=0, atol=100 * p * condition * EPS * size
+        )
+
+
+@SHAPES
+def test_an_infinite_ridge_changes_nothing_but_the_bias(n: int, p: int) -> None:
+    X, Y, judges, weight, bias = problem(n, p, error=0)
+    Y = Y + np.arange(1, 4, dtype=np.float32)
+    R = Y - X @ weight.T.astype(np.float64) - bias
+    solved = Ridge(X, R, intercept=True)
+    np.testing.assert_array_equal(solved.offset(np.inf), R.mean(axis=0))
+    np.testing.assert_array_equal(solved.added_to(weight, 1e300), weight)
+    fit = refit(X, Y, judges, weight, bias, intercept=True)
+    assert fit.bias is not None and fit.error_after < fit.error_before
+    np.testing.assert_allclose(fit.bias - bias, [1, 2, 3], atol=1e-4)
+    assert RIDGES[0] == np.inf
+
+
+@SHAPES
+@pytest.mark.parametrize("intercept", [True, False])
+def test_the_judges_never_lose(n: int, p: int, intercept: bool) -> None:
+    X, Y, judges, weight, bias = problem(n, p)
+    fit = refit(X, Y, judges, weight, bias, intercept=intercept)
+    assert fit.ridge is not None and fit.error_after < fit.error_before
+    assert (fit.bias is not None) == intercept
+    noise = np.random.default_rng(0).normal(size=Y.shape).astype(np.float32)
+    noisy = refit(X, noise, judges, np.zeros_like(weight), np.zeros_like(bias), intercept=intercept)
+    assert noisy.error_after <= noisy.error_before
+    assert (noisy.ridge is None) == (noisy.error_after == noisy.error_before)
+
+
+def test_a_layer_without_error_stays_and_so_does_one_that_nobody_judges() -> None:
+    X, Y, judges, weight, bias = problem(60, 8, error=0)
+    for judging in (judges, np.zeros_like(judges), np.ones_like(judges)):
+        fit = refit(X, Y, judging, weight, bias, intercept=True)
+        assert fit.weight is None and fit.bias is None and fit.ridge is None
+    X, Y, judges, weight, bias = problem(60, 8)
+    assert refit(X, Y, ~judges & judges, weight, bias, intercept=True).ridge is None
+
+
+def test_constant_inputs_and_dead_responses() -> None:
+    X, Y = np.full((20, 6), 2, np.float32), np.zeros((20, 3), np.float32)
+    fit = refit(X, Y, np.arange(20) % 5 == 2, weights(1, 3, 6), np.zeros(3), intercept=True)
+    assert fit.error_after <= fit.error_before
+    assert fit.weight is None or np.isfinite(fit.weight).all()
+
+
+def network(head: str) -> onnx.ModelProto:
+    """Three convolutions, a pooling and two fully connected layers, written in one of several ways."""
+    stored = {
+        "w1": weights(1, 8, 3, 3, 3), "w2": weights(2, 12, 8, 3, 3), "w3": weights(3, 16, 12, 3, 3),
+        "b3": 0.3 * weights(4, 16), "wf": weights(5, 12, 16), "bf": 0.1 * weights(6, 12), "wg": weights(7, 5, 12),
+        "bg": 0.1 * weights(8, 5),
+    }  # fmt: skip
+    if head in ("transB 0", "MatMul and Add", "MatMul"):
+        stored["wf"], stored["wg"] = stored["wf"].T.copy(), stored["wg"].T.copy()
+    if head == "MatMul":
+        del stored["bf"], stored["bg"]
+    nodes = [
+        conv("conv1", "x", "w1", "c1"), relu("c1", "r1"), conv("conv2", "r1", "w2", "c2"), relu("c2", "r2"),
+        conv("conv3", "r2", "w3", "c3", "b3"), relu("c3", "r3"),
+        helper.make_node("GlobalAveragePool", ["r3"], ["g"]), helper.make_node("Flatten", ["g"], ["f"]),
+    ]  # fmt: skip
+    for name, x, w, b, y in (("fc", "f", "wf", "bf", "h"), ("head", "hr", "wg", "bg", "y")):
+        if head == "MatMul":
+            nodes.append(helper.make_node("MatMul", [x, w], [y], name))
+        elif head == "MatMul and Add":
+            nodes.append(helper.make_node("MatMul", [x, w], [f"{y}_product"], name))
+            nodes.append(helper.make_node("Add", [b, f"{y}_product"], [y]))
+        else:
+            nodes.append(helper.make_node("Gemm", [x, w, b], [y], name, transB=int(head == "transB 1")))
+        if y == "h":
+            nodes.append(relu("h", "hr"))
+    return build(nodes, stored, output_shape=("N", 5))
+
+
+HEADS = ("transB 1", "transB 0", "MatMul and Add", "MatMul")
+
+
+def stored(model: onnx.ModelProto) -> dict[str, Array]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def error(result: Result, original: onnx.ModelProto, images: Array, x: str, y: str) -> float:
+    """Of the class scores, on samples that no run has seen."""
+    reference = run_model(original, {x: images})[y]
+    return float(np.square(run_model(result.model, {x: images})[y] - reference).sum() / np.square(reference).sum())
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_spelling_gains(head: str) -> None:
+    model = network(head)
+    data = photo(1, (200, 3, 12, 10))
+    refitted, plain = (run(model, data, 3.0, refit=which) for which in (True, False))
+    assert [layer.name for layer in refitted.report.refitted] == ["fc", "head"] and not plain.report.refitted
+    for layer in refitted.report.refitted:
+        assert layer.error_before is not None and layer.error_after is not None
+        assert layer.error_after <= layer.error_before
+    assert not refitted.report.refitted[0].kept
+    unseen = photo(2, (200, 3, 12, 10))
+    assert error(refitted, model, unseen, "x", "y") < error(plain, model, unseen, "x", "y")
+    assert refitted.report.macs == plain.report.macs
+    assert {tensor.name: tensor.dims for tensor in refitted.model.graph.initializer} == {
+        tensor.name: tensor.dims for tensor in plain.model.graph.initializer
+    }
+    assert list(refitted.model.graph.node) == list(plain.model.graph.node)
+
+
+def test_more_features_than_samples() -> None:
+    model = network("transB 1")
+    nodes = model.graph.node
+    nodes.remove(next(node for node in nodes if node.op_type == "GlobalAveragePool"))
+    next(node for node in nodes if node.op_type == "Flatten").input[0] = "r3"
+    wide = next(tensor for tensor in model.graph.initializer if tensor.name == "wf")
+    wide.CopyFrom(numpy_helper.from_array(weights(5, 12, 16 * 12 * 10), "wf"))
+    data, unseen = photo(1, (100, 3, 12, 10)), photo(2, (200, 3, 12, 10))
+    refitted, plain = (run(model, data, 5.0, refit=which) for which in (True, False))
+    assert not refitted.report.refitted[0].kept
+    assert error(refitted, model, unseen, "x", "y") < error(plain, model, unseen, "x", "y")
+
+
+def linears(model: onnx.ModelProto) -> dict[str, LinearSite]:
+    return {site.name: site for site in find_linears(normalise(model), ["c2"], [])}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_spelling_is_found(head: str) -> None:
+    model = network(head)
+    found = linears(model)
+    arrays = stored(model)
+    assert list(found) == ["fc", "head"]
+    for site, w, b in ((found["fc"], "wf", "bf"), (found["head"], "wg", "bg")):
+        np.testing.assert_array_equal(site.weight, arrays[w] if head == "transB 1" else arrays[w].T)
+        np.testing.assert_array_equal(site.bias, arrays.get(b, np.zeros(len(site.weight))))
+        assert site.intercept == (head != "MatMul")
+    assert (found["fc"].target, found["head"].target) == ("h", "y")
+    assert not find_linears(normalise(model), [], [])
+    assert [site.name for site in find_linears(normalise(model), ["c2"], ["fc"])] == ["fc_2", "head"]
+
+
+def edited(edit: Callable[[Any], object], head: str = "transB 1") -> dict[str, LinearSite]:
+    model = network(head)
+    edit(model.graph)
+    return linears(model)
+
+
+def attribute(node: Any, name: str, value: Any) -> None:
+    node.attribute.append(helper.make_attribute(name, value))
+
+
+def node_of(graph: Any, name: str) -> Any:
+    return next(node for node in graph.node if node.name == name)
+
+
+LEFT_ALONE: dict[str, Callable[[Any], object]] = {
+    "a weight that another node reads": lambda g: g.node.append(helper.make_node("Identity", ["wg"], ["copy"])),
+    "a weight that is an output": lambda g: g.output.append(
+        helper.make_tensor_value_info("wg", onnx.TensorProto.FLOAT, (5, 12))
+    ),
+    "alpha": lambda g: attribute(node_of(g, "head"), "alpha", 2.0),
+    "beta": lambda g: attribute(node_of(g, "head"), "beta", 0.5),
+    "transA": lambda g: attribute(node_of(g, "head"), "transA", 1),
+    "a bias that varies": lambda g: node_of(g, "head").input.__setitem__(2, "h"),
+    "another domain": lambda g: setattr(node_of(g, "head"), "domain", "other"),
+    "no weight that is constant": lambda g: node_of(g, "head").input.__setitem__(1, "h"),
+}
+
+
+@pytest.mark.parametrize("edit", LEFT_ALONE.values(), ids=LEFT_ALONE)
+def test_what_is_left_alone(edit: Callable[[Any], object]) -> None:
+    assert list(edited(edit)) == ["fc"]
+
+
+@pytest.mark.parametrize("head", ["transB 1", "MatMul and Add"])
+def test_a_bias_that_another_node_reads_stays(head: str) -> None:
+    found = edited(lambda g: g.node.append(helper.make_node("Identity", ["bg"], ["copy"])), head)["head"]
+    assert not found.intercept
+    assert found.target == ("y" if head == "transB 1" else "y_product")
+
+
+def test_a_shared_weight_stays_as_it_is() -> None:
+    model = network("transB 1")
+    model.graph.node.append(helper.make_node("ReduceSum", ["wg"], ["total"], keepdims=0))
+    model.graph.output.append(helper.make_tensor_value_info("total", onnx.TensorProto.FLOAT, ()))
+    result = run(model, photo(1, (60, 3, 12, 10)), 3.0)
+    assert [layer.name for layer in result.report.refitted] == ["fc"]
+    for name in ("wg", "bg"):
+        assert stored(result.model)[name].tobytes() == stored(model)[name].tobytes()
+
+
+@pytest.mark.parametrize("options", [{"symmetric": True}, {"solver": "weights"}, {"refit": False}, {"speedup": 1.0}])
+def test_where_nothing_is_refitted_every_bit_of_the_head_stays(options: dict[str, Any]) -> None:
+    result = run(str(MNIST), CALIBRATION, preprocess="unit", images=60, **options)
+    before, after = stored(onnx.load(str(MNIST))), stored(result.model)
+    assert result.report.refitted == ()
+    for name in ("head.weight", "head.bias"):
+        assert before[name].tobytes() == after[name].tobytes()
+
+
+def test_names_doc_strings_and_types_survive() -> None:
+    model = network("transB 0")
+    for tensor in model.graph.initializer:
+        tensor.doc_string = f"about {tensor.name}"
+    result = run(model, photo(1, (100, 3, 12, 10)), 3.0)
+    assert not all(layer.kept for layer in result.report.refitted)
+    now = {tensor.name: tensor for tensor in result.model.graph.initializer}
+    for name in ("wf", "bf", "wg", "bg"):
+        assert now[name].doc_string == f"about {name}" and now[name].data_type == onnx.TensorProto.FLOAT
+    assert stored(result.model)["wf"].tobytes() != stored(model)["wf"].tobytes()
+    assert [tensor.doc_string for tensor in model.graph.initializer] == [f"about {n}" for n in stored(model)]
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("element", [np.dtype(np.float16), np.dtype(np.float64), BFLOAT16], ids=str)
+def test_weights_are_written_in_the_models_type(head: str, element: np.dtype[Any]) -> None:
+    model = network(head)
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor).astype(element)
+        made = helper.make_tensor(tensor.name, FLOATS[element], values.shape, values.tobytes(), raw=True)
+        tensor.CopyFrom(made)
+    loaded = load(model)
+    graph = normalise(loaded.proto)
+    for site in find_linears(graph, ["c2"], []):
+        too_large = np.full(site.weight.shape, 1e300)
+        fits = replace_weights(graph, site, too_large, None)
+        assert fits == (element == np.float64)
+        bias = site.bias + 1 if site.intercept else None
+        assert replace_weights(graph, site, site.weight.astype(np.float64) + 1, bias)
+    before = {tensor.name: tensor for tensor in model.graph.initializer}
+    for tensor in export(graph, loaded).graph.initializer:
+        old = before[tensor.name]
+        assert (tensor.data_type, tensor.dims) == (old.data_type, old.dims)
+        change = numpy_helper.to_array(tensor).astype(np.float64) - numpy_helper.to_array(old).astype(np.float64)
+        assert np.abs(change - (tensor.name in ("wf", "bf", "wg", "bg"))).max() < 2**-6
+
+
+def test_a_row_that_is_not_a_samples_is_left_alone() -> None:
+    # The mean over the batch: one row, whatever the number of samples.
+    model = network("transB 1")
+    flatten = next(node for node in model.graph.node if node.op_type == "Flatten")
+    flatten.output[0] = "rows"
+    model.graph.node.insert(8, helper.make_node("ReduceMean", ["rows"], ["f"], axes=[0], keepdims=1))
+    result = run(model, photo(1, (60, 3, 12, 10)), 3.0)
+    assert result.report.refitted == ()
+
+
+def test_the_embedded_model_gains() -> None:
+    with np.load(TEST) as arrays:
+        images = arrays["input"]
+    model = onnx.load(str(MNIST))
+    refitted, plain = (run(str(MNIST), CALIBRATION, 8.0, preprocess="unit", refit=which) for which in (True, False))
+    (layer,) = refitted.report.refitted
+    assert layer.name == "/head/Gemm" and not layer.kept
+    assert layer.error_before is not None and layer.error_after is not None and layer.error_after < layer.error_before
+    assert error(refitted, model, images, "input", "logits") < error(plain, model, images, "input", "logits")
+    assert refitted.report.macs == plain.report.macs
+
+
+def test_too_little_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnx_lowrank.walk.refit_bytes", lambda *_: 1 << 60)
+    monkeypatch.setattr("onnx_lowrank.refit.refit_bytes", lambda *_: 1 << 60)
+    result = run(network("transB 1"), photo(1, (20, 3, 12, 10)), 3.0)
+    assert [layer.kept for layer in result.report.refitted] == [True, True]
+    assert all("memory" in layer.reason and layer.error_before is None for layer in result.report.refitted)
