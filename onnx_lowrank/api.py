@@ -7,6 +7,7 @@ from onnx_lowrank import pipeline
 from onnx_lowrank.calibration.preprocess import Preprocess
 from onnx_lowrank.options import DEFAULTS, Options
 from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.preparation import ModelLike
 from onnx_lowrank.progress import Progress, silent
 
 
@@ -15,7 +16,7 @@ def _ignore(text: str) -> None:
 
 
 def compress(
-    model: pipeline.ModelLike,
+    model: ModelLike,
     data: object = None,
     speedup: float = DEFAULTS.speedup,
     *,

@@ -48,17 +48,21 @@ class Frontier:
         The batches.
     open_session
         Opens the pieces.
-    memory
-        Bytes that live tensors may take; beyond that they are recomputed where that is cheap, else put on disk.
     macs
         MACs of one sample by output tensor of the node, kept up to date by the caller when nodes are rewritten.
+
+    Attributes
+    ----------
+    memory
+        Bytes that live tensors may take from the next visit on; beyond that they are recomputed where that is cheap,
+        else put on disk. Set by the caller.
+    macs_executed
+        MACs of all pieces that ran, over all samples.
     """
 
-    def __init__(
-        self, graph: gs.Graph, sampling: Sampling, open_session: Opener, memory: int, macs: dict[str, int]
-    ) -> None:
-        self._graph, self._sampling, self._open = graph, sampling, open_session
-        self._memory, self._macs = memory, macs
+    def __init__(self, graph: gs.Graph, sampling: Sampling, open_session: Opener, macs: dict[str, int]) -> None:
+        self._graph, self._sampling, self._open, self._macs = graph, sampling, open_session, macs
+        self.memory = 0
         self._cut = 0
         self._store: _Store | None = None  # None: the cut is the network's input, read from the source
         self.macs_executed = 0
@@ -126,7 +130,7 @@ class Frontier:
         size = sum(value.nbytes for value in tensors.values()) * len(self._sampling.batches)
         held = self._store.bytes if self._store else 0
         # Batches move over one at a time, so old and new tensors are never held in full together.
-        if max(size, held) <= self._memory:
+        if max(size, held) <= self.memory:
             return _Store(None)
         if share <= RECOMPUTE_SHARE:
             return None

@@ -24,7 +24,7 @@ from onnx_lowrank.runtime import Opener
 
 Array = NDArray[Any]
 
-ROWS_PER_FILTER, FEWEST_ROWS, MOST_ROWS = 90, 30_000, 45_000
+ROWS_PER_FILTER, FEWEST_ROWS, MOST_ROWS = 90, 30_000, 40_000
 """How many rows a layer should have: many times its unknowns per response, within reason."""
 
 COLUMN_SAMPLES, COLUMN_PATCHES = 40, 4_000

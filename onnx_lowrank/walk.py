@@ -100,21 +100,19 @@ def walk(
     ]
     solutions: dict[str, Solution] = {}
     current = dict(macs)
-    rows = sum(target.rows.nbytes for target in targets.values())
-    solving = max((_solving_bytes(site, form, targets[site.name]) for site, form in todo if targets), default=0)
     changed = behind(graph, [site.output for site, _ in todo])
     again = [site for site in linears if site.input in changed and site.name in targets]
     allowed = options.memory // 2
-    fitting = (refit_bytes(site, sampling.samples) for site in again)
-    solving = max(solving, *(size for size in fitting if size <= allowed), 0)
-    spare = max(0, options.memory - OVERHEAD - rows - solving)
     refitted = []
     steps: list[tuple[ConvSite, Form] | LinearSite] = [*todo, *again]
     # The frontier only goes forward. A rewritten site makes the same tensor, so the order stays what it is.
     steps.sort(key=lambda step: position(graph, step[0].output if isinstance(step, tuple) else step.output))
     progress("factorise", 0, len(steps))
-    with Frontier(graph, sampling, open_session, spare, current) as frontier:
+    with Frontier(graph, sampling, open_session, current) as frontier:
         for done, step in enumerate(steps, 1):
+            held = sum(target.rows.nbytes for target in targets.values())
+            # What is held between this step and the next one has to leave room for solving this one.
+            frontier.memory = max(0, options.memory - OVERHEAD - held - _solving_bytes(step, targets, sampling))
             if isinstance(step, LinearSite):
                 rows_of_step = targets.pop(step.name).rows
                 with _threads(step.weight.shape):
@@ -136,11 +134,16 @@ def walk(
     return Walked(solutions, frontier.macs_executed, tuple(refitted))
 
 
-def _solving_bytes(site: ConvSite, form: Form, target: Targets) -> int:
-    """What solving a site holds at once: its inputs, and the regressors and targets in two orders."""
-    d, p = form.prior.shape
+def _solving_bytes(step: tuple[ConvSite, Form] | LinearSite, targets: Mapping[str, Targets], sampling: Sampling) -> int:
+    """What a step holds at once: its inputs, and the regressors and targets in two orders."""
+    if isinstance(step, LinearSite):
+        return refit_bytes(step, sampling.samples)
+    site, form = step
+    if site.name not in targets:  # solved from the weights alone
+        return 0
+    d, p = (int(size) for size in form.prior.shape)
     inputs = p if form.first is None else int(site.kernel[0].size)
-    return 4 * len(target.rows) * (inputs + 2 * int(p) + 2 * int(d))
+    return 4 * len(targets[site.name].rows) * (inputs + 2 * p + 2 * d)
 
 
 def _solve(

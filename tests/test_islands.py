@@ -18,7 +18,8 @@ OUTSIDE_THE_GRAPH_ISLAND = {
     "calibration/protos.py": {"onnx"},  # reads TensorProto files
     "costs.py": {"onnx_graphsurgeon"},  # names the graph that it counts
     "frontier.py": {"onnx_graphsurgeon"},  # holds the graph between its pieces
-    "pipeline.py": GRAPH_LIBRARIES,  # sees all islands
+    "pipeline.py": {"onnx"},  # hands the model out
+    "preparation.py": GRAPH_LIBRARIES,  # sees all islands
     "profile.py": {"onnx_graphsurgeon"},  # names the graph that it runs
     "refit.py": {"onnx_graphsurgeon"},  # names the graph whose layer it changes
     "reporting.py": {"onnx"},  # measures the model

@@ -41,9 +41,9 @@ from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.save import export
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.options import Options
-from onnx_lowrank.pipeline import Prepared, prepare
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.planning import choose, conv_shapes, cut_columns
+from onnx_lowrank.preparation import Prepared, prepare
 from onnx_lowrank.progress import silent
 from onnx_lowrank.walk import walk
 

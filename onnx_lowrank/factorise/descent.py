@@ -28,7 +28,7 @@ from onnx_lowrank.factorise.moments import BLOCK
 
 Array = NDArray[Any]
 
-EPOCHS = 3
+EPOCHS = 2
 """Passes over the rows, if the judges let them all happen."""
 
 LOOKS = 2
@@ -41,7 +41,7 @@ RATE, HIGHEST_RATE = 3.0, 1e-2
 """Size of a first step, in units of a factor's mean absolute entry: the first over the number of terms in a response,
 since so many small changes add up there, and the most that it may be."""
 
-WORTH = 0.003
+WORTH = 0.01
 """The share of the error that the judges must see gone at their first look. Where it is less, the samples have no more
 to tell, and what the judging rows themselves are worth to the regression outweighs it."""
 
@@ -139,10 +139,16 @@ def refine(start: Chain, rows: Rows, activation: Activation | None, seed: int = 
 
 
 def finish(refined: Refined, rows: Rows, activation: Activation | None, seed: int = 0) -> Chain:
-    """A last pass over all rows, at a small and falling rate: the judges have done their work, and theirs take part."""
+    """A last pass at a small and falling rate: the judges have done their work, and their rows take part.
+
+    With every judging row comes another one, so that the pass stays short and the others are not forgotten.
+    """
     steps = _Steps(refined.chain, rows, activation)
-    total = max(1, len(rows.targets) // BATCH)
-    order = np.random.default_rng([seed, 1]).permutation(len(rows.targets))
+    generator = np.random.default_rng([seed, 1])
+    solving, judging = np.flatnonzero(~rows.judges), np.flatnonzero(rows.judges)
+    others = generator.choice(solving, min(len(solving), len(judging)), replace=False)
+    order = generator.permutation(np.concatenate([judging, others]))
+    total = max(1, len(order) // BATCH)
     for step in range(total):
         steps.take(order[step * BATCH : (step + 1) * BATCH], LAST_RATE * _rate(refined.chain) * (1 - step / total))
     return steps.chain

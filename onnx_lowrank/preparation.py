@@ -1,0 +1,172 @@
+"""The first half of the program: load → normalise → find sites → sample → profile the original → plan ranks.
+
+What cannot be is said here, before the long work.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx_lowrank import reporting
+from onnx_lowrank.calibration.labels import Labelled, load_labelled
+from onnx_lowrank.calibration.preprocess import Preprocess, parse
+from onnx_lowrank.calibration.sampling import Sampling, split
+from onnx_lowrank.calibration.source import open_source
+from onnx_lowrank.clock import Clock
+from onnx_lowrank.costs import Macs, measure_macs
+from onnx_lowrank.errors import ModelError
+from onnx_lowrank.evaluation import check_labelled
+from onnx_lowrank.factorise.spatial import Columns
+from onnx_lowrank.graph.external import must_be_external
+from onnx_lowrank.graph.linears import LinearSite, find_linears
+from onnx_lowrank.graph.load import LoadedModel, inputs, load, outputs
+from onnx_lowrank.graph.normalise import normalise
+from onnx_lowrank.graph.sites import ConvSite, Skip, find_sites
+from onnx_lowrank.options import Options
+from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.planning import (
+    check_speedup,
+    choose,
+    conv_shapes,
+    cut_columns,
+    sites_to_cut,
+    with_a_row_each,
+    with_the_batch,
+    with_the_joins,
+)
+from onnx_lowrank.profile import Targets, collect_targets
+from onnx_lowrank.progress import Progress
+from onnx_lowrank.refit import refits
+from onnx_lowrank.runtime import Opener, check_installation, opener
+
+SYNTHETIC = (
+    "there are no calibration data, so made-up ones take their place ({}): expect a worse result than with real ones; "
+    "give --data a few hundred samples such as the model will see, without labels"
+)
+
+ModelLike: TypeAlias = str | os.PathLike[str] | onnx.ModelProto
+Warn: TypeAlias = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run up to the plan."""
+
+    loaded: LoadedModel
+    graph: gs.Graph
+    sites: tuple[ConvSite, ...]
+    linears: tuple[LinearSite, ...]
+    skipped: tuple[Skip, ...]
+    sampling: Sampling
+    open_session: Opener
+    macs: Macs
+    targets: dict[str, Targets]
+    columns: dict[str, Columns]
+    plan: Plan
+    labelled: Labelled | None
+    given: reporting.Given
+    clock: Clock
+
+    @property
+    def costs(self) -> dict[str, tuple[int, int]]:
+        """(MACs before, MACs planned) by site name."""
+        shapes = conv_shapes(self.sites, self.macs)
+        return {s.name: (shapes[s.name].macs, shapes[s.name].cost(s.form, s.ranks)) for s in self.plan.sites}
+
+
+def prepare(
+    model: ModelLike,
+    data: object,
+    options: Options,
+    preprocess: Preprocess | str,
+    plan: Plan | None,
+    test: str | os.PathLike[str] | None,
+    progress: Progress,
+    warn: Warn,
+) -> Prepared:
+    """Load the model and the data, profile the original, choose the ranks."""
+    clock = Clock()
+    check_installation(warn)
+    open_session = opener(options.providers, options.threads, spinning=False)
+    with _stage("load", clock, progress):
+        loaded = load(model)
+        if must_be_external(loaded.proto):
+            raise ModelError(
+                "the model has more than 2 GB of weights, too many for ONNX Runtime to take from memory: "
+                "convert it to float16, or factorise it in parts"
+            )
+        graph = normalise(loaded.proto)
+        sites, skipped = find_sites(graph, options.include, options.exclude)
+        _check_any(sites, skipped)
+    with _stage("data", clock, progress):
+        specs = inputs(loaded.proto)
+        how = parse(preprocess) if isinstance(preprocess, str) else preprocess
+        source = open_source(data, specs, preprocess=how, count=options.images, seed=options.seed, on_warning=warn)
+        if source.synthetic:
+            warn(SYNTHETIC.format(source.description))
+        sampling = split(source, specs, options.seed)
+        # Used at the very end, but what is wrong with it is said before the long work.
+        labelled = load_labelled(test, specs, how, on_warning=warn) if test else None
+        if labelled:
+            check_labelled(labelled, outputs(loaded.proto)[0], sampling)
+    with clock.stage("profile"):
+        progress("profile", 0, 1)
+        macs = measure_macs(graph, sampling, open_session, [site.join.shortcut for site in sites if site.join])
+        sites, strangers = with_the_batch(sites, macs)
+        sites = with_the_joins(sites, macs, options)
+        skipped += strangers
+        _check_any(sites, skipped)
+        found = find_linears(graph, [s.output for s in sites], [s.name for s in sites]) if refits(options) else ()
+        linears = with_a_row_each(found, macs)
+        shapes, conv = conv_shapes(sites, macs), sum(macs.conv.values())
+        given = reporting.Given.of(how, data, plan)
+        # What cannot be is said before the long work.
+        if plan:
+            plan = plan.fitted(shapes, {skip.name: skip.reason for skip in skipped})
+        else:
+            check_speedup(shapes, conv, options)
+        targets, to_cut = {}, sites_to_cut(sites, options, plan)
+        if options.solver != "weights":
+            sizes = {site.name: macs.shapes[site.output][2:] for site in sites}
+            rows = options.memory // 2  # the rest is for the activations between two sites
+            targets = collect_targets(graph, sites, to_cut, sizes, rows, sampling, open_session, progress, linears)
+        else:
+            progress("profile", 1, 1)
+    with _stage("plan", clock, progress):
+        columns = cut_columns(sites, to_cut, targets)
+        chosen = plan or choose(sites, shapes, targets, columns, conv, options)
+    return Prepared(
+        loaded,
+        graph,
+        sites,
+        linears,
+        skipped,
+        sampling,
+        open_session,
+        macs,
+        targets,
+        columns,
+        chosen,
+        labelled,
+        given,
+        clock,
+    )
+
+
+@contextlib.contextmanager
+def _stage(name: str, clock: Clock, progress: Progress) -> Iterator[None]:
+    """Time a stage that has no steps of its own, and report its beginning and its end."""
+    progress(name, 0, 1)
+    with clock.stage(name):
+        yield
+    progress(name, 1, 1)
+
+
+def _check_any(sites: tuple[ConvSite, ...], skipped: tuple[Skip, ...]) -> None:
+    if not sites:
+        raise ModelError(f"nothing to factorise: {reporting.why_nothing(skipped)}")
