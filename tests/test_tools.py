@@ -54,6 +54,22 @@ def test_solver_table_has_a_row_for_each_solver_and_states_the_bare_time(tmp_pat
         assert solver["report"]["schema"] == 1
 
 
+def test_speedup_table_has_a_row_for_each_speedup_and_measures_a_tensor_inside(tmp_path: Path) -> None:
+    arguments = (f"--calibration={MODELS / 'mnist_calib.npz'}", f"--validation={MODELS / 'mnist_test.npz'}")
+    few = ("--preprocess=unit", "--images=24", "--limit=40", "--speedups=2,4", f"--keep={tmp_path}")
+    errors = []
+    for tap in ((), ("--tap=logits",), ("--tap=/relu6/Relu_output_0",)):
+        done = run("speedup_table.py", str(MODELS / "mnist_vgg.onnx"), *arguments, *few, *tap)
+        assert done.returncode == 0, done.stderr
+        rows = table(done.stdout)
+        assert list(rows) == ["2×", "4×"]
+        errors.append([float(row["relative error"]) for row in rows.values()])
+        assert 0 < errors[-1][0] < errors[-1][1] < 1
+    assert errors[0] == errors[1] != errors[2]
+    assert "on the 24 calibration samples" in done.stdout and "on 40 labelled samples" in done.stdout
+    assert (tmp_path / "2x.onnx").exists() and (tmp_path / "4x.onnx").exists()
+
+
 def test_data_free_table_has_a_row_for_each_kind_of_calibration() -> None:
     files = (str(MODELS / "mnist_vgg.onnx"), str(MODELS / "mnist_test.npz"))
     done = run("data_free_table.py", *files, f"--calibration={MODELS / 'mnist_calib.npz'}", *SMALL)

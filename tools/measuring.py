@@ -24,6 +24,8 @@ from onnx_lowrank.calibration.labels import load_labelled
 from onnx_lowrank.calibration.preprocess import Preprocess, parse
 from onnx_lowrank.calibration.source import open_source
 from onnx_lowrank.graph.load import inputs, load
+from onnx_lowrank.graph.normalise import normalise
+from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.options import DEFAULTS, FORMS
 from onnx_lowrank.runtime import Session
 
@@ -130,27 +132,47 @@ def round_classes(labels: NDArray[np.int64], limit: int) -> list[int]:
     return chosen
 
 
-def compare(models: Sequence[Path], test: Path, limit: int, preprocess: Preprocess) -> list[Scores]:
-    """Scores of all models on the same labelled samples; the first model is the original."""
+def compare(
+    models: Sequence[Path], test: Path, limit: int, preprocess: Preprocess, tap: str | None = None
+) -> list[Scores]:
+    """Scores of all models on the same labelled samples; the first model is the original.
+
+    With ``tap``, the relative error is that of the tensor of this name, which all models have.
+    """
     source, labels = load_labelled(test, inputs(load(models[0]).proto), preprocess, on_warning=warn)
     chosen = round_classes(labels, limit)
-    sessions = [Session(str(model), PROVIDERS, 0, str(model)) for model in models]
-    parts: list[list[NDArray[Any]]] = [[] for _ in models]
+    sessions = [_tapped(model, tap) for model in models]
+    scores: list[list[Array]] = [[] for _ in models]
+    judged: list[list[Array]] = [[] for _ in models]
     for start in range(0, len(chosen), BATCH):
         feeds = source.feeds(chosen[start : start + BATCH])
-        for session, of_model in zip(sessions, parts, strict=True):
-            of_model.append(session(feeds)[session.outputs[0]].astype(np.float64))
-    logits = [np.concatenate(of_model) for of_model in parts]
-    return [_scores(out, logits[0], labels[chosen]) for out in logits]
+        for i, session in enumerate(sessions):
+            made = session(feeds)
+            first = session.outputs[0]
+            scores[i].append(made[first].astype(np.float64))
+            judged[i].append(made[tap or first].astype(np.float64))
+    all_scores, all_judged = ([np.concatenate(part) for part in parts] for parts in (scores, judged))
+    return [
+        _scores(of_model, tensor, all_scores[0], all_judged[0], labels[chosen])
+        for of_model, tensor in zip(all_scores, all_judged, strict=True)
+    ]
 
 
-def _scores(out: NDArray[Any], ref: NDArray[Any], labels: NDArray[np.int64]) -> Scores:
+def _tapped(model: Path, tap: str | None) -> Session:
+    if tap is None:
+        return Session(str(model), PROVIDERS, 0, str(model))
+    graph = normalise(load(model).proto)
+    wanted = whole(graph, [graph.outputs[0].name, tap])
+    return Session(wanted.SerializeToString(), PROVIDERS, 0, str(model))
+
+
+def _scores(out: Array, judged: Array, ref: Array, judged_ref: Array, labels: NDArray[np.int64]) -> Scores:
     predicted = out.argmax(axis=1)
     return Scores(
         samples=len(labels),
         top1=float((predicted == labels).mean()),
         agreement=float((predicted == ref.argmax(axis=1)).mean()),
-        relative_error=float(np.square(out - ref).sum() / np.square(ref).sum()),
+        relative_error=float(np.square(judged - judged_ref).sum() / np.square(judged_ref).sum()),
     )
 
 
