@@ -32,7 +32,6 @@ CHEAP_SHARE = 0.01
 RECOMPUTE_SHARE = 0.05
 """The same share where the alternative is the disk."""
 
-
 LARGE = 1 << 20
 """Bytes from which a held tensor gets memory of its own."""
 

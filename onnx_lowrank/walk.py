@@ -41,7 +41,6 @@ SMALL = 256
 """Regressors and responses below which one thread multiplies as fast as several. Several wait for one another by
 spinning, which on a machine that does something else too takes many times longer."""
 
-
 OVERHEAD = 700 << 20
 """Bytes of the process itself: the libraries, the model, and the runtime's buffers for one batch."""
 
@@ -117,16 +116,15 @@ def walk(
                 rows_of_step = targets.pop(step.name).rows
                 with _threads(step.weight.shape):
                     refitted.append(refit_layer(frontier, graph, step, rows_of_step, sampling, allowed))
-                progress("factorise", done, len(steps))
-                continue
-            site, form = step
-            if options.solver == "weights":
-                solutions[site.name] = Solution(from_weights(form, site.kernel, site.bias), None, 0)
             else:
-                solutions[site.name] = _solve(frontier, site, form, targets.pop(site.name), sampling, options)
-            if not options.symmetric:
-                rewrite(graph, site, solutions[site.name].factorization)
-                current[site.output] = costs[site.name][1]
+                site, form = step
+                if options.solver == "weights":
+                    solutions[site.name] = Solution(from_weights(form, site.kernel, site.bias), None, 0)
+                else:
+                    solutions[site.name] = _solve(frontier, site, form, targets.pop(site.name), sampling, options)
+                if not options.symmetric:
+                    rewrite(graph, site, solutions[site.name].factorization)
+                    current[site.output] = costs[site.name][1]
             progress("factorise", done, len(steps))
     if options.symmetric:
         for site, _ in todo:

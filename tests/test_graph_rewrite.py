@@ -64,15 +64,17 @@ PADDING = st.one_of(
 )
 
 
+ANY_CONV: dict[str, Any] = {
+    "form": st.sampled_from(["channel", "spatial", "3d"]),
+    "size": st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    "image": st.tuples(st.integers(13, 17), st.integers(13, 17)),
+    "geometry": GEOMETRY,
+    "padding": PADDING,
+}
+
+
 @settings(deadline=None, max_examples=150)
-@given(
-    form=st.sampled_from(["channel", "spatial", "3d"]),
-    size=st.tuples(st.integers(1, 5), st.integers(1, 5)),
-    image=st.tuples(st.integers(13, 17), st.integers(13, 17)),
-    geometry=GEOMETRY,
-    padding=PADDING,
-    biased=st.booleans(),
-)
+@given(**ANY_CONV, biased=st.booleans())
 def test_an_exact_chain_computes_the_dense_convolution(
     form: str,
     size: tuple[int, int],
@@ -100,14 +102,7 @@ def test_an_exact_chain_computes_the_dense_convolution(
 
 
 @settings(deadline=None, max_examples=150)
-@given(
-    form=st.sampled_from(["channel", "spatial", "3d"]),
-    size=st.tuples(st.integers(1, 5), st.integers(1, 5)),
-    image=st.tuples(st.integers(13, 17), st.integers(13, 17)),
-    geometry=GEOMETRY,
-    padding=PADDING,
-    weighted=st.booleans(),
-)
+@given(**ANY_CONV, weighted=st.booleans())
 def test_what_the_solver_makes_of_the_weights_at_full_rank_computes_the_dense_convolution(
     form: str,
     size: tuple[int, int],
