@@ -9,6 +9,7 @@ of it, and a join is one only if y is read by the addition alone; y, or what lie
 output of the model.
 """
 
+import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +86,7 @@ class Followers:
                 self._readers.setdefault(name, []).append(number)
             self._maker.update((tensor.name, number) for tensor in node.outputs)
 
-    def of(self, response: str, filters: int) -> tuple[Activation | None, Join | None]:
+    def of(self, response: str, filters: int, rank: int = 4) -> tuple[Activation | None, Join | None]:
         """The activation behind a convolution's response, or behind the sum that it joins, and the join.
 
         Parameters
@@ -94,9 +95,11 @@ class Followers:
             The name of the tensor that the convolution makes.
         filters
             d, the number of its channels.
+        rank
+            The number of its axes, batch and channels included.
         """
         join = self._join(response)
-        return self._activation(join.total if join else response, filters), join
+        return self._activation(join.total if join else response, filters, rank), join
 
     def _join(self, response: str) -> Join | None:
         readers = self._readers.get(response, [])
@@ -121,12 +124,12 @@ class Followers:
                 stack.extend(reads(self._nodes[number]))
         return sum(is_convolution(self._nodes[number]) for number in seen) <= 1
 
-    def _activation(self, argument: str, filters: int) -> Activation | None:
+    def _activation(self, argument: str, filters: int, rank: int) -> Activation | None:
         if argument in self._outputs:
             return None
         readers = self._readers.get(argument, [])
         if len(readers) == 1 and self._reads_only(self._nodes[readers[0]], {argument}):
-            alone = _operator(self._nodes[readers[0]], argument, filters)
+            alone = _operator(self._nodes[readers[0]], argument, filters, rank)
             if alone:
                 return alone
         return self._composed(argument)
@@ -160,7 +163,7 @@ class Followers:
         return None
 
 
-def _operator(node: gs.Node, argument: str, filters: int) -> Activation | None:
+def _operator(node: gs.Node, argument: str, filters: int, rank: int) -> Activation | None:
     """The activation that a single node is, of its first input."""
     if node.domain not in STANDARD or node.inputs[0].name != argument or len(node.outputs) != 1:
         return None
@@ -174,7 +177,7 @@ def _operator(node: gs.Node, argument: str, filters: int) -> Activation | None:
         case "LeakyRelu":
             return leaky_relu(float(attribute.get("alpha", 0.01)))
         case "PRelu":
-            slopes = _channel_slopes(node.inputs[1], filters)
+            slopes = _channel_slopes(node.inputs[1], filters, rank)
             return prelu(slopes) if slopes else None
         case "Elu":
             return curves.elu(float(attribute.get("alpha", 1.0)))
@@ -196,13 +199,13 @@ def _operator(node: gs.Node, argument: str, filters: int) -> Activation | None:
     return None
 
 
-def _channel_slopes(tensor: gs.Tensor, filters: int) -> tuple[float, ...] | None:
-    """The slopes of a PRelu that differ from channel to channel at most, of a response [N, d, H, W]."""
+def _channel_slopes(tensor: gs.Tensor, filters: int, rank: int) -> tuple[float, ...] | None:
+    """The slopes of a PRelu that differ from channel to channel at most, of a response [N, d, ...] of that rank."""
     values = find_constant(tensor)
     if values is None or not np.isfinite(values.astype(np.float64)).all():
         return None
-    shape = (1,) * (4 - values.ndim) + values.shape
-    if len(shape) != 4 or shape[0] != 1 or shape[1] not in (1, filters) or shape[2:] != (1, 1):
+    shape = (1,) * (rank - values.ndim) + values.shape
+    if len(shape) != rank or shape[0] != 1 or shape[1] not in (1, filters) or math.prod(shape[2:]) != 1:
         return None
     return tuple(float(value) for value in values.reshape(-1))
 
