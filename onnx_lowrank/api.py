@@ -26,6 +26,7 @@ def compress(
     symmetric: bool = DEFAULTS.symmetric,
     residual: bool = DEFAULTS.residual,
     refit: bool = DEFAULTS.refit,
+    include_gemm: bool = DEFAULTS.include_gemm,
     ranks: str = DEFAULTS.ranks,
     include: str | None = DEFAULTS.include,
     exclude: str | None = DEFAULTS.exclude,
@@ -49,11 +50,11 @@ def compress(
         Calibration samples: a folder of photos, .npy or .npz files, an array or a dict of arrays [n, ...], an ONNX
         Runtime ``CalibrationDataReader``, or any iterable of feeds; None for synthetic images.
     speedup
-        The conv MACs before over those after.
+        The conv MACs before over those after; with ``include_gemm`` those of fully connected layers are among them.
     preprocess
         How photos become inputs, for example "imagenet" or "caffe,resize=none".
-    form, solver, symmetric, residual, refit, ranks, include, exclude, images, seed, memory, providers, threads
-        See ``Options``.
+    form, solver, symmetric, residual, refit, include_gemm, ranks, include, exclude, images, seed, memory
+        See ``Options``, also for ``providers`` and ``threads``.
     plan
         Ranks to use in place of a search.
     test
@@ -79,6 +80,7 @@ def compress(
         symmetric=symmetric,
         residual=residual,
         refit=refit,
+        include_gemm=include_gemm,
         ranks=ranks,
         include=include,
         exclude=exclude,

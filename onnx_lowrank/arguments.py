@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     toggle = argparse.BooleanOptionalAction
     add("--residual", action=toggle, help="solve for the sum where a shortcut is added to a layer (default: it is)")
     add("--refit", action=toggle, help="fit the fully connected layers to what the new ones deliver (default: it is)")
+    add("--include-gemm", action="store_true", help="factorise fully connected layers, too; X counts their MACs, then")
     add("--ranks", choices=ALLOCATIONS, help=f"how the layers share the budget (default: {DEFAULTS.ranks})")
     add("--include", metavar="RE", help="only Conv nodes whose name matches this regular expression")
     add("--exclude", metavar="RE", help="leave Conv nodes whose name matches alone")

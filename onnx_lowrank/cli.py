@@ -30,7 +30,7 @@ from onnx_lowrank.graph.save import check_writable, data_file
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import silent
-from onnx_lowrank.report import FileReport, Report
+from onnx_lowrank.report import FileReport, PlanReport, Report
 
 
 class Terminated(BaseException):
@@ -108,8 +108,13 @@ def _written(report: Report, out: Path) -> Report:
     return replace(report, output=FileReport(str(out), digest, report.output.bytes))
 
 
+def _fewer(report: Report | PlanReport) -> str:
+    which = "conv and fully connected MACs" if report.macs.gemm_before else "conv MACs"
+    return f"{report.speedup.macs:.2f}× fewer {which}"
+
+
 def _summary(report: Report) -> str:
-    parts = [f"{report.speedup.macs:.2f}× fewer conv MACs"]
+    parts = [_fewer(report)]
     if report.outputs:
         parts.append(f"relative error {max(output.relative_error for output in report.outputs.values()):.3g}")
     agreements = [o.top1_agreement for o in report.outputs.values() if o.top1_agreement is not None]
@@ -120,13 +125,18 @@ def _summary(report: Report) -> str:
     return ", ".join(parts)
 
 
+def _layers(options: Options) -> str:
+    return "layers" if options.include_gemm else "convolutions"
+
+
 def _dry_run(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Table], str]:
     planned = pipeline.plan_only(args.model, args.data, **work)
     if args.plan:
         _write(args.plan, planned.plan.to_json())
-    tables = [draw.costs_table(planned.macs), draw.sites_table(planned.sites), draw.skipped_table(planned.skipped)]
+    skipped = draw.skipped_table(planned.skipped, _layers(work["options"]))
+    tables = [draw.costs_table(planned.macs), draw.sites_table(planned.sites), skipped]
     done = f"wrote the plan {args.plan}" if args.plan else "dry run"
-    return tables, f"{done}: {planned.speedup.macs:.2f}× fewer conv MACs"
+    return tables, f"{done}: {_fewer(planned)}"
 
 
 def _compress(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Table], str]:
@@ -147,7 +157,7 @@ def _compress(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Tabl
         draw.outputs_table(report.outputs),
         draw.sites_table(report.sites),
         draw.refitted_table(report.refitted),
-        draw.skipped_table(report.skipped),
+        draw.skipped_table(report.skipped, _layers(work["options"])),
     ]
     return tables, f"wrote {args.out}: {_summary(report)}"
 

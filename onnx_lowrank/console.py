@@ -94,6 +94,8 @@ def costs_table(macs: MacsReport, report: Report | None = None) -> Table:
         table.add_row(label, show(before), show(after), _change(before, after, *words))
 
     row("conv MACs", count, macs.conv_before, macs.conv_after, ("fewer", "more"))
+    if macs.gemm_before:
+        row("fully connected MACs", count, macs.gemm_before, macs.gemm_after, ("fewer", "more"))
     row("all MACs", count, macs.before, macs.after, ("fewer", "more"))
     if report is None:
         return table
@@ -128,9 +130,9 @@ def _channels(channels: tuple[int, int], group: int) -> str:
 
 
 def sites_table(sites: Sequence[SiteReport]) -> Table:
-    """List every eligible convolution and what happened to it; errors are on held-out samples."""
+    """List every eligible layer and what happened to it; errors are on held-out samples."""
     table = _table(
-        "Convolutions",
+        "Convolutions" if all(site.kernel for site in sites) else "Convolutions and fully connected layers",
         *("layer", "kernel", "channels", "activation", "form", "ranks", "MACs\nbefore", "MACs\nafter", ""),
         *("error\nlinear", "error\nnonlinear", "what happened"),
         words=("layer", "form", "what happened"),
@@ -138,7 +140,7 @@ def sites_table(sites: Sequence[SiteReport]) -> Table:
     for site in sites:
         table.add_row(
             one_line(site.name),
-            "×".join(map(str, site.kernel)),
+            "×".join(map(str, site.kernel)) or NONE,
             _channels(site.channels, site.group),
             " + ".join(filter(None, ("shortcut" if site.shortcut else None, site.activation))) or NONE,
             site.form or NONE,
@@ -167,9 +169,9 @@ def refitted_table(layers: Sequence[RefittedReport]) -> Table:
     return table
 
 
-def skipped_table(skipped: Sequence[SkippedReport]) -> Table:
-    """List the convolutions that are not eligible."""
-    table = _table("Skipped convolutions", "layer", "reason", words=("layer", "reason"))
+def skipped_table(skipped: Sequence[SkippedReport], what: str = "convolutions") -> Table:
+    """List the convolutions, or layers, that are not eligible."""
+    table = _table(f"Skipped {what}", "layer", "reason", words=("layer", "reason"))
     for skip in skipped:
         table.add_row(one_line(skip.name), one_line(skip.reason))
     return table

@@ -20,7 +20,8 @@ class Options:
     Attributes
     ----------
     speedup
-        The multiply-accumulates (MACs) of all convolutions before, over those after; at least 1.
+        The multiply-accumulates (MACs) of all convolutions before, over those after; at least 1. With ``include_gemm``
+        those of convolutions and fully connected layers together.
     form
         How a convolution is split: "channel" is k×k c→d' and 1×1 d'→d (paper §2.2); "spatial" is k×1 c→d'' and
         1×k d''→d; "3d" is k×1 c→d'', 1×k d''→d' and 1×1 d'→d (§2.6); "auto" takes the best of them for every layer.
@@ -36,11 +37,13 @@ class Options:
     refit
         Fit the fully connected layers behind factorised convolutions again, to undo part of their error; kept for a
         layer only where held-out samples gain. Never done where ``symmetric``, or by the solver "weights".
+    include_gemm
+        Factorise fully connected layers, too: Gemm, and MatMul by a constant matrix.
     ranks
         How the budget is shared: "exact" maximises the kept energy, "greedy" does as the paper (§2.5), "uniform"
         takes the same ratio everywhere.
     include, exclude
-        Regular expressions searched in the names of the Conv nodes.
+        Regular expressions searched in the names of the nodes.
     images
         The number of calibration samples taken from the data.
     seed
@@ -60,6 +63,7 @@ class Options:
     symmetric: bool = False
     residual: bool = True
     refit: bool = True
+    include_gemm: bool = False
     ranks: str = "exact"
     include: str | None = None
     exclude: str | None = None

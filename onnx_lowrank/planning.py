@@ -13,7 +13,7 @@ from onnx_lowrank.graph.sites import ConvSite, Skip
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.choices import FORMS, choices
 from onnx_lowrank.plan.cost import ConvShape
-from onnx_lowrank.plan.energy import eigenvalues, log_energies, spectrum
+from onnx_lowrank.plan.energy import eigenvalues, held_out_spectrum, log_energies, spectrum
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.plan.select import allocate, check_reach
 from onnx_lowrank.profile import Array, Targets
@@ -24,20 +24,42 @@ def forms_allowed(options: Options) -> tuple[str, ...]:
     return FORMS if options.form == "auto" else (options.form,)
 
 
-def with_the_batch(sites: Sequence[ConvSite], macs: Macs) -> tuple[tuple[ConvSite, ...], tuple[Skip, ...]]:
-    """The sites that see one image of every sample, and the others as skipped.
+def with_the_batch(
+    sites: Sequence[ConvSite], macs: Macs, options: Options
+) -> tuple[tuple[ConvSite, ...], tuple[Skip, ...]]:
+    """The sites that see one image of every sample and fit in memory, and the others as skipped.
 
     Behind a Reshape to patches, or in the head of a detector that looks at regions, the first dimension counts
     something else. Costs are those of one sample, and rows are matched sample by sample.
     """
-    alike = {site.name: macs.shapes[site.input][0] == macs.samples for site in sites}
-    others = tuple(Skip(site.name, "its batch is not the model's") for site in sites if not alike[site.name])
-    return tuple(site for site in sites if alike[site.name]), others
+
+    def reason(site: ConvSite) -> str | None:
+        shape = macs.shapes[site.input]
+        if site.kernel.ndim == 2 and shape != (macs.samples, site.kernel.shape[1]):
+            return "it does not read one row of every sample"
+        if dense_bytes(site) > options.memory // 2:
+            return "it has so many responses that solving it takes too much memory (--memory)"
+        return None if shape[0] == macs.samples else "its batch is not the model's"
+
+    reasons = {site.name: reason(site) for site in sites}
+    others = tuple(Skip(name, why) for name, why in reasons.items() if why)
+    return tuple(site for site in sites if not reasons[site.name]), others
+
+
+def dense_bytes(site: ConvSite) -> int:
+    """What the matrices of a fully connected layer's solution take, about ten of [d, d]; 0 for a convolution."""
+    return 80 * len(site.kernel) ** 2 if site.kernel.ndim == 2 else 0
 
 
 def with_a_row_each(linears: Sequence[LinearSite], macs: Macs) -> tuple[LinearSite, ...]:
     """The fully connected layers that read one row of every sample."""
     return tuple(site for site in linears if macs.shapes[site.input] == (macs.samples, site.weight.shape[1]))
+
+
+def named_as(linears: Sequence[LinearSite], sites: Sequence[ConvSite]) -> tuple[LinearSite, ...]:
+    """The layers to refit; those that are also sites bear the same name."""
+    names = {site.output: site.name for site in sites}
+    return tuple(replace(layer, name=names.get(layer.output, layer.name)) for layer in linears)
 
 
 def with_the_joins(sites: Sequence[ConvSite], macs: Macs, options: Options) -> tuple[ConvSite, ...]:
@@ -54,7 +76,7 @@ def with_the_joins(sites: Sequence[ConvSite], macs: Macs, options: Options) -> t
     return tuple(site if keeps(site) else replace(site, join=None, activation=None) for site in sites)
 
 
-def check_speedup(shapes: Mapping[str, ConvShape], conv_macs: int, options: Options) -> None:
+def check_speedup(shapes: Mapping[str, ConvShape], all_macs: int, options: Options) -> None:
     """Refuse a speedup that no choice reaches, before anything is profiled.
 
     Raises
@@ -63,7 +85,7 @@ def check_speedup(shapes: Mapping[str, ConvShape], conv_macs: int, options: Opti
         With the highest that can be reached.
     """
     saved = sum(shape.macs - shape.lowest(forms_allowed(options)) for shape in shapes.values())
-    check_reach(conv_macs, conv_macs - saved, options.speedup)
+    check_reach(all_macs, all_macs - saved, options.speedup)
 
 
 def why_left_alone(shape: ConvShape, options: Options, *, given: bool) -> str:
@@ -119,10 +141,15 @@ def conv_shapes(sites: Sequence[ConvSite], macs: Macs) -> dict[str, ConvShape]:
 def _energies(site: ConvSite, target: Targets | None) -> Array:
     """The PCA energies of a site's responses, without the shortcut: only they are of low rank; or of its weights.
 
+    Where there is one row of every sample they are those of held-out ones, or the samples would seem to need no more
+    components than there are of them.
+
     All groups have the same rank, so they lose their i-th components together.
     """
     if target is None:
         parts = [channel.weight_energies(kernel) for kernel in site.kernels]
+    elif site.kernel.ndim == 2:
+        return held_out_spectrum(target.rows, channel.weight_gram(site.kernel))
     elif target.responses is None:
         parts = [spectrum(rows) for rows in np.split(target.rows, site.group, axis=1)]
     else:
@@ -136,10 +163,10 @@ def choose(
     shapes: Mapping[str, ConvShape],
     targets: Mapping[str, Targets],
     columns: Mapping[str, tuple[spatial.Columns, ...]],
-    conv_macs: int,
+    all_macs: int,
     options: Options,
 ) -> Plan:
-    """The forms and ranks of all sites for the requested speedup.
+    """The forms and ranks of all sites for the requested speedup of ``all_macs``.
 
     Raises
     ------
@@ -154,6 +181,6 @@ def choose(
         layers.append(
             choices(site.name, shapes[site.name], log_energies(values), spatial_energy, forms_allowed(options))
         )
-    others = conv_macs - sum(layer.alone for layer in layers)
+    others = all_macs - sum(layer.alone for layer in layers)
     chosen = allocate(layers, others, options.speedup, options.ranks)
     return Plan(tuple(SitePlan(x.name, *x.choice(i)) for x, i in zip(layers, chosen, strict=True)))

@@ -34,6 +34,7 @@ from onnx_lowrank.planning import (
     choose,
     conv_shapes,
     cut_columns,
+    named_as,
     sites_to_cut,
     with_a_row_each,
     with_the_batch,
@@ -100,8 +101,8 @@ def prepare(
                 "the model has more than 2 GB of weights, too many for ONNX Runtime to take from memory: "
                 "convert it to float16, or factorise it in parts"
             )
-        graph = normalise(loaded.proto)
-        sites, skipped = find_sites(graph, options.include, options.exclude)
+        graph = normalise(loaded.proto, gemm=options.include_gemm)
+        sites, skipped = find_sites(graph, options.include, options.exclude, gemm=options.include_gemm)
         _check_any(sites, skipped)
     with _stage("data", clock, progress):
         specs = inputs(loaded.proto)
@@ -116,30 +117,32 @@ def prepare(
             check_labelled(labelled, outputs(loaded.proto)[0], sampling)
     with clock.stage("profile"):
         progress("profile", 0, 1)
-        macs = measure_macs(graph, sampling, open_session, [site.join.shortcut for site in sites if site.join])
-        sites, strangers = with_the_batch(sites, macs)
+        shortcuts = [site.join.shortcut for site in sites if site.join]
+        macs = measure_macs(graph, sampling, open_session, shortcuts, gemm=options.include_gemm)
+        sites, strangers = with_the_batch(sites, macs, options)
         sites = with_the_joins(sites, macs, options)
         skipped += strangers
         _check_any(sites, skipped)
         found = find_linears(graph, [s.output for s in sites], [s.name for s in sites]) if refits(options) else ()
-        linears = with_a_row_each(found, macs)
-        shapes, conv = conv_shapes(sites, macs), sum(macs.conv.values())
+        linears = named_as(with_a_row_each(found, macs), sites)
+        shapes, aimed_at = conv_shapes(sites, macs), sum(macs.aimed_at.values())
         given = reporting.Given.of(how, data, plan)
         # What cannot be is said before the long work.
         if plan:
             plan = plan.fitted(shapes, {skip.name: skip.reason for skip in skipped})
         else:
-            check_speedup(shapes, conv, options)
+            check_speedup(shapes, aimed_at, options)
         targets, to_cut = {}, sites_to_cut(sites, options, plan)
         if options.solver != "weights":
             sizes = {site.name: macs.shapes[site.output][2:] for site in sites}
             rows = options.memory // 2  # the rest is for the activations between two sites
-            targets = collect_targets(graph, sites, to_cut, sizes, rows, sampling, open_session, progress, linears)
+            others = [site for site in linears if site.name not in sizes]
+            targets = collect_targets(graph, sites, to_cut, sizes, rows, sampling, open_session, progress, others)
         else:
             progress("profile", 1, 1)
     with _stage("plan", clock, progress):
         columns = cut_columns(sites, to_cut, targets)
-        chosen = plan or choose(sites, shapes, targets, columns, conv, options)
+        chosen = plan or choose(sites, shapes, targets, columns, aimed_at, options)
     return Prepared(
         loaded,
         graph,

@@ -137,14 +137,15 @@ def report(run: "Prepared", options: Options, measured: Measured) -> Report:
 
 
 def _macs(run: "Prepared") -> MacsReport:
-    saved = sum(before - after for before, after in run.costs.values())
-    total, conv = sum(run.macs.all.values()), sum(run.macs.conv.values())
-    return MacsReport(total, total - saved, conv, conv - saved)
+    saved = {s.output: run.costs[s.name][0] - run.costs[s.name][1] for s in run.sites}
+    before = [sum(counted.values()) for counted in (run.macs.all, run.macs.conv, run.macs.dense)]
+    conv, gemm = (sum(saved.get(name, 0) for name in counted) for counted in (run.macs.conv, run.macs.dense))
+    total, convs, gemms = before
+    return MacsReport(total, total - conv - gemm, convs, convs - conv, gemms, gemms - gemm)
 
 
 def _speedup(run: "Prepared", options: Options, latency: Latency | None) -> SpeedupReport:
-    macs = _macs(run)
-    return SpeedupReport(None if run.given.plan else options.speedup, macs.conv_before / macs.conv_after, latency)
+    return SpeedupReport(None if run.given.plan else options.speedup, _macs(run).speedup, latency)
 
 
 def _skipped(run: "Prepared") -> tuple[SkippedReport, ...]:

@@ -19,9 +19,9 @@ from threadpoolctl import ThreadpoolController
 from onnx_lowrank.calibration.positions import gather_points
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.factorise.factors import Factorization, side_by_side
-from onnx_lowrank.factorise.fit import Rows
 from onnx_lowrank.factorise.forms import Form, from_weights, make_form
 from onnx_lowrank.factorise.groups import Outcome, solve_groups
+from onnx_lowrank.factorise.rows import Rows
 from onnx_lowrank.factorise.spatial import Columns
 from onnx_lowrank.frontier import Frontier
 from onnx_lowrank.graph.linears import LinearSite, behind
@@ -30,6 +30,7 @@ from onnx_lowrank.graph.segments import position
 from onnx_lowrank.graph.sites import ConvSite
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.planning import dense_bytes
 from onnx_lowrank.profile import Targets, site_patches
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.refit import Refitted, refit_bytes, refit_layer
@@ -104,7 +105,8 @@ def walk(
     solutions: dict[str, Solution] = {}
     current = dict(macs)
     changed = behind(graph, [site.output for site, _ in todo])
-    again = [site for site in linears if site.input in changed and site.name in targets]
+    solved = {site.name for site, _ in todo}
+    again = [s for s in linears if s.input in changed and s.name in targets and s.name not in solved]
     allowed = options.memory // 2
     refitted = []
     steps: list[Step] = [*todo, *again]
@@ -154,7 +156,7 @@ def _solving_bytes(step: Step, targets: Mapping[str, Targets], sampling: Samplin
         return 0
     d, p = (int(size) for size in forms[0].prior.shape)
     inputs = p if forms[0].first is None else int(site.kernel[0].size)
-    return 4 * len(targets[site.name].rows) * (len(forms) * inputs + 2 * p + 2 * d)
+    return dense_bytes(site) + 4 * len(targets[site.name].rows) * (len(forms) * inputs + 2 * p + 2 * d)
 
 
 def _solve(

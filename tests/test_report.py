@@ -30,7 +30,14 @@ SCHEMA: dict[str, Any] = {
     "data": {"description": str, "synthetic": bool, "calibration": int, "validation": int},
     "provider": str,
     "seed": int,
-    "macs": {"before": int, "after": int, "conv_before": int, "conv_after": int},
+    "macs": {
+        "before": int,
+        "after": int,
+        "conv_before": int,
+        "conv_after": int,
+        "gemm_before": int,
+        "gemm_after": int,
+    },
     "speedup": {
         "requested": {*NUMBER, None},
         "macs": float,

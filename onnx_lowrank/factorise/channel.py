@@ -28,7 +28,12 @@ def compose(kernel: Array, chain: Chain) -> Factorization:
     return Factorization("channel", (Stage(first, (True,) * axes), Stage(second, (False,) * axes)), chain.bias)
 
 
+def weight_gram(kernel: Array) -> Array:
+    """W Wᵀ, [d, d], for the kernel as a d×ckk matrix W."""
+    W = kernel.reshape(len(kernel), -1)
+    return np.asarray(W @ W.T)
+
+
 def weight_energies(kernel: Array) -> Array:
     """Squared singular values of the kernel as a d×ckk matrix, descending, [d]."""
-    W = kernel.reshape(len(kernel), -1)
-    return np.maximum(np.linalg.eigvalsh(W @ W.T)[::-1], 0)
+    return np.maximum(np.linalg.eigvalsh(weight_gram(kernel))[::-1], 0)

@@ -43,6 +43,8 @@ class Form:
         The map → all factors.
     compose
         The factors → the chain of convolutions.
+    gram
+        See ``Fitter``.
     """
 
     inputs: Callable[[Array], Array]
@@ -51,6 +53,7 @@ class Form:
     rank: int
     chain: Callable[[LowRankMap], Chain]
     compose: Callable[[Chain], Factorization]
+    gram: Array | None = None
 
     def regressors(self, inputs: Array) -> Array:
         """Rows [n, p] for the inputs [n, s, q]."""
@@ -71,6 +74,7 @@ def make_form(name: str, kernel: Array, ranks: tuple[int, ...], columns: spatial
             ranks[0],
             lambda solution: Chain(solution.right, (solution.left,), solution.bias),
             lambda chain: channel.compose(kernel, chain),
+            None if sizes else channel.weight_gram(kernel),  # without positions there is one row of every sample
         )
     assert columns is not None
     first = columns.filters[: ranks[0]]

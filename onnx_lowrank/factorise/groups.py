@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.activations import Activation, apply
 from onnx_lowrank.factorise.factors import Factorization, side_by_side
-from onnx_lowrank.factorise.fit import Fit, Rows
+from onnx_lowrank.factorise.fit import Fit
 from onnx_lowrank.factorise.forms import Form
 from onnx_lowrank.factorise.piecewise import PiecewiseLinear
+from onnx_lowrank.factorise.rows import Rows
 from onnx_lowrank.factorise.solve import solve
 
 Array = NDArray[Any]

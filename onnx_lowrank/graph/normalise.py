@@ -25,7 +25,7 @@ _PLAIN_VALUES = {"value_floats": np.float32, "value_float": np.float32, "value_i
 """Attributes of a Constant that hold numbers in place of a tensor, with the types that ONNX gives them."""
 
 
-def normalise(proto: onnx.ModelProto) -> gs.Graph:
+def normalise(proto: onnx.ModelProto, *, gemm: bool = False) -> gs.Graph:
     """Import a model, lift the weights of its convolutions and fold its batch normalisations.
 
     Parameters
@@ -33,6 +33,8 @@ def normalise(proto: onnx.ModelProto) -> gs.Graph:
     proto
         With its weights in memory and its nodes in topological order. It is not changed, and the graph refers to its
         arrays: do not change it afterwards either.
+    gemm
+        Whether to lift the weights of Gemm and MatMul, too.
 
     Returns
     -------
@@ -48,8 +50,11 @@ def normalise(proto: onnx.ModelProto) -> gs.Graph:
     taken = taken_names(graph)
     lifted: dict[str, gs.Constant] = {}
     for node in list(graph.nodes):
-        if is_conv(node):
+        if is_conv(node) or (gemm and is_product(node)):
             _lift(graph, node, lifted, taken)
+            for add in node.outputs[0].outputs if node.op == "MatMul" else ():
+                if add.op == "Add" and add.domain in STANDARD:
+                    _lift(graph, add, lifted, taken, 0)
     for node in list(graph.nodes):
         if is_conv(node):
             _fold(graph, node, taken)
@@ -59,6 +64,16 @@ def normalise(proto: onnx.ModelProto) -> gs.Graph:
 def is_conv(node: gs.Node) -> bool:
     """Whether the node is a Conv of the standard domain."""
     return node.op == "Conv" and node.domain in STANDARD
+
+
+def is_product(node: gs.Node) -> bool:
+    """Whether the node is a Gemm or a MatMul of the standard domain."""
+    return node.op in ("Gemm", "MatMul") and node.domain in STANDARD
+
+
+def is_dense(node: gs.Node) -> bool:
+    """Whether the node is a fully connected layer: a Gemm, or a MatMul by a constant."""
+    return is_product(node) and (node.op == "Gemm" or isinstance(node.inputs[1], gs.Constant))
 
 
 def find_constant(tensor: gs.Tensor) -> NDArray[Any] | None:
@@ -88,9 +103,9 @@ def find_constant(tensor: gs.Tensor) -> NDArray[Any] | None:
         return None if wanted is None else values.astype(wanted)
 
 
-def _lift(graph: gs.Graph, conv: gs.Node, lifted: dict[str, gs.Constant], taken: set[str]) -> None:
+def _lift(graph: gs.Graph, conv: gs.Node, lifted: dict[str, gs.Constant], taken: set[str], first: int = 1) -> None:
     for index, tensor in enumerate(conv.inputs):
-        if index == 0 or not tensor.name or isinstance(tensor, gs.Constant):
+        if index < first or not tensor.name or isinstance(tensor, gs.Constant):
             continue
         if tensor.name not in lifted:
             values = find_constant(tensor)

@@ -1,4 +1,7 @@
-"""Which convolutions can be factorised, and why the others are left alone."""
+"""Which convolutions can be factorised, and why the others are left alone.
+
+A fully connected layer is a convolution without any spatial axis: it makes one response from one row.
+"""
 
 import re
 from collections import Counter
@@ -13,7 +16,9 @@ from numpy.typing import NDArray
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.factorise.activations import Activation
 from onnx_lowrank.graph.followers import Followers, Join
-from onnx_lowrank.graph.refusals import FIRST, first_convolutions, hidden_convolutions, is_convolution, obstacle
+from onnx_lowrank.graph.linears import count_readers, linear_site
+from onnx_lowrank.graph.normalise import is_dense
+from onnx_lowrank.graph.refusals import FIRST, first_convolutions, hidden_layers, is_convolution, obstacle
 from onnx_lowrank.graph.segments import varying_tensors
 from onnx_lowrank.graph.tensors import array, dtype, unique
 
@@ -31,7 +36,7 @@ class ConvSite:
         Names of the tensors that the convolution reads and makes (before the non-linearity).
     kernel
         [filters d, channels of a group, *sizes], float64; a size for each of the spatial axes, of which there may be
-        one (sounds), two (images) or three (videos).
+        one (sounds), two (images) or three (videos), or none for a fully connected layer.
     bias
         [d], float64; zeros where the model has none.
     dtype
@@ -48,6 +53,8 @@ class ConvSite:
         The shortcut that is added to the response, where nothing else reads it; else None.
     group
         Into how many groups channels and filters are divided; each group of filters sees its own channels alone.
+    sum_with_bias
+        Where an Add brings the bias, as behind a MatMul, the name of what it makes; else None.
     """
 
     name: str
@@ -63,11 +70,12 @@ class ConvSite:
     activation: Activation | None
     join: Join | None
     group: int = 1
+    sum_with_bias: str | None = None
 
     @property
     def target(self) -> str:
-        """Name of the tensor that a solution is to reproduce: the sum where a shortcut joins, else the output."""
-        return self.join.total if self.join else self.output
+        """Name of the tensor that a solution is to reproduce: the sum where one is made, else the output."""
+        return self.join.total if self.join else self.sum_with_bias or self.output
 
     @property
     def kernels(self) -> list[NDArray[np.float64]]:
@@ -110,7 +118,7 @@ class Skip:
 
 
 def find_sites(
-    graph: gs.Graph, include: str | None = None, exclude: str | None = None
+    graph: gs.Graph, include: str | None = None, exclude: str | None = None, *, gemm: bool = False
 ) -> tuple[tuple[ConvSite, ...], tuple[Skip, ...]]:
     """Sort every convolution of the model into those that can be factorised and those that stay.
 
@@ -121,13 +129,15 @@ def find_sites(
     include, exclude
         Regular expressions, searched in the node's name. With `include`, only what it names is factorised; what
         `exclude` names never is.
+    gemm
+        Whether fully connected layers are wanted, too.
 
     Returns
     -------
     sites
         In topological order.
     skips
-        All other convolutions: those of the main graph in topological order, then those in bodies and functions.
+        All others: those of the main graph in topological order, then those in bodies and functions.
 
     Raises
     ------
@@ -135,9 +145,14 @@ def find_sites(
         If one of the expressions is not one.
     """
     wanted, unwanted = _pattern("--include", include), _pattern("--exclude", exclude)
-    nodes = [node for node in graph.nodes if is_convolution(node)]
+
+    def is_layer(node: gs.Node) -> bool:
+        return is_convolution(node) or (gemm and is_dense(node))
+
+    nodes = [node for node in graph.nodes if is_layer(node)]
     names, taken = _names(nodes)
     first, varying, followers = first_convolutions(graph), varying_tensors(graph), Followers(graph)
+    readers = count_readers(graph)
     sites, skips = [], []
     for node, name in zip(nodes, names, strict=True):
         reason = obstacle(node)
@@ -149,11 +164,15 @@ def find_sites(
             reason = "not named by --include"
         if reason is None and wanted is None and node.outputs[0].name in first:
             reason = FIRST
-        if reason is None:
-            sites.append(_site(node, name, followers))
-        else:
+        if reason is not None:
             skips.append(Skip(name, reason))
-    skips += [Skip(unique(name, taken), reason) for name, reason in hidden_convolutions(graph)]
+        elif is_convolution(node):
+            sites.append(_site(node, name, followers))
+        elif dense := _dense_site(node, name, followers, readers):
+            sites.append(dense)
+        else:
+            skips.append(Skip(name, "alpha, beta, transA, or a bias that is no vector"))
+    skips += [Skip(unique(name, taken), reason) for name, reason in hidden_layers(graph, is_layer)]
     return tuple(sites), tuple(skips)
 
 
@@ -196,4 +215,26 @@ def _site(node: gs.Node, name: str, followers: Followers) -> ConvSite:
         activation=activation,
         join=join,
         group=node.attrs.get("group", 1),
+    )
+
+
+def _dense_site(node: gs.Node, name: str, followers: Followers, readers: Counter[str]) -> ConvSite | None:
+    linear = linear_site(node, readers)
+    if linear is None:
+        return None
+    activation, join = followers.of(linear.target, len(linear.weight), 2)
+    return ConvSite(
+        name=name,
+        input=linear.input,
+        output=linear.output,
+        kernel=linear.weight.astype(np.float64),
+        bias=linear.bias,
+        dtype=dtype(node.inputs[1]),
+        strides=(),
+        dilations=(),
+        pads=(),
+        auto_pad="NOTSET",
+        activation=None if join else activation,
+        join=None,
+        sum_with_bias=linear.target if linear.target != linear.output else None,
     )
