@@ -158,6 +158,8 @@ def _solve(
         inputs[made : made + len(part)] = part
         made += len(part)
         if shortcut is not None:
+            assert site.join is not None
+            shortcut = site.join.as_response(shortcut)
             # One sample's shapes do not tell a shortcut that all samples of a batch share.
             shortcuts.append(gather_points(np.broadcast_to(shortcut, (len(x), *shortcut.shape[1:])), *where))
     assert inputs is not None

@@ -183,7 +183,7 @@ def _site(node: gs.Node, name: str, followers: Followers) -> ConvSite:
     strides, dilations = (node.attrs.get(key, (1, 1)) for key in ("strides", "dilations"))
     auto_pad = node.attrs.get("auto_pad", "NOTSET") or "NOTSET"
     top, left, bottom, right = node.attrs.get("pads", (0, 0, 0, 0))
-    activation, join = followers.of(output.name, len(kernel))
+    activation, join = followers.of(output.name, len(kernel), kernel.ndim, dtype(weight))
     return ConvSite(
         name=name,
         input=node.inputs[0].name,
