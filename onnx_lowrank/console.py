@@ -122,6 +122,11 @@ def outputs_table(outputs: dict[str, OutputReport]) -> Table:
     return table
 
 
+def _channels(channels: tuple[int, int], group: int) -> str:
+    c, d = channels
+    return f"{c}→{d}" if group == 1 else f"{group}·({c // group}→{d // group})"
+
+
 def sites_table(sites: Sequence[SiteReport]) -> Table:
     """List every eligible convolution and what happened to it; errors are on held-out samples."""
     table = _table(
@@ -134,7 +139,7 @@ def sites_table(sites: Sequence[SiteReport]) -> Table:
         table.add_row(
             one_line(site.name),
             "×".join(map(str, site.kernel)),
-            "→".join(map(str, site.channels)),
+            _channels(site.channels, site.group),
             " + ".join(filter(None, ("shortcut" if site.shortcut else None, site.activation))) or NONE,
             site.form or NONE,
             ", ".join(map(str, site.ranks.values())) or NONE,

@@ -1,7 +1,10 @@
 """From the profile to the plan: what every site may become, and what is chosen for it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from onnx_lowrank.costs import Macs
 from onnx_lowrank.factorise import channel, spatial
@@ -69,7 +72,7 @@ def why_left_alone(shape: ConvShape, options: Options, *, given: bool) -> str:
     if given:
         return "left alone by the given plan"
     if "channel" not in forms_allowed(options) and not shape.splits_in_space:
-        return f"left alone: the form {options.form} needs a kernel that extends in both directions"
+        return f"left alone: the form {options.form} needs a kernel that extends in two directions"
     if shape.lowest(forms_allowed(options)) == shape.macs:
         return "left alone: no rank saves MACs here"
     return "left alone: the planner reaches the speedup without it"
@@ -81,41 +84,59 @@ def sites_to_cut(sites: Sequence[ConvSite], options: Options, plan: Plan | None)
         return frozenset(choice.name for choice in plan.sites if choice.form in ("spatial", "3d"))
     if forms_allowed(options) == ("channel",):
         return frozenset()
-    return frozenset(site.name for site in sites if min(site.kernel.shape[2:]) > 1)
+    return frozenset(site.name for site in sites if min(spatial.two_sizes(site.kernel.shape[2:])) > 1)
 
 
 def cut_columns(
     sites: Sequence[ConvSite], names: frozenset[str], targets: Mapping[str, Targets]
-) -> dict[str, spatial.Columns]:
-    """The spatial cuts of the named sites, by site name; from the weights alone where nothing was profiled."""
-    return {
-        site.name: spatial.cut(site.kernel, targets[site.name].covariance if targets else None)
-        for site in sites
-        if site.name in names
-    }
+) -> dict[str, tuple[spatial.Columns, ...]]:
+    """The spatial cuts of the named sites, one for every group, by site name.
+
+    They are from the weights alone where nothing was profiled.
+    """
+
+    def cut(site: ConvSite) -> tuple[spatial.Columns, ...]:
+        covariances = targets[site.name].covariances if targets else (None,) * site.group
+        return tuple(spatial.cut(kernel, S) for kernel, S in zip(site.kernels, covariances, strict=True))
+
+    return {site.name: cut(site) for site in sites if site.name in names}
 
 
 def conv_shapes(sites: Sequence[ConvSite], macs: Macs) -> dict[str, ConvShape]:
     """What the planner needs to know of every site, by site name."""
     shapes = {}
     for site in sites:
-        d, c, h, w = site.kernel.shape
-        height, width = macs.shapes[site.output][2:]
+        d, c, *sizes = site.kernel.shape
+        read, made = (macs.shapes[name][2:] for name in (site.input, site.output))
         # A k×1 convolution pads the height alone, so its output is as wide as the input.
-        shapes[site.name] = ConvShape(d, c, (h, w), height * width, height * macs.shapes[site.input][3])
+        behind = spatial.cut_behind(sizes)
+        between = math.prod(made[:behind] + read[behind:])
+        # Each group costs what a small convolution costs.
+        d, g = d // site.group, site.group
+        shapes[site.name] = ConvShape(d, c, spatial.two_sizes(sizes), g * math.prod(made), g * between)
     return shapes
 
 
-def _energies(target: Targets) -> Array:
-    """The PCA energies of a site's responses, without the shortcut: only they are of low rank."""
-    return spectrum(target.rows) if target.responses is None else eigenvalues(target.responses)
+def _energies(site: ConvSite, target: Targets | None) -> Array:
+    """The PCA energies of a site's responses, without the shortcut: only they are of low rank; or of its weights.
+
+    All groups have the same rank, so they lose their i-th components together.
+    """
+    if target is None:
+        parts = [channel.weight_energies(kernel) for kernel in site.kernels]
+    elif target.responses is None:
+        parts = [spectrum(rows) for rows in np.split(target.rows, site.group, axis=1)]
+    else:
+        own = np.split(np.arange(len(site.kernel)), site.group)
+        parts = [eigenvalues(target.responses[np.ix_(filters, filters)]) for filters in own]
+    return np.asarray(np.sum(parts, axis=0))
 
 
 def choose(
     sites: Sequence[ConvSite],
     shapes: Mapping[str, ConvShape],
     targets: Mapping[str, Targets],
-    columns: Mapping[str, spatial.Columns],
+    columns: Mapping[str, tuple[spatial.Columns, ...]],
     conv_macs: int,
     options: Options,
 ) -> Plan:
@@ -128,9 +149,9 @@ def choose(
     """
     layers = []
     for site in sites:
-        values = _energies(targets[site.name]) if targets else channel.weight_energies(site.kernel)
-        cut = columns.get(site.name)
-        spatial_energy = log_energies(cut.energies) if cut else None
+        values = _energies(site, targets.get(site.name))
+        cuts = columns.get(site.name)
+        spatial_energy = log_energies(np.sum([cut.energies for cut in cuts], axis=0)) if cuts else None
         layers.append(
             choices(site.name, shapes[site.name], log_energies(values), spatial_energy, forms_allowed(options))
         )

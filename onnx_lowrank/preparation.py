@@ -66,7 +66,7 @@ class Prepared:
     open_session: Opener
     macs: Macs
     targets: dict[str, Targets]
-    columns: dict[str, Columns]
+    columns: dict[str, tuple[Columns, ...]]
     plan: Plan
     labelled: Labelled | None
     given: reporting.Given

@@ -66,6 +66,7 @@ class OutputReport:
 class SiteReport:
     """One eligible convolution.
 
+    ``kernel`` has a size for each spatial axis; ``ranks`` are those of one of the ``group`` groups.
     ``activation`` is what the response goes through next, or its sum with ``shortcut``, the tensor that is added to it.
     ``error_linear`` and ``error_nonlinear`` are relative errors behind the activation on held-out samples, of the
     best linear and the best nonlinear solution; None where that was not solved. ``kept`` is true where the original
@@ -74,7 +75,7 @@ class SiteReport:
 
     name: str
     form: str | None
-    kernel: tuple[int, int]
+    kernel: tuple[int, ...]
     channels: tuple[int, int]
     ranks: dict[str, int]
     macs_before: int
@@ -85,6 +86,7 @@ class SiteReport:
     error_nonlinear: float | None
     kept: bool
     reason: str
+    group: int = 1
 
 
 @dataclass(frozen=True)

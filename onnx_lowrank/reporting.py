@@ -163,30 +163,31 @@ def _sites(run: "Prepared", options: Options, solutions: dict[str, Solution]) ->
 def _site(
     site: ConvSite, choice: SitePlan, costs: tuple[int, int], solution: Solution | None, why_alone: str
 ) -> SiteReport:
-    d, c, h, w = site.kernel.shape
-    fit = solution.fit if solution else None
+    d, c, *sizes = site.kernel.shape
+    outcome = solution.outcome if solution else None
     if choice.form is None:
         reason = why_alone
     elif solution is None:
         reason = "planned"
-    elif fit is None:
+    elif outcome is None:
         reason = "from the weights alone"
     else:
-        reason = fit.description
+        reason = outcome.description
     return SiteReport(
         name=site.name,
         form=choice.form,
-        kernel=(h, w),
-        channels=(c, d),
+        kernel=tuple(sizes),
+        channels=(c * site.group, d),
         ranks=dict(zip(RANK_NAMES[choice.form], choice.ranks, strict=True)) if choice.form else {},
         macs_before=costs[0],
         macs_after=costs[1],
         activation=site.activation.name if site.activation else None,
         shortcut=site.join.shortcut if site.join else None,
-        error_linear=fit.error_linear if fit else None,
-        error_nonlinear=fit.error_nonlinear if fit else None,
+        error_linear=outcome.error_linear if outcome else None,
+        error_nonlinear=outcome.error_nonlinear if outcome else None,
         kept=choice.form is None,
         reason=reason,
+        group=site.group,
     )
 
 

@@ -44,11 +44,11 @@ def test_each_obstacle_has_its_reason() -> None:
     found = reasons(odd_convolutions())
     assert found.pop("first").startswith("the first convolution: it sees raw pixels")
     assert found == {
-        "grouped": "grouped convolution (group=3)",
+        "depthwise": "depthwise convolution (group=6)",
         "transposed": "ConvTranspose is not supported",
         "quantised": "weights are quantised: compress before quantising",
         "dynamic": "weights are not constant",
-        "one_d": "1-D convolution",
+        "transposed_1d": "ConvTranspose is not supported",
         "fused": "FusedConv of the domain 'com.microsoft' is not supported",
     }
 

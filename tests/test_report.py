@@ -44,6 +44,7 @@ SCHEMA: dict[str, Any] = {
             "form": {str, None},
             "kernel": [int],
             "channels": [int],
+            "group": int,
             "ranks": {"*": int},
             "macs_before": int,
             "macs_after": int,
@@ -125,8 +126,8 @@ def test_a_replayed_plan_asks_for_no_speedup_and_gives_its_reasons() -> None:
     ("speedup", "form", "expected"),
     [
         (1.0, "channel", "left alone: the planner reaches the speedup without it"),
-        (1.0, "spatial", "left alone: the form spatial needs a kernel that extends in both directions"),
-        (1.0, "3d", "left alone: the form 3d needs a kernel that extends in both directions"),
+        (1.0, "spatial", "left alone: the form spatial needs a kernel that extends in two directions"),
+        (1.0, "3d", "left alone: the form 3d needs a kernel that extends in two directions"),
     ],
 )
 def test_a_pointwise_convolution_that_is_left_alone(speedup: float, form: str, expected: str) -> None:

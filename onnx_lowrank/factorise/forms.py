@@ -32,7 +32,7 @@ class Form:
     Attributes
     ----------
     inputs
-        Patches [n, c, k, l] → what the form reads of them, [n, s, q]: s columns of q numbers.
+        Patches [n, c, *sizes] → what the form reads of them, [n, s, q]: s columns of q numbers.
     first
         [r, q], the fixed first factor that makes the regressors; None where the inputs are the regressors.
     prior
@@ -58,11 +58,11 @@ class Form:
 
 
 def make_form(name: str, kernel: Array, ranks: tuple[int, ...], columns: spatial.Columns | None) -> Form:
-    """The form of that name for a kernel [d, c, k, l], at ranks from the input on.
+    """The form of that name for a kernel [d, c, *sizes], at ranks from the input on.
 
     ``columns`` is the kernel's spatial cut, for the forms that have one.
     """
-    d, _, height, width = kernel.shape
+    d, _, *sizes = kernel.shape
     if name == "channel":
         return Form(
             lambda patches: channel.responses(patches, kernel)[:, None, :],
@@ -85,7 +85,7 @@ def make_form(name: str, kernel: Array, ranks: tuple[int, ...], columns: spatial
         columns.prior(ranks[0]),
         ranks[1] if name == "3d" else d,
         chain,
-        lambda chain: spatial.compose(chain, height, width, name),
+        lambda chain: spatial.compose(chain, sizes, name),
     )
 
 

@@ -76,11 +76,9 @@ def obstacle(node: gs.Node) -> str | None:
         return "weights are not constant"
     if is_sparse(weight):
         return "weights are stored sparse"
-    if len(weight.shape) != 4:
-        return f"{len(weight.shape) - 2}-D convolution"
     group = node.attrs.get("group", 1)
-    if group != 1:
-        return f"grouped convolution (group={group})"
+    if group > 1 and weight.shape[1] == 1:
+        return f"depthwise convolution (group={group})"
     if dtype(weight) not in FLOATS:
         return f"weights of type {dtype(weight)}"
     if len(node.inputs) > 2 and node.inputs[2].name and not isinstance(node.inputs[2], gs.Constant):

@@ -83,13 +83,15 @@ def _constant(site: ConvSite, wanted: str, values: NDArray[Any], taken: set[str]
 
 
 def _attributes(site: ConvSite, stage: Stage) -> dict[str, Any]:
-    """Return the geometry of one stage: the original's in the directions it carries, none in the other."""
-    carries = (stage.rows, stage.columns)
+    """Return the geometry of one stage: the original's along the axes it carries, none along the others."""
+    carries = stage.carries
     attributes: dict[str, Any] = {
         "kernel_shape": [int(size) for size in stage.kernel.shape[2:]],
         "strides": [stride if carried else 1 for stride, carried in zip(site.strides, carries, strict=True)],
         "dilations": [dilation if carried else 1 for dilation, carried in zip(site.dilations, carries, strict=True)],
     }
+    if site.group > 1:
+        attributes["group"] = site.group
     if site.pads is not None:
         attributes["pads"] = [pad if carried else 0 for pad, carried in zip(site.pads, carries * 2, strict=True)]
     elif site.auto_pad.startswith("SAME") and any(carries):

@@ -30,21 +30,24 @@ class ConvSite:
     input, output
         Names of the tensors that the convolution reads and makes (before the non-linearity).
     kernel
-        [filters d, channels c, height, width], float64.
+        [filters d, channels of a group, *sizes], float64; a size for each of the spatial axes, of which there may be
+        one (sounds), two (images) or three (videos).
     bias
         [d], float64; zeros where the model has none.
     dtype
         The weights' type in the model, to which the factors are written back.
     strides, dilations
-        (vertical, horizontal).
+        Along every spatial axis.
     pads
-        (top, left, bottom, right), as stored; None where ``auto_pad`` decides.
+        In front along every spatial axis, then behind, as stored; None where ``auto_pad`` decides.
     auto_pad
         "NOTSET", "VALID", "SAME_UPPER" or "SAME_LOWER".
     activation
         What the response, or the sum that it joins, goes through next, where nobody else sees it; else None.
     join
         The shortcut that is added to the response, where nothing else reads it; else None.
+    group
+        Into how many groups channels and filters are divided; each group of filters sees its own channels alone.
     """
 
     name: str
@@ -53,53 +56,49 @@ class ConvSite:
     kernel: NDArray[np.float64]
     bias: NDArray[np.float64]
     dtype: np.dtype[Any]
-    strides: tuple[int, int]
-    dilations: tuple[int, int]
-    pads: tuple[int, int, int, int] | None
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...] | None
     auto_pad: str
     activation: Activation | None
     join: Join | None
+    group: int = 1
 
     @property
     def target(self) -> str:
         """Name of the tensor that a solution is to reproduce: the sum where a shortcut joins, else the output."""
         return self.join.total if self.join else self.output
 
-    def padding(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Return the padding for an input of this size.
+    @property
+    def kernels(self) -> list[NDArray[np.float64]]:
+        """The kernel of every group, [d of a group, channels of a group, *sizes]."""
+        return np.split(self.kernel, self.group)
 
-        Parameters
-        ----------
-        height, width
-            Of the input, in pixels.
-
-        Returns
-        -------
-        tuple of int
-            (top, left, bottom, right), in pixels.
-        """
+    def padding(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Return the padding for an input of this size along its spatial axes: in front along each, then behind."""
         if self.pads is not None:
             return self.pads
         if self.auto_pad == "VALID":
-            return (0, 0, 0, 0)
+            return (0,) * (2 * len(size))
         before, after = [], []
-        for axis, size in enumerate((height, width)):
-            stride = self.strides[axis]
-            extent = (self.kernel.shape[2 + axis] - 1) * self.dilations[axis] + 1
-            # SAME means ceil(size / stride) outputs; an odd pixel goes to the side that the name says.
-            total = max((-(-size // stride) - 1) * stride + extent - size, 0)
+        for length, stride, extent in zip(size, self.strides, self._extents, strict=True):
+            # SAME means ceil(length / stride) outputs; an odd pixel goes to the side that the name says.
+            total = max((-(-length // stride) - 1) * stride + extent - length, 0)
             less, more = total // 2, total - total // 2
             before.append(less if self.auto_pad == "SAME_UPPER" else more)
             after.append(more if self.auto_pad == "SAME_UPPER" else less)
-        return (before[0], before[1], after[0], after[1])
+        return (*before, *after)
 
-    def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the (height, width) of the output for an input of this size."""
-        top, left, bottom, right = self.padding(height, width)
-        padded = (height + top + bottom, width + left + right)
-        extents = [(self.kernel.shape[2 + axis] - 1) * self.dilations[axis] + 1 for axis in (0, 1)]
-        rows, columns = ((padded[axis] - extents[axis]) // self.strides[axis] + 1 for axis in (0, 1))
-        return (rows, columns)
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Return the size of the output along the spatial axes for an input of this size."""
+        pads, axes = self.padding(size), len(size)
+        padded = [length + pads[axis] + pads[axes + axis] for axis, length in enumerate(size)]
+        return tuple((n - e) // s + 1 for n, e, s in zip(padded, self._extents, self.strides, strict=True))
+
+    @property
+    def _extents(self) -> list[int]:
+        """How far the dilated kernel reaches along every spatial axis."""
+        return [(k - 1) * step + 1 for k, step in zip(self.kernel.shape[2:], self.dilations, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -180,9 +179,8 @@ def _site(node: gs.Node, name: str, followers: Followers) -> ConvSite:
     bias = np.zeros(kernel.shape[0])
     if len(node.inputs) > 2 and node.inputs[2].name:
         bias = array(node.inputs[2]).astype(np.float64)
-    strides, dilations = (node.attrs.get(key, (1, 1)) for key in ("strides", "dilations"))
+    axes = kernel.ndim - 2
     auto_pad = node.attrs.get("auto_pad", "NOTSET") or "NOTSET"
-    top, left, bottom, right = node.attrs.get("pads", (0, 0, 0, 0))
     activation, join = followers.of(output.name, len(kernel), kernel.ndim, dtype(weight))
     return ConvSite(
         name=name,
@@ -191,10 +189,11 @@ def _site(node: gs.Node, name: str, followers: Followers) -> ConvSite:
         kernel=kernel,
         bias=bias,
         dtype=dtype(weight),
-        strides=(strides[0], strides[1]),
-        dilations=(dilations[0], dilations[1]),
-        pads=(top, left, bottom, right) if auto_pad == "NOTSET" else None,
+        strides=tuple(node.attrs.get("strides", (1,) * axes)),
+        dilations=tuple(node.attrs.get("dilations", (1,) * axes)),
+        pads=tuple(node.attrs.get("pads", (0,) * (2 * axes))) if auto_pad == "NOTSET" else None,
         auto_pad=auto_pad,
         activation=activation,
         join=join,
+        group=node.attrs.get("group", 1),
     )
