@@ -71,7 +71,8 @@ def with_the_joins(sites: Sequence[ConvSite], macs: Macs, options: Options) -> t
     def keeps(site: ConvSite) -> bool:
         if site.join is None:
             return True
-        return options.residual and macs.shapes[site.join.shortcut] == macs.shapes[site.output]
+        response = macs.shapes[site.output]
+        return options.residual and macs.shapes[site.join.shortcut] == tuple(response[axis] for axis in site.join.axes)
 
     return tuple(site if keeps(site) else replace(site, join=None, activation=None) for site in sites)
 

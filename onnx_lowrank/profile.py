@@ -111,6 +111,8 @@ def collect_targets(
         outputs = feeds | (wider if b < first else session)(feeds)
         for site in sites:
             y, name = outputs[site.target], site.name
+            if site.join:
+                y = site.join.as_response(y)
             size = y.shape[2:]
             where = sampling.positions(name, b, size, counts[name])
             sampled = gather_points(y, where)

@@ -173,6 +173,8 @@ def _solve(
             whole[made : made + len(part)] = part
         made += len(parts[0])
         if shortcut is not None:
+            assert site.join is not None
+            shortcut = site.join.as_response(shortcut)
             # One sample's shapes do not tell a shortcut that all samples of a batch share.
             shortcuts.append(gather_points(np.broadcast_to(shortcut, (len(x), *shortcut.shape[1:])), where))
     joined = np.concatenate(shortcuts) if shortcuts else None

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 
 import onnx_graphsurgeon as gs
 
-from onnx_lowrank.graph.normalise import STANDARD, is_dense
+from onnx_lowrank.graph.constants import STANDARD
+from onnx_lowrank.graph.normalise import is_dense
 
 _CONVS = ("Conv", "ConvTranspose")
 _PRODUCTS = ("Gemm", "MatMul")

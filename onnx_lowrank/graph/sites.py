@@ -200,7 +200,7 @@ def _site(node: gs.Node, name: str, followers: Followers) -> ConvSite:
         bias = array(node.inputs[2]).astype(np.float64)
     axes = kernel.ndim - 2
     auto_pad = node.attrs.get("auto_pad", "NOTSET") or "NOTSET"
-    activation, join = followers.of(output.name, len(kernel), kernel.ndim)
+    activation, join = followers.of(output.name, len(kernel), kernel.ndim, dtype(weight))
     return ConvSite(
         name=name,
         input=node.inputs[0].name,
@@ -222,7 +222,7 @@ def _dense_site(node: gs.Node, name: str, followers: Followers, readers: Counter
     linear = linear_site(node, readers)
     if linear is None:
         return None
-    activation, join = followers.of(linear.target, len(linear.weight), 2)
+    activation, join = followers.of(linear.target, len(linear.weight), 2, dtype(node.inputs[1]))
     return ConvSite(
         name=name,
         input=linear.input,
