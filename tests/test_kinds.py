@@ -305,6 +305,21 @@ def test_a_kernel_is_cut_behind_the_first_axis_along_which_it_extends() -> None:
     assert [stage.kernel.shape[2:] for stage in chain.stages] == [(1, 3, 1), (1, 1, 2)]
 
 
+@pytest.mark.parametrize("form", ["spatial", "3d"])
+@pytest.mark.parametrize("sizes", [(1, 3, 3), (3, 1, 3), (2, 3, 2)])
+def test_what_is_cut_in_three_dimensions_costs_what_was_planned(sizes: tuple[int, ...], form: str) -> None:
+    stored = {"w0": weights(1, 12, 3, 3, 3, 3), "w1": weights(2, 12, 12, *sizes)}
+    nodes = [
+        conv("stem", "x", "w0", "c0", pads=[1] * 6),
+        conv("cut", "c0", "w1", "y", strides=[1, 2, 2], pads=[0, 1, 2, 1, 0, 1]),
+    ]
+    free = [None] * 3
+    model = build(nodes, stored, input_shape=("N", 3, *free), output_shape=("N", 12, *free))
+    result = compress(model, samples(3, 6), 1.1, threads=1, form=form, solver="weights")
+    assert [site.form for site in result.report.sites] == [form]
+    assert result.report.macs.conv_after == conv_macs(result.model, 3)
+
+
 # ---- where they cannot be reached
 
 
