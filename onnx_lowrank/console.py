@@ -67,6 +67,13 @@ def _change(before: float, after: float, less: str, more: str) -> str:
     return "the same" if ratio < 1.005 else f"{ratio:.2f}× {less if after < before else more}"
 
 
+def speed(ratio: float, low: float, high: float) -> str:
+    """Say how many times as fast something is, with the bounds of that number."""
+    if ratio < 1:
+        low, high = 1 / high, 1 / low
+    return f"{_change(ratio, 1, 'faster', 'slower')} ({low:.2f} to {high:.2f})"
+
+
 def _percent(part: float | None) -> str:
     return NONE if part is None else f"{part:.1%}"
 
@@ -100,8 +107,8 @@ def costs_table(macs: MacsReport, report: Report | None = None) -> Table:
     row("parameters", count, *report.parameters, ("fewer", "more"))
     row("file size", size, report.input.bytes, report.output.bytes, ("smaller", "larger"))
     if latency := report.speedup.latency:
-        times = (latency.before_ms, latency.after_ms)
-        table.add_row("latency of one sample", *(f"{t:.3g} ms" for t in times), _change(*times, "faster", "slower"))
+        times = (f"{ms:.3g} ms" for ms in (latency.before_ms, latency.after_ms))
+        table.add_row("latency of one sample", *times, speed(latency.ratio, latency.ratio_low, latency.ratio_high))
     if accuracy := report.accuracy:
         points = f"{100 * (accuracy.after - accuracy.before):+.1f} points"
         label = f"top-1 accuracy of {accuracy.samples} samples"

@@ -13,9 +13,13 @@ from onnx_lowrank.errors import DataError, ValidationError
 from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.report import AccuracyReport, Latency, OutputReport
-from onnx_lowrank.runtime import Session, median_milliseconds
+from onnx_lowrank.runtime import Session
+from onnx_lowrank.timing import Budget, take_turns
 
 Array = NDArray[Any]
+
+LATENCY_BUDGET = Budget(rounds=50, seconds=3)
+"""Enough for an informative number; ``onnx-lowrank-bench`` measures thoroughly."""
 
 
 def compare_outputs(
@@ -171,5 +175,15 @@ def measure_accuracy(
 
 def measure_latency(before: Session, after: Session, source: Source, batch: tuple[int, ...]) -> Latency:
     """Both models in turns on one small batch."""
-    old, new = median_milliseconds((before, after), source.feeds(batch))
-    return Latency(round(old, 3), round(new, 3), round(old / new, 3))
+    feeds = source.feeds(batch)
+    times = take_turns((lambda: before(feeds), lambda: after(feeds)), LATENCY_BUDGET)
+    speed = times.speed(1)
+    return Latency(
+        before_ms=round(1e3 * times.median(0), 3),
+        after_ms=round(1e3 * times.median(1), 3),
+        ratio=round(speed.value, 3),
+        ratio_low=round(speed.low, 3),
+        ratio_high=round(speed.high, 3),
+        confidence=round(speed.confidence, 4),
+        rounds=len(times.seconds),
+    )

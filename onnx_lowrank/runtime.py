@@ -1,8 +1,6 @@
-"""ONNX Runtime: the only place that opens it. Providers, threads, sessions, timing."""
+"""ONNX Runtime: the only place that opens it. Providers, threads, sessions."""
 
 import importlib.metadata
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,8 +75,9 @@ class Session:
     what
         Names the model in error messages.
     spinning
-        Whether idle threads wait by spinning, the runtime's default. It starts the next run a little sooner, and
-        takes the cores from whatever the process does between two runs.
+        Whether idle threads wait for work by spinning, the runtime's default. They stop at the end of a run: the
+        runtime's own default is that they spin on, for milliseconds, and take the cores from whatever the process does
+        next, such as running another model.
 
     Raises
     ------
@@ -96,6 +95,7 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 4  # what goes wrong is raised; the runtime's own log lines would only repeat it
         self._what = what
         try:
@@ -137,19 +137,6 @@ def opener(providers: Sequence[str], threads: int, *, spinning: bool) -> Opener:
         return Session(model, names, threads, what, spinning=spinning)
 
     return open_session
-
-
-def median_milliseconds(sessions: Sequence[Session], feeds: Feeds, rounds: int = 5) -> list[float]:
-    """Median milliseconds of a run for each session; they take turns, so that noise hits all of them."""
-    times: list[list[float]] = [[] for _ in sessions]
-    for session in sessions:
-        session(feeds)
-    for _ in range(rounds):
-        for session, of_session in zip(sessions, times, strict=True):
-            start = time.perf_counter()
-            session(feeds)
-            of_session.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(of_session) for of_session in times]
 
 
 def _first_line(error: Exception) -> str:

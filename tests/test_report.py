@@ -34,7 +34,15 @@ SCHEMA: dict[str, Any] = {
     "speedup": {
         "requested": {*NUMBER, None},
         "macs": float,
-        "latency": {"before_ms": float, "after_ms": float, "ratio": float},
+        "latency": {
+            "before_ms": float,
+            "after_ms": float,
+            "ratio": float,
+            "ratio_low": float,
+            "ratio_high": float,
+            "confidence": float,
+            "rounds": int,
+        },
     },
     "parameters": [int],
     "outputs": {"*": {"relative_error": float, "max_abs_error": float, "top1_agreement": {float, None}}},

@@ -84,8 +84,3 @@ def test_a_session_names_its_outputs_and_the_provider_that_runs() -> None:
     session = runtime.Session(plain().SerializeToString(), CPU, 1, "the model", spinning=False)
     assert session.provider == CPU[0]
     assert tuple(session({"x": photo()})) == session.outputs
-
-
-def test_latencies_are_medians_of_runs_in_turn() -> None:
-    sessions = [runtime.Session(plain().SerializeToString(), CPU, 1, "the model") for _ in range(2)]
-    assert all(value > 0 for value in runtime.median_milliseconds(sessions, {"x": photo()}, rounds=3))
