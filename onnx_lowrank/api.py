@@ -27,6 +27,7 @@ def compress(
     residual: bool = DEFAULTS.residual,
     refit: bool = DEFAULTS.refit,
     ranks: str = DEFAULTS.ranks,
+    rank_multiple: int = DEFAULTS.rank_multiple,
     include: str | None = DEFAULTS.include,
     exclude: str | None = DEFAULTS.exclude,
     images: int = DEFAULTS.images,
@@ -52,7 +53,9 @@ def compress(
         The conv MACs before over those after.
     preprocess
         How photos become inputs, for example "imagenet" or "caffe,resize=none".
-    form, solver, symmetric, residual, refit, ranks, include, exclude, images, seed, memory, providers, threads
+    form, solver, symmetric, residual, refit, ranks, rank_multiple, include, exclude
+        See ``Options``.
+    images, seed, memory, providers, threads
         See ``Options``.
     plan
         Ranks to use in place of a search.
@@ -80,6 +83,7 @@ def compress(
         residual=residual,
         refit=refit,
         ranks=ranks,
+        rank_multiple=rank_multiple,
         include=include,
         exclude=exclude,
         images=images,

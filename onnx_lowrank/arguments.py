@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--residual", action=toggle, help="solve for the sum where a shortcut is added to a layer (default: it is)")
     add("--refit", action=toggle, help="fit the fully connected layers to what the new ones deliver (default: it is)")
     add("--ranks", choices=ALLOCATIONS, help=f"how the layers share the budget (default: {DEFAULTS.ranks})")
+    add("--rank-multiple", metavar="N", type=int, help=f"every rank is one of N (default: {DEFAULTS.rank_multiple})")
     add("--include", metavar="RE", help="only Conv nodes whose name matches this regular expression")
     add("--exclude", metavar="RE", help="leave Conv nodes whose name matches alone")
     add("--images", metavar="N", type=int, help=f"calibration samples to use (default: {DEFAULTS.images})")
@@ -139,7 +140,8 @@ def arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:
     elif args.out is None:
         raise UsageError("OUT is missing: name the ONNX file to write, or only look with --dry-run")
     elif args.plan:
-        for name in ("speedup", "form", "ranks"):
+        for name in ("speedup", "form", "ranks", "rank_multiple"):
             if name in given:
-                raise UsageError(f"--plan replays forms and ranks that are already chosen: drop --{name} or --plan")
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(f"--plan replays forms and ranks that are already chosen: drop {option} or --plan")
     return args, Options(**given)

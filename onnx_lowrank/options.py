@@ -39,6 +39,9 @@ class Options:
     ranks
         How the budget is shared: "exact" maximises the kept energy, "greedy" does as the paper (§2.5), "uniform"
         takes the same ratio everywhere.
+    rank_multiple
+        What every rank is a multiple of. Processors compute channels in groups, of 8 or 16 for example, and a group
+        that is not full takes as long as a full one.
     include, exclude
         Regular expressions searched in the names of the Conv nodes.
     images
@@ -61,6 +64,7 @@ class Options:
     residual: bool = True
     refit: bool = True
     ranks: str = "exact"
+    rank_multiple: int = 1
     include: str | None = None
     exclude: str | None = None
     images: int = 300
@@ -84,6 +88,8 @@ class Options:
                 re.compile(pattern or "")
             except re.error as error:
                 raise UsageError(f"{name} is {pattern!r}, which is no regular expression: {error}") from None
+        if self.rank_multiple < 1:
+            raise UsageError(f"rank_multiple is {self.rank_multiple}: give a whole number of at least 1")
         if self.images < 1:
             raise UsageError(f"images is {self.images}: give at least 1, and a few hundred for good ranks")
         if self.seed < 0:

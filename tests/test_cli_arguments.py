@@ -48,6 +48,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
         ("in.onnx out.onnx --ranks vbmf", "--ranks: invalid choice: 'vbmf'"),
         ("in.onnx out.onnx --include (", "include is '(', which is no regular expression"),
         ("in.onnx out.onnx --exclude [", "exclude is '[', which is no regular expression"),
+        ("in.onnx out.onnx --rank-multiple 0", "rank_multiple is 0"),
+        ("in.onnx out.onnx --rank-multiple 8.5", "--rank-multiple: invalid int value: '8.5'"),
         ("in.onnx out.onnx --images 0", "images is 0"),
         ("in.onnx out.onnx --images 1.5", "--images: invalid int value: '1.5'"),
         ("in.onnx out.onnx --seed -1", "seed is -1"),
@@ -63,6 +65,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
         ("in.onnx out.onnx --plan p.json --speedup 3", "drop --speedup or --plan"),
         ("in.onnx out.onnx --plan p.json --form channel", "drop --form or --plan"),
         ("in.onnx out.onnx --plan p.json --ranks uniform", "drop --ranks or --plan"),
+        ("in.onnx out.onnx --plan p.json --rank-multiple 8", "drop --rank-multiple or --plan"),
         ("in.onnx in.onnx", "IN and OUT are the same file, in.onnx"),
         ("in.onnx ./in.onnx", "IN and OUT are the same file"),
         ("in.onnx out.onnx --data out.onnx", "--data and OUT are the same file"),
@@ -122,8 +125,8 @@ def test_without_options_the_defaults_are_those_of_the_library(calls: list[dict[
 def test_every_option_reaches_the_pipeline(calls: list[dict[str, Any]]) -> None:
     line = (
         "in.onnx --speedup 2.5 --form channel --solver linear --symmetric --no-residual --no-refit --ranks uniform "
-        "--include a --exclude b --images 7 --seed 3 --memory 1GB --providers cuda,cpu --threads 2 --data photos "
-        "--preprocess caffe,resize=none --test t.npz out.onnx"
+        "--rank-multiple 8 --include a --exclude b --images 7 --seed 3 --memory 1GB --providers cuda,cpu --threads 2 "
+        "--data photos --preprocess caffe,resize=none --test t.npz out.onnx"
     )
     cli.main(line.split())
     assert calls[0]["options"] == Options(
@@ -134,6 +137,7 @@ def test_every_option_reaches_the_pipeline(calls: list[dict[str, Any]]) -> None:
         residual=False,
         refit=False,
         ranks="uniform",
+        rank_multiple=8,
         include="a",
         exclude="b",
         images=7,
@@ -151,7 +155,7 @@ def test_the_help_names_every_option_preset_and_exit_code(capsys: pytest.Capture
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
     for field in dataclasses.fields(Options):
-        assert f"--{field.name}" in text
+        assert f"--{field.name.replace('_', '-')}" in text
     for preset in PRESETS:
         assert preset in text
     for code in (0, 1, 2, 3, 4, 5, 6, 130):
