@@ -11,9 +11,11 @@ from onnx_lowrank.calibration.sampling import Batches, Sampling
 from onnx_lowrank.calibration.source import Source
 from onnx_lowrank.errors import DataError, ValidationError
 from onnx_lowrank.interface import TensorSpec
+from onnx_lowrank.nodetimes import breakdown, elsewhere
+from onnx_lowrank.options import Options
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.report import AccuracyReport, Latency, OutputReport
-from onnx_lowrank.runtime import Session
+from onnx_lowrank.runtime import CPU, Session, provider_names, trace
 from onnx_lowrank.timing import Budget, take_turns
 
 Array = NDArray[Any]
@@ -187,3 +189,15 @@ def measure_latency(before: Session, after: Session, source: Source, batch: tupl
         confidence=round(speed.confidence, 4),
         rounds=len(times.seconds),
     )
+
+
+def note_placement(
+    model: bytes, options: Options, source: Source, batch: tuple[int, ...], note: Callable[[str], None]
+) -> None:
+    """Tell where the nodes of the serialised model run that the provider asked for does not know."""
+    asked, *others = provider_names(options.providers)
+    if asked == CPU:
+        return
+    events = trace(model, (asked, *others), options.threads, "the rewritten model", source.feeds(batch), 1)
+    if text := elsewhere(breakdown(events).providers, asked):
+        note(text)

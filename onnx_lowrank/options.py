@@ -52,7 +52,8 @@ class Options:
         Bytes that the calibration may hold for activations and sampled rows; what does not fit is recomputed
         or goes to a temporary file.
     providers
-        ONNX Runtime execution providers in order of preference: "cpu", "cuda", "tensorrt" or full names.
+        ONNX Runtime execution providers in order of preference: "cpu", "cuda", "tensorrt" or full names. The first one
+        must run on this machine; nodes that it does not know run on the next, and at last on the CPU.
     threads
         Threads of ONNX Runtime; 0 leaves it to the runtime.
     """
