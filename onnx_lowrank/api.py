@@ -8,6 +8,7 @@ from onnx_lowrank.calibration.preprocess import Preprocess
 from onnx_lowrank.options import DEFAULTS, Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.preparation import ModelLike
+from onnx_lowrank.presets import completed
 from onnx_lowrank.progress import Progress, silent
 
 
@@ -28,6 +29,7 @@ def compress(
     refit: bool = DEFAULTS.refit,
     ranks: str = DEFAULTS.ranks,
     rank_multiple: int = DEFAULTS.rank_multiple,
+    preset: str | None = DEFAULTS.preset,
     include: str | None = DEFAULTS.include,
     exclude: str | None = DEFAULTS.exclude,
     images: int = DEFAULTS.images,
@@ -55,6 +57,8 @@ def compress(
         How photos become inputs, for example "imagenet" or "caffe,resize=none".
     form, solver, symmetric, residual, refit, ranks, rank_multiple, include, exclude
         See ``Options``.
+    preset
+        "tensorrt" or "tensorrt-int8": sets those of the options that are left at their defaults; see ``presets``.
     images, seed, memory, providers, threads
         See ``Options``.
     plan
@@ -84,6 +88,7 @@ def compress(
         refit=refit,
         ranks=ranks,
         rank_multiple=rank_multiple,
+        preset=preset,
         include=include,
         exclude=exclude,
         images=images,
@@ -92,6 +97,8 @@ def compress(
         providers=providers,
         threads=threads,
     )
+    if plan is None:  # forms and ranks are the plan's
+        options = completed(options)
     return pipeline.compress(
         model, data, options=options, preprocess=preprocess, plan=plan, test=test, progress=progress, warn=warn
     )

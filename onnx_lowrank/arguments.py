@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from onnx_lowrank._version import __version__
-from onnx_lowrank.calibration.preprocess import PRESETS, parse
+from onnx_lowrank.calibration.preprocess import PRESETS as PREPROCESSES
+from onnx_lowrank.calibration.preprocess import parse
 from onnx_lowrank.errors import UsageError
-from onnx_lowrank.options import ALLOCATIONS, DEFAULTS, FORMS, SOLVERS, Options
+from onnx_lowrank.options import ALLOCATIONS, DEFAULTS, FORMS, PRESETS, SOLVERS, Options
+from onnx_lowrank.presets import STANDS_FOR
 
 PROGRAM = "onnx-lowrank"
 
@@ -30,7 +32,7 @@ OUT appears only when it is whole and validated.
 
 DATA_HELP = "calibration samples without labels: a folder of photos, .npy or .npz (default: synthetic images)"
 PREPROCESS_HELP = (
-    f"how photos become inputs: a preset ({', '.join(PRESETS)}), and changes to it as in caffe,resize=none "
+    f"how photos become inputs: a preset ({', '.join(PREPROCESSES)}), and changes to it as in caffe,resize=none "
     "(default: %(default)s)"
 )
 TEST_HELP = "labelled samples for the accuracy before and after: an .npz, or a folder with a sub-folder for each class"
@@ -90,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--refit", action=toggle, help="fit the fully connected layers to what the new ones deliver (default: it is)")
     add("--ranks", choices=ALLOCATIONS, help=f"how the layers share the budget (default: {DEFAULTS.ranks})")
     add("--rank-multiple", metavar="N", type=int, help=f"every rank is one of N (default: {DEFAULTS.rank_multiple})")
+    add("--preset", choices=PRESETS, help="forms and ranks that suit the place where the result will run")
     add("--include", metavar="RE", help="only Conv nodes whose name matches this regular expression")
     add("--exclude", metavar="RE", help="leave Conv nodes whose name matches alone")
     add("--images", metavar="N", type=int, help=f"calibration samples to use (default: {DEFAULTS.images})")
@@ -148,4 +151,6 @@ def arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:
             if name in given:
                 option = f"--{name.replace('_', '-')}"
                 raise UsageError(f"--plan replays forms and ranks that are already chosen: drop {option} or --plan")
+    if "preset" in given and (args.dry_run or not args.plan):  # else forms and ranks are the plan's
+        given = {**STANDS_FOR[given["preset"]], **given}
     return args, Options(**given)

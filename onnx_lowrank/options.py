@@ -9,6 +9,7 @@ from onnx_lowrank.errors import UsageError
 FORMS = ("auto", "channel", "spatial", "3d")
 SOLVERS = ("nonlinear", "linear", "weights")
 ALLOCATIONS = ("exact", "greedy", "uniform")
+PRESETS = ("tensorrt", "tensorrt-int8")
 
 GIB = 1 << 30
 
@@ -42,6 +43,9 @@ class Options:
     rank_multiple
         What every rank is a multiple of. Processors compute channels in groups, of 8 or 16 for example, and a group
         that is not full takes as long as a full one.
+    preset
+        Where the result will run, one of ``PRESETS``, or None: what to know there is told. The options that the preset
+        stands for are in ``presets``.
     include, exclude
         Regular expressions searched in the names of the Conv nodes.
     images
@@ -66,6 +70,7 @@ class Options:
     refit: bool = True
     ranks: str = "exact"
     rank_multiple: int = 1
+    preset: str | None = None
     include: str | None = None
     exclude: str | None = None
     images: int = 300
@@ -81,9 +86,10 @@ class Options:
             ("form", self.form, FORMS),
             ("solver", self.solver, SOLVERS),
             ("ranks", self.ranks, ALLOCATIONS),
+            ("preset", self.preset, (*PRESETS, None)),
         ):
             if value not in allowed:
-                raise UsageError(f"{name} is {value!r}: choose one of {', '.join(allowed)}")
+                raise UsageError(f"{name} is {value!r}: choose one of {', '.join(filter(None, allowed))}")
         for name, pattern in (("include", self.include), ("exclude", self.exclude)):
             try:
                 re.compile(pattern or "")
