@@ -8,6 +8,7 @@ from onnx_lowrank.calibration.preprocess import Preprocess
 from onnx_lowrank.options import DEFAULTS, Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.preparation import ModelLike
+from onnx_lowrank.presets import completed
 from onnx_lowrank.progress import Progress, silent
 
 
@@ -28,6 +29,8 @@ def compress(
     refit: bool = DEFAULTS.refit,
     include_gemm: bool = DEFAULTS.include_gemm,
     ranks: str = DEFAULTS.ranks,
+    rank_multiple: int = DEFAULTS.rank_multiple,
+    preset: str | None = DEFAULTS.preset,
     include: str | None = DEFAULTS.include,
     exclude: str | None = DEFAULTS.exclude,
     images: int = DEFAULTS.images,
@@ -53,8 +56,12 @@ def compress(
         The conv MACs before over those after; with ``include_gemm`` those of fully connected layers are among them.
     preprocess
         How photos become inputs, for example "imagenet" or "caffe,resize=none".
-    form, solver, symmetric, residual, refit, include_gemm, ranks, include, exclude, images, seed, memory
-        See ``Options``, also for ``providers`` and ``threads``.
+    form, solver, symmetric, residual, refit, include_gemm, ranks, rank_multiple, include, exclude
+        See ``Options``.
+    preset
+        "tensorrt" or "tensorrt-int8": sets those of the options that are left at their defaults; see ``presets``.
+    images, seed, memory, providers, threads
+        See ``Options``.
     plan
         Ranks to use in place of a search.
     test
@@ -82,6 +89,8 @@ def compress(
         refit=refit,
         include_gemm=include_gemm,
         ranks=ranks,
+        rank_multiple=rank_multiple,
+        preset=preset,
         include=include,
         exclude=exclude,
         images=images,
@@ -90,6 +99,8 @@ def compress(
         providers=providers,
         threads=threads,
     )
+    if plan is None:  # forms and ranks are the plan's
+        options = completed(options)
     return pipeline.compress(
         model, data, options=options, preprocess=preprocess, plan=plan, test=test, progress=progress, warn=warn
     )

@@ -67,6 +67,13 @@ def _change(before: float, after: float, less: str, more: str) -> str:
     return "the same" if ratio < 1.005 else f"{ratio:.2f}× {less if after < before else more}"
 
 
+def speed(ratio: float, low: float, high: float) -> str:
+    """Say how many times as fast something is, with the bounds of that number."""
+    if ratio < 1:
+        low, high = 1 / high, 1 / low
+    return f"{_change(ratio, 1, 'faster', 'slower')} ({low:.2f} to {high:.2f})"
+
+
 def _percent(part: float | None) -> str:
     return NONE if part is None else f"{part:.1%}"
 
@@ -75,7 +82,7 @@ def _error(value: float | None) -> str:
     return NONE if value is None else f"{value:.3g}"
 
 
-def _table(title: str, *columns: str, words: Sequence[str] = ()) -> Table:
+def empty_table(title: str, *columns: str, words: Sequence[str] = ()) -> Table:
     """Make an empty table; ``words`` are the columns of text, which may fold where the terminal is narrow."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in columns:
@@ -88,7 +95,7 @@ def _table(title: str, *columns: str, words: Sequence[str] = ()) -> Table:
 
 def costs_table(macs: MacsReport, report: Report | None = None) -> Table:
     """Compare before and after: the MACs, which a plan knows too, and all that a whole run measured."""
-    table = _table("Before and after", "", "before", "after", "change", words=("", "change"))
+    table = empty_table("Before and after", "", "before", "after", "change", words=("", "change"))
 
     def row(label: str, show: Callable[[int], str], before: int, after: int, words: tuple[str, str]) -> None:
         table.add_row(label, show(before), show(after), _change(before, after, *words))
@@ -102,8 +109,8 @@ def costs_table(macs: MacsReport, report: Report | None = None) -> Table:
     row("parameters", count, *report.parameters, ("fewer", "more"))
     row("file size", size, report.input.bytes, report.output.bytes, ("smaller", "larger"))
     if latency := report.speedup.latency:
-        times = (latency.before_ms, latency.after_ms)
-        table.add_row("latency of one sample", *(f"{t:.3g} ms" for t in times), _change(*times, "faster", "slower"))
+        times = (f"{ms:.3g} ms" for ms in (latency.before_ms, latency.after_ms))
+        table.add_row("latency of one sample", *times, speed(latency.ratio, latency.ratio_low, latency.ratio_high))
     if accuracy := report.accuracy:
         points = f"{100 * (accuracy.after - accuracy.before):+.1f} points"
         label = f"top-1 accuracy of {accuracy.samples} samples"
@@ -113,7 +120,7 @@ def costs_table(macs: MacsReport, report: Report | None = None) -> Table:
 
 def outputs_table(outputs: dict[str, OutputReport]) -> Table:
     """Show how far every output of the model is from the original's."""
-    table = _table(
+    table = empty_table(
         "Outputs against the original's",
         *("output", "relative error", "largest difference", "top-1 agreement"),
         words=("output",),
@@ -131,7 +138,7 @@ def _channels(channels: tuple[int, int], group: int) -> str:
 
 def sites_table(sites: Sequence[SiteReport]) -> Table:
     """List every eligible layer and what happened to it; errors are on held-out samples."""
-    table = _table(
+    table = empty_table(
         "Convolutions" if all(site.kernel for site in sites) else "Convolutions and fully connected layers",
         *("layer", "kernel", "channels", "activation", "form", "ranks", "MACs\nbefore", "MACs\nafter", ""),
         *("error\nlinear", "error\nnonlinear", "what happened"),
@@ -158,7 +165,7 @@ def sites_table(sites: Sequence[SiteReport]) -> Table:
 
 def refitted_table(layers: Sequence[RefittedReport]) -> Table:
     """List the fully connected layers behind factorised convolutions; errors are on held-out samples."""
-    table = _table(
+    table = empty_table(
         "Fully connected layers",
         *("layer", "error\nbefore", "error\nafter", "what happened"),
         words=("layer", "what happened"),
@@ -171,7 +178,7 @@ def refitted_table(layers: Sequence[RefittedReport]) -> Table:
 
 def skipped_table(skipped: Sequence[SkippedReport], what: str = "convolutions") -> Table:
     """List the convolutions, or layers, that are not eligible."""
-    table = _table(f"Skipped {what}", "layer", "reason", words=("layer", "reason"))
+    table = empty_table(f"Skipped {what}", "layer", "reason", words=("layer", "reason"))
     for skip in skipped:
         table.add_row(one_line(skip.name), one_line(skip.reason))
     return table

@@ -42,7 +42,9 @@ def measure_macs(
     The shapes of the tensors that ``also`` names are looked at, too. ``gemm`` says whether fully connected layers are
     to be factorised.
     """
-    tapped = (*counted_nodes(graph), *also)
+    # What is fed is known; and not every execution provider takes an input that is an output, too.
+    fed = {tensor.name for tensor in graph.inputs}
+    tapped = [name for name in (*counted_nodes(graph), *also) if name not in fed]
     session = open_session(whole(graph, tapped).SerializeToString(), "the model")
     batch = sampling.single
     feeds = sampling.source.feeds(batch)

@@ -11,11 +11,17 @@ from onnx_lowrank.calibration.sampling import Batches, Sampling
 from onnx_lowrank.calibration.source import Source
 from onnx_lowrank.errors import DataError, ValidationError
 from onnx_lowrank.interface import TensorSpec
+from onnx_lowrank.nodetimes import breakdown, elsewhere
+from onnx_lowrank.options import Options
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.report import AccuracyReport, Latency, OutputReport
-from onnx_lowrank.runtime import Session, median_milliseconds
+from onnx_lowrank.runtime import CPU, Session, provider_names, trace
+from onnx_lowrank.timing import Budget, take_turns
 
 Array = NDArray[Any]
+
+LATENCY_BUDGET = Budget(rounds=50, seconds=3)
+"""Enough for an informative number; ``onnx-lowrank-bench`` measures thoroughly."""
 
 
 def compare_outputs(
@@ -171,5 +177,27 @@ def measure_accuracy(
 
 def measure_latency(before: Session, after: Session, source: Source, batch: tuple[int, ...]) -> Latency:
     """Both models in turns on one small batch."""
-    old, new = median_milliseconds((before, after), source.feeds(batch))
-    return Latency(round(old, 3), round(new, 3), round(old / new, 3))
+    feeds = source.feeds(batch)
+    times = take_turns((lambda: before(feeds), lambda: after(feeds)), LATENCY_BUDGET)
+    speed = times.speed(1)
+    return Latency(
+        before_ms=round(1e3 * times.median(0), 3),
+        after_ms=round(1e3 * times.median(1), 3),
+        ratio=round(speed.value, 3),
+        ratio_low=round(speed.low, 3),
+        ratio_high=round(speed.high, 3),
+        confidence=round(speed.confidence, 4),
+        rounds=len(times.seconds),
+    )
+
+
+def note_placement(
+    model: bytes, options: Options, source: Source, batch: tuple[int, ...], note: Callable[[str], None]
+) -> None:
+    """Tell where the nodes of the serialised model run that the provider asked for does not know."""
+    asked, *others = provider_names(options.providers)
+    if asked == CPU:
+        return
+    events = trace(model, (asked, *others), options.threads, "the rewritten model", source.feeds(batch), 1)
+    if text := elsewhere(breakdown(events).providers, asked):
+        note(text)

@@ -9,6 +9,7 @@ from onnx_lowrank.errors import UsageError
 FORMS = ("auto", "channel", "spatial", "3d")
 SOLVERS = ("nonlinear", "linear", "weights")
 ALLOCATIONS = ("exact", "greedy", "uniform")
+PRESETS = ("tensorrt", "tensorrt-int8")
 
 GIB = 1 << 30
 
@@ -42,6 +43,12 @@ class Options:
     ranks
         How the budget is shared: "exact" maximises the kept energy, "greedy" does as the paper (§2.5), "uniform"
         takes the same ratio everywhere.
+    rank_multiple
+        What every rank is a multiple of. Processors compute channels in groups, of 8 or 16 for example, and a group
+        that is not full takes as long as a full one.
+    preset
+        Where the result will run, one of ``PRESETS``, or None: what to know there is told. The options that the preset
+        stands for are in ``presets``.
     include, exclude
         Regular expressions searched in the names of the nodes.
     images
@@ -52,7 +59,8 @@ class Options:
         Bytes that the calibration may hold for activations and sampled rows; what does not fit is recomputed
         or goes to a temporary file.
     providers
-        ONNX Runtime execution providers in order of preference: "cpu", "cuda", "tensorrt" or full names.
+        ONNX Runtime execution providers in order of preference: "cpu", "cuda", "tensorrt" or full names. The first one
+        must run on this machine; nodes that it does not know run on the next, and at last on the CPU.
     threads
         Threads of ONNX Runtime; 0 leaves it to the runtime.
     """
@@ -65,6 +73,8 @@ class Options:
     refit: bool = True
     include_gemm: bool = False
     ranks: str = "exact"
+    rank_multiple: int = 1
+    preset: str | None = None
     include: str | None = None
     exclude: str | None = None
     images: int = 300
@@ -80,14 +90,17 @@ class Options:
             ("form", self.form, FORMS),
             ("solver", self.solver, SOLVERS),
             ("ranks", self.ranks, ALLOCATIONS),
+            ("preset", self.preset, (*PRESETS, None)),
         ):
             if value not in allowed:
-                raise UsageError(f"{name} is {value!r}: choose one of {', '.join(allowed)}")
+                raise UsageError(f"{name} is {value!r}: choose one of {', '.join(filter(None, allowed))}")
         for name, pattern in (("include", self.include), ("exclude", self.exclude)):
             try:
                 re.compile(pattern or "")
             except re.error as error:
                 raise UsageError(f"{name} is {pattern!r}, which is no regular expression: {error}") from None
+        if self.rank_multiple < 1:
+            raise UsageError(f"rank_multiple is {self.rank_multiple}: give a whole number of at least 1")
         if self.images < 1:
             raise UsageError(f"images is {self.images}: give at least 1, and a few hundred for good ranks")
         if self.seed < 0:

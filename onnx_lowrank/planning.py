@@ -85,8 +85,9 @@ def check_speedup(shapes: Mapping[str, ConvShape], all_macs: int, options: Optio
     TargetError
         With the highest that can be reached.
     """
-    saved = sum(shape.macs - shape.lowest(forms_allowed(options)) for shape in shapes.values())
-    check_reach(all_macs, all_macs - saved, options.speedup)
+    forms, multiple = forms_allowed(options), options.rank_multiple
+    saved = sum(shape.macs - shape.lowest(forms, multiple) for shape in shapes.values())
+    check_reach(all_macs, all_macs - saved, options.speedup, multiple)
 
 
 def why_left_alone(shape: ConvShape, options: Options, *, given: bool) -> str:
@@ -95,8 +96,9 @@ def why_left_alone(shape: ConvShape, options: Options, *, given: bool) -> str:
         return "left alone by the given plan"
     if "channel" not in forms_allowed(options) and not shape.splits_in_space:
         return f"left alone: the form {options.form} needs a kernel that extends in two directions"
-    if shape.lowest(forms_allowed(options)) == shape.macs:
-        return "left alone: no rank saves MACs here"
+    if shape.lowest(forms_allowed(options), options.rank_multiple) == shape.macs:
+        rank = "rank" if options.rank_multiple == 1 else f"rank that is a multiple of {options.rank_multiple}"
+        return f"left alone: no {rank} saves MACs here"
     return "left alone: the planner reaches the speedup without it"
 
 
@@ -174,14 +176,12 @@ def choose(
     TargetError
         Where no choice reaches it.
     """
-    layers = []
+    forms, multiple, layers = forms_allowed(options), options.rank_multiple, []
     for site in sites:
         values = _energies(site, targets.get(site.name))
         cuts = columns.get(site.name)
         spatial_energy = log_energies(np.sum([cut.energies for cut in cuts], axis=0)) if cuts else None
-        layers.append(
-            choices(site.name, shapes[site.name], log_energies(values), spatial_energy, forms_allowed(options))
-        )
+        layers.append(choices(site.name, shapes[site.name], log_energies(values), spatial_energy, forms, multiple))
     others = all_macs - sum(layer.alone for layer in layers)
     chosen = allocate(layers, others, options.speedup, options.ranks)
     return Plan(tuple(SitePlan(x.name, *x.choice(i)) for x, i in zip(layers, chosen, strict=True)))

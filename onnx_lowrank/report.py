@@ -44,11 +44,19 @@ class MacsReport:
 
 @dataclass(frozen=True)
 class Latency:
-    """Median milliseconds of one batch of one sample, measured in turns in this run."""
+    """Median milliseconds of one batch of one sample, measured in turns in this run.
+
+    ``ratio`` is the median over the ``rounds`` of the original's time over the new one's in the same round; the true
+    one lies between ``ratio_low`` and ``ratio_high`` with a probability of ``confidence``.
+    """
 
     before_ms: float
     after_ms: float
     ratio: float
+    ratio_low: float
+    ratio_high: float
+    confidence: float
+    rounds: int
 
 
 @dataclass(frozen=True)

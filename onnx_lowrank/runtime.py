@@ -1,9 +1,16 @@
-"""ONNX Runtime: the only place that opens it. Providers, threads, sessions, timing."""
+"""ONNX Runtime: the only place that opens it. Providers, threads, sessions."""
 
+import contextlib
 import importlib.metadata
-import statistics
-import time
+import io
+import json
+import os
+import platform
+import re
+import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -11,8 +18,10 @@ from numpy.typing import NDArray
 from onnx_lowrank.errors import EnvironmentFault, ModelError, UsageError
 from onnx_lowrank.interface import Feeds
 
+CPU = "CPUExecutionProvider"
+
 _SHORT_NAMES = {
-    "cpu": "CPUExecutionProvider",
+    "cpu": CPU,
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
@@ -58,9 +67,37 @@ def provider_names(providers: Sequence[str]) -> tuple[str, ...]:
     names = tuple(_SHORT_NAMES.get(name.lower(), name) for name in providers)
     for given, name in zip(providers, names, strict=True):
         if name not in known:
-            short = [key for key, value in _SHORT_NAMES.items() if value in known]
-            raise UsageError(f"provider {given!r} is not in this ONNX Runtime: choose from {', '.join(short)}")
+            raise UsageError(f"provider {given!r} is not in this ONNX Runtime: choose from {_shortened(known)}")
     return names
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """Providers as the user may write them."""
+    short = {long: short for short, long in _SHORT_NAMES.items()}
+    return ", ".join(sorted(short.get(name, name) for name in names))
+
+
+def runtime_version() -> str:
+    """That of ONNX Runtime."""
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
+
+
+def device_name(provider: str) -> str:
+    """What runs the models: the graphics card for a provider that uses one, else the processor and its cores."""
+    if provider in (_SHORT_NAMES["cuda"], _SHORT_NAMES["tensorrt"]):
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            names: list[str] = subprocess.check_output(query, encoding="utf-8", timeout=20).splitlines()
+            if names:
+                return names[0].strip()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({cores} cores)"
+    return f"{platform.processor() or platform.machine()} ({cores} cores)"
 
 
 class Session:
@@ -71,43 +108,49 @@ class Session:
     model
         A serialised model, or the path of one.
     providers
-        Full names, in order of preference; what cannot run on one falls to the next.
+        Full names, in order of preference. The first one must run; a node that it does not know falls to the next,
+        and at last to the CPU.
     threads
         0 leaves the number to the runtime.
     what
         Names the model in error messages.
     spinning
-        Whether idle threads wait by spinning, the runtime's default. It starts the next run a little sooner, and
-        takes the cores from whatever the process does between two runs.
+        Whether idle threads wait for work by spinning, the runtime's default. They stop at the end of a run: the
+        runtime's own default is that they spin on, for milliseconds, and take the cores from whatever the process does
+        next, such as running another model.
+    trace
+        The beginning of the path of ONNX Runtime's own profile; None where none is written.
 
     Raises
     ------
     ModelError
         Where ONNX Runtime refuses the model.
     EnvironmentFault
-        Where none of the named providers can run here.
+        Where the first of the providers cannot run here.
     """
 
     def __init__(
-        self, model: bytes | str, providers: Sequence[str], threads: int, what: str, *, spinning: bool = True
+        self,
+        model: bytes | str,
+        providers: Sequence[str],
+        threads: int,
+        what: str,
+        *,
+        spinning: bool = True,
+        trace: str | None = None,
     ) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 4  # what goes wrong is raised; the runtime's own log lines would only repeat it
+        if trace is not None:
+            options.enable_profiling, options.profile_file_prefix = True, trace
         self._what = what
-        try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=list(providers))
-        except Exception as error:  # the runtime's exceptions share no base class of their own
-            raise ModelError(f"ONNX Runtime cannot load {what}: {_first_line(error)}") from error
+        self._session = _open(model, options, providers, what)
         self.provider: str = self._session.get_providers()[0]
-        if self.provider not in providers:
-            raise EnvironmentFault(
-                f"{' and '.join(providers)} cannot run on this machine (ONNX Runtime offers {self.provider}): "
-                "add cpu to --providers, or mend the driver"
-            )
         self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
 
     def __call__(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
@@ -124,6 +167,59 @@ class Session:
             raise ModelError(f"ONNX Runtime cannot run {self._what}: {_first_line(error)}") from error
         return dict(zip(self.outputs, values, strict=True))
 
+    def end_trace(self) -> list[dict[str, Any]]:
+        """The events of ONNX Runtime's profile, in the Chrome trace format, of all runs so far."""
+        events: list[dict[str, Any]] = json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
+        return events
+
+
+def _open(model: bytes | str, options: Any, providers: Sequence[str], what: str) -> Any:
+    """Open a session whose first provider is the first one asked for; see ``Session``."""
+    import onnxruntime
+
+    def attempt(names: Sequence[str]) -> Any:
+        # Without its own fallback, which would replace a provider that fails, even in the middle of a run.
+        return onnxruntime.InferenceSession(model, options, providers=list(names), enable_fallback=0)
+
+    first = providers[0]
+    if first in (_SHORT_NAMES["cuda"], _SHORT_NAMES["tensorrt"]) and hasattr(onnxruntime, "preload_dlls"):
+        # Finds the libraries of NVIDIA's Python packages; what it misses it prints, and the refusal below says more.
+        with contextlib.redirect_stdout(io.StringIO()):
+            onnxruntime.preload_dlls()
+    why = ""
+    try:
+        session = attempt(providers)
+    except Exception as error:  # the runtime's exceptions share no base class of their own
+        refusal = ModelError(f"ONNX Runtime cannot load {what}: {_first_line(error)}")
+        if first == CPU:
+            raise refusal from error
+        # Is it the model or the provider?
+        try:
+            session = attempt([name for name in dict.fromkeys((*providers[1:], CPU)) if name != first])
+        except Exception:
+            raise refusal from error
+        why = f" ({_first_line(error)})"
+    if session.get_providers()[0] != first:
+        raise EnvironmentFault(
+            f"{first} cannot run {what} on this machine{why}: install what it needs, or choose what runs here with "
+            f"--providers {_shortened(session.get_providers())}"
+        )
+    return session
+
+
+def trace(
+    model: bytes | str, providers: Sequence[str], threads: int, what: str, feeds: Feeds, runs: int
+) -> list[dict[str, Any]]:
+    """What ONNX Runtime's own profiler notes of some runs; see ``Session`` for the parameters and errors.
+
+    The profiler itself takes time, so the runs are a little slower than others.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnx-lowrank-") as folder:
+        session = Session(model, providers, threads, what, trace=str(Path(folder) / "trace"))
+        for _ in range(runs):
+            session(feeds)
+        return session.end_trace()
+
 
 Opener = Callable[[bytes, str], Session]
 """Opens a serialised model (named for error messages) with the run's providers and threads."""
@@ -139,19 +235,7 @@ def opener(providers: Sequence[str], threads: int, *, spinning: bool) -> Opener:
     return open_session
 
 
-def median_milliseconds(sessions: Sequence[Session], feeds: Feeds, rounds: int = 5) -> list[float]:
-    """Median milliseconds of a run for each session; they take turns, so that noise hits all of them."""
-    times: list[list[float]] = [[] for _ in sessions]
-    for session in sessions:
-        session(feeds)
-    for _ in range(rounds):
-        for session, of_session in zip(sessions, times, strict=True):
-            start = time.perf_counter()
-            session(feeds)
-            of_session.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(of_session) for of_session in times]
-
-
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    # Some begin with the place in the runtime's own source: "/…/state.cc:729 void f(int) ".
+    return re.sub(r"^\S+\.(?:cc|h):\d+ [^)]*\)\s*", "", lines[0]) if lines else type(error).__name__

@@ -80,6 +80,11 @@ def test_a_speedup_out_of_reach_names_the_one_that_is_not(
     refuses(4, "in.onnx", "out.onnx", "--data", "data.npy", "--speedup", f"{float(found[1]) + 0.01:.2f}")
 
 
+def test_a_rank_multiple_too_coarse_for_the_speedup(refuses: Callable[..., str]) -> None:
+    line = refuses(4, "in.onnx", "out.onnx", "--data", "data.npy", "--speedup", "3", "--rank-multiple", "4")
+    assert "at the lowest multiples of 4 as ranks this model gets" in line and "lower --rank-multiple" in line
+
+
 @pytest.mark.parametrize("speedup", ["nan", "inf", "-inf", "0", "-1", "0.99", "abc", "", "4x", "1e400"])
 def test_a_speedup_without_a_meaning(speedup: str, refuses: Callable[..., str]) -> None:
     assert "speedup" in refuses(2, "in.onnx", "out.onnx", "--data", "data.npy", f"--speedup={speedup}")

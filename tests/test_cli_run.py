@@ -28,7 +28,7 @@ def test_a_run_prints_its_tables_and_what_it_wrote(capsys: pytest.CaptureFixture
     assert table["all MACs"] == ["15.47 G", "3.951 G", "3.92× fewer"]
     assert table["parameters"] == ["138.4 M", "128 M", "1.08× fewer"]
     assert table["file size"] == ["527.8 MiB", "263.9 MiB", "2.00× smaller"]
-    assert table["latency of one sample"] == ["120 ms", "45.1 ms", "2.67× faster"]
+    assert table["latency of one sample"] == ["120 ms", "45.1 ms", "2.67× faster (2.60 to 2.75)"]
     assert table["top-1 accuracy of 500 samples"] == ["71.2%", "70.8%", "-0.4 points"]
     assert table["logits"] == ["0.00312", "1.25", "98.5%"]
     assert table["boxes"] == ["0.002", "0.5", NONE]

@@ -202,6 +202,15 @@ def test_the_speedup_is_reached_and_not_overshot(speedup: float, form: str) -> N
     assert (result.report.macs.conv_before, result.report.macs.conv_after) == (before, after)
 
 
+@pytest.mark.parametrize("ranks", ["exact", "greedy", "uniform"])
+def test_ranks_are_multiples_and_the_speedup_is_reached_all_the_same(ranks: str) -> None:
+    options = Options(speedup=2.5, ranks=ranks, rank_multiple=8, images=20, threads=1)
+    planned = plan_only(MNIST, CALIBRATION, options=options, preprocess="unit")
+    chosen = [rank for site in planned.plan.sites for rank in site.ranks]
+    assert chosen and all(rank % 8 == 0 for rank in chosen)
+    assert planned.speedup.macs >= 2.5
+
+
 def test_at_4_times_the_embedded_model_is_nearly_as_accurate() -> None:
     accuracy = mnist(speedup=4, test=TEST).report.accuracy
     assert accuracy is not None and accuracy.samples == 1500

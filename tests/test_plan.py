@@ -25,13 +25,17 @@ from onnx_lowrank.plan.select import (
 )
 
 
-def layer(name: str, d: int, c: int, k: int, positions: int, decay: float, forms: tuple[str, ...] = FORMS) -> Layer:
+def layer(
+    name: str, d: int, c: int, k: int, positions: int, decay: float, forms: tuple[str, ...] = FORMS, multiple: int = 1
+) -> Layer:
     shape = ConvShape(d, c, (k, k), positions, positions)
     columns = log_energies((0.5 + decay / 2) ** np.arange(shape.most_columns))
-    return choices(name, shape, log_energies(decay ** np.arange(d)), columns, forms)
+    return choices(name, shape, log_energies(decay ** np.arange(d)), columns, forms, multiple)
 
 
-def layers_of(forms: tuple[str, ...], most: int = 16, up_to: int = 5) -> st.SearchStrategy[list[Layer]]:
+def layers_of(
+    forms: tuple[str, ...], most: int = 16, up_to: int = 5, multiple: int = 1
+) -> st.SearchStrategy[list[Layer]]:
     one = st.builds(
         layer,
         st.just("conv"),
@@ -41,11 +45,18 @@ def layers_of(forms: tuple[str, ...], most: int = 16, up_to: int = 5) -> st.Sear
         st.sampled_from([16, 49, 196]),
         st.floats(0.3, 0.99),
         st.just(forms),
+        st.just(multiple),
     )
     return st.lists(one, min_size=1, max_size=up_to)
 
 
-some_layers = st.one_of(layers_of(FORMS), layers_of(("channel",)), layers_of(("spatial", "3d")))
+some_layers = st.one_of(
+    layers_of(FORMS),
+    layers_of(("channel",)),
+    layers_of(("spatial", "3d")),
+    layers_of(FORMS, multiple=2),
+    layers_of(FORMS, most=40, multiple=8),
+)
 
 
 # ---- costs and energies
@@ -76,11 +87,39 @@ def test_choices_rise_in_cost_and_energy_and_end_with_leaving_the_layer_alone(la
         assert x.choice(len(x.costs) - 1) == (None, ()) and x.log_energies[-1] == 0
 
 
-def test_every_choice_costs_what_its_form_costs() -> None:
+@pytest.mark.parametrize("multiple", [1, 2, 5])
+def test_every_choice_costs_what_its_form_costs_and_keeps_what_its_ranks_keep(multiple: int) -> None:
     shape = ConvShape(12, 9, (3, 3), 50, 60)
-    x = choices("a", shape, log_energies(0.7 ** np.arange(12)), log_energies(0.8 ** np.arange(27)), FORMS)
-    for i, cost in enumerate(x.costs):
-        assert shape.cost(*x.choice(i)) == cost
+    channel, columns = log_energies(0.7 ** np.arange(12)), log_energies(0.8 ** np.arange(27))
+    x = choices("a", shape, channel, columns, FORMS, multiple)
+    for i, (cost, kept) in enumerate(zip(x.costs, x.log_energies, strict=True)):
+        form, ranks = x.choice(i)
+        assert shape.cost(form, ranks) == cost
+        cuts = {"channel": (channel,), "spatial": (columns,), "3d": (columns, channel), None: ()}[form]
+        assert kept == sum(energy[rank - 1] for energy, rank in zip(cuts, ranks, strict=True))
+
+
+@given(
+    d=st.integers(1, 40),
+    c=st.integers(1, 40),
+    k=st.sampled_from([1, 3]),
+    forms=st.sets(st.sampled_from(FORMS), min_size=1),
+    multiple=st.integers(1, 16),
+)
+@settings(max_examples=100, deadline=None)
+def test_ranks_are_multiples_and_the_front_is_that_of_all_choices_with_such_ranks(
+    d: int, c: int, k: int, forms: set[str], multiple: int
+) -> None:
+    allowed = tuple(form for form in FORMS if form in forms)
+    x = layer("a", d, c, k, 49, 0.8, allowed, multiple)
+    every = layer("a", d, c, k, 49, 0.8, allowed)
+    for i in range(len(x.costs)):
+        assert all(rank % multiple == 0 for rank in x.choice(i)[1])
+    # A choice of the unrestricted front whose ranks happen to be such multiples is on the restricted one, too.
+    mine = {x.choice(i) for i in range(len(x.costs))}
+    for i in range(len(every.costs)):
+        form, ranks = every.choice(i)
+        assert (form, ranks) in mine or any(rank % multiple for rank in ranks)
 
 
 # ---- selection
@@ -120,7 +159,14 @@ def test_the_cost_is_within_the_tolerance_where_ranks_are_fine_enough(forms: tup
         assert (1 - TOLERANCE) * before / speedup - 1 <= cost <= before / speedup
 
 
-@given(layers=layers_of(FORMS, most=6, up_to=3), share=st.floats(0.1, 0.95))
+@given(
+    layers=st.one_of(
+        layers_of(FORMS, most=6, up_to=3),
+        layers_of(FORMS, most=8, up_to=3, multiple=2),
+        layers_of(FORMS, most=12, up_to=3, multiple=4),
+    ),
+    share=st.floats(0.1, 0.95),
+)
 @settings(max_examples=60, deadline=None)
 def test_exact_equals_brute_force_and_no_other_is_ahead(layers: list[Layer], share: float) -> None:
     floor = sum(int(x.costs[0]) for x in layers)
@@ -155,18 +201,21 @@ SMALL_SHAPES = st.builds(
     shapes=st.lists(SMALL_SHAPES, min_size=1, max_size=3),
     decays=st.lists(st.tuples(st.floats(0.2, 0.95), st.floats(0.2, 0.95)), min_size=3, max_size=3),
     share=st.floats(0.1, 0.95),
+    multiple=st.integers(1, 3),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_exact_is_the_best_of_all_forms_at_all_ranks_and_of_leaving_layers_alone(
-    shapes: list[ConvShape], decays: list[tuple[float, float]], share: float
+    shapes: list[ConvShape], decays: list[tuple[float, float]], share: float, multiple: int
 ) -> None:
     layers, everything = [], []
     for shape, (decay, column_decay) in zip(shapes, decays, strict=False):
         channel = log_energies(decay ** np.arange(shape.filters))
         columns = log_energies(column_decay ** np.arange(shape.most_columns))
-        layers.append(choices("conv", shape, channel, columns, FORMS))
+        layers.append(choices("conv", shape, channel, columns, FORMS, multiple))
         # Written out from the definitions, without the front that the planner searches: (cost, log-energy).
-        rank, column = range(1, shape.filters + 1), range(1, shape.most_columns + 1)
+        rank, column = (
+            [r for r in range(1, highest + 1) if r % multiple == 0] for highest in (shape.filters, shape.most_columns)
+        )
         points = [(shape.macs, 0.0)] + [(shape.cost("channel", (r,)), channel[r - 1]) for r in rank]
         if min(shape.kernel) > 1:
             points += [(shape.cost("spatial", (s,)), columns[s - 1]) for s in column]
@@ -213,10 +262,13 @@ def test_greedy_spares_the_layer_that_loses_most() -> None:
     "shape", [ConvShape(7, 5, (3, 2), 40, 50), ConvShape(8, 9, (1, 3), 9, 9), ConvShape(4, 4, (1, 1), 9, 9)]
 )
 @pytest.mark.parametrize("forms", [FORMS, ("channel",), ("spatial",), ("3d",)])
-def test_the_lowest_cost_is_that_of_the_cheapest_choice(shape: ConvShape, forms: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("multiple", [1, 2, 3, 4, 8, 100])
+def test_the_lowest_cost_is_that_of_the_cheapest_choice(
+    shape: ConvShape, forms: tuple[str, ...], multiple: int
+) -> None:
     columns = log_energies(0.8 ** np.arange(shape.most_columns))
-    x = choices("a", shape, log_energies(0.7 ** np.arange(shape.filters)), columns, forms)
-    assert shape.lowest(forms) == x.costs[0]
+    x = choices("a", shape, log_energies(0.7 ** np.arange(shape.filters)), columns, forms, multiple)
+    assert shape.lowest(forms, multiple) == x.costs[0]
 
 
 def test_a_layer_that_cannot_gain_is_left_alone() -> None:

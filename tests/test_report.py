@@ -41,7 +41,15 @@ SCHEMA: dict[str, Any] = {
     "speedup": {
         "requested": {*NUMBER, None},
         "macs": float,
-        "latency": {"before_ms": float, "after_ms": float, "ratio": float},
+        "latency": {
+            "before_ms": float,
+            "after_ms": float,
+            "ratio": float,
+            "ratio_low": float,
+            "ratio_high": float,
+            "confidence": float,
+            "rounds": int,
+        },
     },
     "parameters": [int],
     "outputs": {"*": {"relative_error": float, "max_abs_error": float, "top1_agreement": {float, None}}},
@@ -130,15 +138,17 @@ def test_a_replayed_plan_asks_for_no_speedup_and_gives_its_reasons() -> None:
 
 
 @pytest.mark.parametrize(
-    ("speedup", "form", "expected"),
+    ("form", "multiple", "expected"),
     [
-        (1.0, "channel", "left alone: the planner reaches the speedup without it"),
-        (1.0, "spatial", "left alone: the form spatial needs a kernel that extends in two directions"),
-        (1.0, "3d", "left alone: the form 3d needs a kernel that extends in two directions"),
+        ("channel", 1, "left alone: the planner reaches the speedup without it"),
+        ("channel", 8, "left alone: no rank that is a multiple of 8 saves MACs here"),
+        ("spatial", 1, "left alone: the form spatial needs a kernel that extends in two directions"),
+        ("3d", 1, "left alone: the form 3d needs a kernel that extends in two directions"),
     ],
 )
-def test_a_pointwise_convolution_that_is_left_alone(speedup: float, form: str, expected: str) -> None:
-    sites = plan_only(residual(), photo(1, (6, 3, 12, 10)), options=Options(speedup, form, threads=1)).sites
+def test_a_pointwise_convolution_that_is_left_alone(form: str, multiple: int, expected: str) -> None:
+    options = Options(speedup=1, form=form, rank_multiple=multiple, threads=1)
+    sites = plan_only(residual(), photo(1, (6, 3, 12, 10)), options=options).sites
     assert next(site.reason for site in sites if site.name == "shortcut") == expected
 
 

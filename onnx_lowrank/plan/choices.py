@@ -54,7 +54,9 @@ class Layer:
         return (FORMS[which] if which >= 0 else None), tuple(int(r) for r in self.ranks[index] if r)
 
 
-def choices(name: str, shape: ConvShape, channel: Array, columns: Array | None, forms: Sequence[str]) -> Layer:
+def choices(
+    name: str, shape: ConvShape, channel: Array, columns: Array | None, forms: Sequence[str], multiple: int = 1
+) -> Layer:
     """The Pareto front of a layer.
 
     Parameters
@@ -69,13 +71,17 @@ def choices(name: str, shape: ConvShape, channel: Array, columns: Array | None, 
         log E_s(d'') for d'' = 1.., None where no form with a spatial cut is allowed.
     forms
         The forms allowed, of ``FORMS``.
+    multiple
+        What every rank must be a multiple of.
     """
     points = [(np.array([shape.macs]), np.zeros(1), np.array([-1]), np.zeros((1, 2), np.int64))]
-    r = all_ranks(len(channel))
+    r = all_ranks(len(channel), multiple)
+    channel = channel[r - 1]
     if "channel" in forms:
         points.append(_points(0, shape.channel(r), channel, np.zeros_like(r), r))
     if columns is not None and shape.splits_in_space:
-        s = all_ranks(len(columns))
+        s = all_ranks(len(columns), multiple)
+        columns = columns[s - 1]
         if "spatial" in forms:
             points.append(_points(1, shape.spatial(s), columns, s, np.zeros_like(s)))
         if "3d" in forms:

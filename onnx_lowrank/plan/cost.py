@@ -72,10 +72,14 @@ class ConvShape:
         of_form: dict[str, Callable[..., Any]] = {"channel": self.channel, "spatial": self.spatial, "3d": self.three}
         return int(of_form[form](*ranks))
 
-    def lowest(self, forms: Iterable[str]) -> int:
-        """The least MACs that the layer can have: at rank 1 in some of these forms, or as it is."""
-        possible = [form for form in forms if form == "channel" or self.splits_in_space]
-        return min([self.macs, *(self.cost(form, (1,) * len(self.highest_ranks(form))) for form in possible)])
+    def lowest(self, forms: Iterable[str], multiple: int = 1) -> int:
+        """The least MACs that the layer can have: at the lowest ranks in some of these forms, or as it is.
+
+        All ranks are multiples of ``multiple``.
+        """
+        highest = {form: self.highest_ranks(form) for form in forms if form == "channel" or self.splits_in_space}
+        possible = [form for form, ranks in highest.items() if min(ranks) >= multiple]
+        return min([self.macs, *(self.cost(form, (multiple,) * len(highest[form])) for form in possible)])
 
     def highest_ranks(self, form: str | None) -> tuple[int, ...]:
         """The ranks at which a form holds the whole kernel."""
@@ -87,6 +91,6 @@ class ConvShape:
         return self.channels * self.kernel[0] * self.between
 
 
-def all_ranks(highest: int) -> Array:
-    """1..highest."""
-    return np.arange(1, highest + 1)
+def all_ranks(highest: int, multiple: int = 1) -> Array:
+    """All multiples of a number up to the highest rank, from that number on; none where it is higher than that."""
+    return np.arange(multiple, highest + 1, multiple)

@@ -141,8 +141,10 @@ def allocate(layers: Sequence[Layer], others: int, speedup: float, how: str) -> 
     return ALLOCATIONS[how](layers, int(before / speedup) - others)
 
 
-def check_reach(before: int, lowest: int, speedup: float) -> None:
+def check_reach(before: int, lowest: int, speedup: float, multiple: int = 1) -> None:
     """Refuse a speedup that a network of so many MACs cannot have, if its lowest ranks leave ``lowest`` of them.
+
+    Ranks are multiples of ``multiple``.
 
     Raises
     ------
@@ -151,9 +153,11 @@ def check_reach(before: int, lowest: int, speedup: float) -> None:
     """
     if int(before / speedup) < lowest:
         reach = math.floor(100 * before / lowest) / 100
+        ranks, way_out = "ranks", "lower --speedup or widen --include"
+        if multiple > 1:
+            ranks, way_out = f"multiples of {multiple} as ranks", f"lower --rank-multiple, {way_out}"
         raise TargetError(
-            f"speedup {speedup:g} is out of reach: at the lowest ranks this model gets {reach:.2f}; "
-            "lower --speedup or widen --include"
+            f"speedup {speedup:g} is out of reach: at the lowest {ranks} this model gets {reach:.2f}; {way_out}"
         )
 
 
