@@ -108,7 +108,7 @@ class _Builder:
         name = self.name("w")
         tensor = numpy_helper.from_array(array, name)
         where = self.pick("initializer", "initializer", "listed", "constant")
-        if where == "constant":
+        if where == "constant" and (self.opset >= 9 or array.dtype.kind == "f"):  # before, they held no whole numbers
             self.add("Constant", [], name, value=tensor)
             return name
         self.stored.append(tensor)

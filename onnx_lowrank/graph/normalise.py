@@ -119,13 +119,13 @@ def _fold(graph: gs.Graph, conv: gs.Node, taken: set[str]) -> None:
         return
     parameters = [find_constant(tensor) for tensor in norm.inputs[1:5]]
     offset = np.zeros(weight.shape[0]) if bias is None else find_constant(bias)
-    if offset is None or any(parameter is None for parameter in parameters):
+    if any(values is None or values.shape != tuple(weight.shape[:1]) for values in (offset, *parameters)):
         return
-    gamma, beta, mean, variance = (np.asarray(parameter, np.float64) for parameter in parameters)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(all="ignore"):  # what is not finite is not folded
+        gamma, beta, mean, variance = (np.asarray(parameter, np.float64) for parameter in parameters)
         gain = gamma / np.sqrt(variance + float(norm.attrs.get("epsilon", 1e-5)))
-    kernel = array(weight).astype(np.float64) * gain.reshape(-1, *[1] * (len(weight.shape) - 1))
-    shift = (offset.astype(np.float64) - mean) * gain + beta
+        kernel = array(weight).astype(np.float64) * gain.reshape(-1, *[1] * (len(weight.shape) - 1))
+        shift = (np.asarray(offset, np.float64) - mean) * gain + beta
     if not (np.isfinite(kernel).all() and np.isfinite(shift).all()):
         return
     element = dtype(weight)
