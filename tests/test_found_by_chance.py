@@ -17,8 +17,9 @@ from PIL import Image
 from onnx_lowrank import compress
 from onnx_lowrank.errors import DataError, ModelError, TargetError
 from onnx_lowrank.factorise.curves import HARD_SWISH
-from onnx_lowrank.factorise.fit import EXACT, Rows
+from onnx_lowrank.factorise.fit import EXACT
 from onnx_lowrank.factorise.forms import make_form
+from onnx_lowrank.factorise.rows import Rows
 from onnx_lowrank.factorise.solve import solve
 from onnx_lowrank.factorise.spatial import cut
 from onnx_lowrank.graph.normalise import normalise
