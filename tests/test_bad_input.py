@@ -82,14 +82,14 @@ def test_a_model_with_other_convolutions_only(refuses: Callable[..., str]) -> No
         build(
             [
                 conv("first", "x", "w", "c"),
-                conv("grouped", "c", "wg", "d", group=2),
-                conv("other", "d", "wg", "y", group=2),
+                conv("depthwise", "c", "wd", "d", group=4),
+                conv("other", "d", "wd", "y", group=4),
             ],
-            {"w": weights(1, 4, 3, 3, 3), "wg": weights(2, 4, 2, 3, 3)},
+            {"w": weights(1, 4, 3, 3, 3), "wd": weights(2, 4, 1, 3, 3)},
         )
     )
     line = refuses(3, "in.onnx", "out.onnx", "--data", "data.npy")
-    assert "grouped convolution (group=2) (2×)" in line and "first convolution" in line
+    assert "depthwise convolution (group=4) (2×)" in line and "first convolution" in line
 
 
 def test_names_that_leave_no_convolution(refuses: Callable[..., str]) -> None:
