@@ -43,6 +43,7 @@ from onnx_lowrank.profile import Targets, collect_targets
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.refit import refits
 from onnx_lowrank.runtime import Opener, check_installation, opener
+from onnx_lowrank.shapes import with_shapes
 
 SYNTHETIC = (
     "there are no calibration data, so made-up ones take their place ({}): expect a worse result than with real ones; "
@@ -104,7 +105,7 @@ def prepare(
         sites, skipped = find_sites(graph, options.include, options.exclude)
         _check_any(sites, skipped)
     with _stage("data", clock, progress):
-        specs = inputs(loaded.proto)
+        specs = with_shapes(inputs(loaded.proto), options.input_shapes)
         how = parse(preprocess) if isinstance(preprocess, str) else preprocess
         source = open_source(data, specs, preprocess=how, count=options.images, seed=options.seed, on_warning=warn)
         if source.synthetic:

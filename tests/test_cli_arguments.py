@@ -151,7 +151,7 @@ def test_the_help_names_every_option_preset_and_exit_code(capsys: pytest.Capture
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
     for field in dataclasses.fields(Options):
-        assert f"--{field.name}" in text
+        assert f"--{field.name.replace('_', '-')}" in text
     for preset in PRESETS:
         assert preset in text
     for code in (0, 1, 2, 3, 4, 5, 6, 130):
