@@ -145,3 +145,8 @@ def test_noise_needs_to_know_its_size() -> None:
 
 def open_synthetic_of(specs: tuple[TensorSpec, ...]) -> Any:
     return open_synthetic(specs, preprocess=parse("imagenet"), count=4, seed=0)
+
+
+def test_sizes_called_by_a_question_mark_are_not_one_size() -> None:
+    model = build([relu("x", "y")], {}, input_shape=("N", 3, "?", "?"))
+    assert inputs(load(model).proto)[0].shape == ("N", 3, None, None)

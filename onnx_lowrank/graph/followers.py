@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from onnx_lowrank.factorise import curves
 from onnx_lowrank.factorise.activations import RELU, Activation
 from onnx_lowrank.factorise.piecewise import clip, hard_sigmoid, leaky_relu, prelu
+from onnx_lowrank.graph.computed import STANDARD, find_constant
 from onnx_lowrank.graph.elementwise import clip_bounds, evaluate
-from onnx_lowrank.graph.normalise import STANDARD, find_constant
 from onnx_lowrank.graph.protos import reads
 from onnx_lowrank.graph.refusals import is_convolution
 from onnx_lowrank.graph.segments import varying_tensors

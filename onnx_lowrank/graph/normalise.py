@@ -1,32 +1,31 @@
 """The model in the one form that the rest of the package reads.
 
 Exporters put weights in many places and leave BatchNormalization beside the convolution. Afterwards every constant
-weight and bias of a Conv is a ``gs.Constant``, and every BatchNormalization that can be is part of the Conv before it:
+weight and bias of a Conv is a ``gs.Constant``, and whatever scales and shifts its channels is part of the Conv before
+it, be it a BatchNormalization or an Add, Sub, Mul or Div of constants:
 
     γ · (W∗x + b − μ) / √(σ² + ε) + β  =  (g·W)∗x + g·(b − μ) + β     with g = γ / √(σ² + ε)
+    (W∗x + b) · g + s                  =  (g·W)∗x + g·b + s
 
 Nothing else is simplified; only nodes that nobody needs after these two edits are removed.
 """
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnx_lowrank.graph.computed import STANDARD, ComputedConstants
 from onnx_lowrank.graph.protos import import_graph
 from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse, make_constant, taken_names, unique
 
-STANDARD = (None, "", "ai.onnx")
-"""The ways to write the domain of the standard operators."""
-
-_PLAIN_VALUES = {"value_floats": np.float32, "value_float": np.float32, "value_ints": np.int64, "value_int": np.int64}
-"""Attributes of a Constant that hold numbers in place of a tensor, with the types that ONNX gives them."""
-
 
 def normalise(proto: onnx.ModelProto) -> gs.Graph:
-    """Import a model, lift the weights of its convolutions and fold its batch normalisations.
+    """Import a model, lift the weights of its convolutions and fold what scales and shifts their channels.
 
     Parameters
     ----------
@@ -46,13 +45,15 @@ def normalise(proto: onnx.ModelProto) -> gs.Graph:
     """
     graph = import_graph(proto)
     taken = taken_names(graph)
+    known = ComputedConstants(graph)
     lifted: dict[str, gs.Constant] = {}
     for node in list(graph.nodes):
         if is_conv(node):
-            _lift(graph, node, lifted, taken)
+            _lift(graph, node, known, lifted, taken)
     for node in list(graph.nodes):
         if is_conv(node):
-            _fold(graph, node, taken)
+            while _fold(graph, node, known, taken):
+                pass
     return graph
 
 
@@ -61,39 +62,14 @@ def is_conv(node: gs.Node) -> bool:
     return node.op == "Conv" and node.domain in STANDARD
 
 
-def find_constant(tensor: gs.Tensor) -> NDArray[Any] | None:
-    """Return the values of a tensor that is constant, also behind Constant, Identity or Cast; None for any other."""
-    if isinstance(tensor, gs.Constant):
-        return None if is_sparse(tensor) else array(tensor).astype(dtype(tensor), copy=False)
-    if len(tensor.inputs) != 1:
-        return None
-    node = tensor.inputs[0]
-    if node.domain not in STANDARD:
-        return None
-    if node.op == "Constant":
-        value = node.attrs.get("value")
-        if isinstance(value, gs.Constant):
-            return find_constant(value)
-        for key, element in _PLAIN_VALUES.items():
-            if key in node.attrs:
-                return np.asarray(node.attrs[key], element)
-        return None
-    if node.op not in ("Identity", "Cast"):
-        return None
-    values = find_constant(node.inputs[0])
-    if values is None or node.op == "Identity":
-        return values
-    wanted = {number: element for element, number in FLOATS.items()}.get(node.attrs["to"])
-    with np.errstate(over="ignore"):
-        return None if wanted is None else values.astype(wanted)
-
-
-def _lift(graph: gs.Graph, conv: gs.Node, lifted: dict[str, gs.Constant], taken: set[str]) -> None:
+def _lift(
+    graph: gs.Graph, conv: gs.Node, known: ComputedConstants, lifted: dict[str, gs.Constant], taken: set[str]
+) -> None:
     for index, tensor in enumerate(conv.inputs):
         if index == 0 or not tensor.name or isinstance(tensor, gs.Constant):
             continue
         if tensor.name not in lifted:
-            values = find_constant(tensor)
+            values = known.find(tensor)
             if values is None or values.dtype not in FLOATS:
                 continue
             constant = make_constant(unique(f"{tensor.name}/constant", taken), values, values.dtype)
@@ -104,46 +80,93 @@ def _lift(graph: gs.Graph, conv: gs.Node, lifted: dict[str, gs.Constant], taken:
         remove_unread(graph, tensor)
 
 
-def _fold(graph: gs.Graph, conv: gs.Node, taken: set[str]) -> None:
+def _fold(graph: gs.Graph, conv: gs.Node, known: ComputedConstants, taken: set[str]) -> bool:
+    """Fold the one node that reads a convolution's response into it; False where that cannot be."""
     output = conv.outputs[0]
     if len(output.outputs) != 1 or any(tensor is output for tensor in graph.outputs):
-        return
-    norm = output.outputs[0]
-    if not _is_inference_norm(norm, graph.opset) or norm.inputs[0] is not output:
-        return
-    if not any(norm is node for node in graph.nodes):
-        return  # It stands in the body of an If or Loop.
+        return False
+    node = output.outputs[0]
+    if not any(node is other for other in graph.nodes):
+        return False  # It stands in the body of an If or Loop.
     weight = conv.inputs[1]
     bias = conv.inputs[2] if len(conv.inputs) > 2 and conv.inputs[2].name else None
     if not isinstance(weight, gs.Constant) or is_sparse(weight) or dtype(weight) not in FLOATS:
-        return
-    parameters = [find_constant(tensor) for tensor in norm.inputs[1:5]]
-    offset = np.zeros(weight.shape[0]) if bias is None else find_constant(bias)
-    if offset is None or any(parameter is None for parameter in parameters):
-        return
-    gamma, beta, mean, variance = (np.asarray(parameter, np.float64) for parameter in parameters)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        gain = gamma / np.sqrt(variance + float(norm.attrs.get("epsilon", 1e-5)))
-    kernel = array(weight).astype(np.float64) * gain.reshape(-1, *[1] * (len(weight.shape) - 1))
-    shift = (offset.astype(np.float64) - mean) * gain + beta
-    if not (np.isfinite(kernel).all() and np.isfinite(shift).all()):
-        return
+        return False
+    offset = np.zeros(weight.shape[0]) if bias is None else known.find(bias)
+    affine = _affine(node, output, weight.shape, graph.opset, known)
+    if offset is None or affine is None:
+        return False
+    gain, shift = affine
+    with np.errstate(invalid="ignore", over="ignore"):
+        kernel = array(weight).astype(np.float64) * gain.reshape(-1, *[1] * (len(weight.shape) - 1))
+        moved = offset.astype(np.float64) * gain + shift
+    if not (np.isfinite(kernel).all() and np.isfinite(moved).all()):
+        return False
     element = dtype(weight)
-    new_weight = make_constant(unique(f"{weight.name}/folded", taken), kernel, element)
+    new_weight: gs.Constant | None = weight
+    if not (gain == 1).all():
+        new_weight = make_constant(unique(f"{weight.name}/folded", taken), kernel, element)
     base = bias.name if bias is not None else f"{weight.name}/bias"
-    new_bias = make_constant(unique(f"{base}/folded", taken), shift, element)
+    new_bias = make_constant(unique(f"{base}/folded", taken), moved, element)
     if new_weight is None or new_bias is None:
-        return
+        return False
 
-    old = list(norm.inputs[1:])
-    result = norm.outputs[0]
+    old = [tensor for tensor in node.inputs if tensor is not output]
+    result = node.outputs[0]
     conv.inputs = [conv.inputs[0], new_weight, new_bias]
-    norm.inputs.clear()
-    norm.outputs.clear()
-    graph.nodes[:] = [node for node in graph.nodes if node is not norm]
+    node.inputs.clear()
+    node.outputs.clear()
+    graph.nodes[:] = [other for other in graph.nodes if other is not node]
     conv.outputs = [result]
     for tensor in old:
         remove_unread(graph, tensor)
+    return True
+
+
+Affine: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""The gain and the shift of every channel, [d] each."""
+
+
+def _affine(
+    node: gs.Node, response: gs.Tensor, kernel: Sequence[int], opset: int, known: ComputedConstants
+) -> Affine | None:
+    """What a node does to the channels of a response where it scales and shifts them, and nothing else."""
+    if node.domain not in STANDARD:
+        return None
+    if _is_inference_norm(node, opset) and node.inputs[0] is response:
+        parameters = [known.find(tensor) for tensor in node.inputs[1:5]]
+        if any(parameter is None for parameter in parameters):
+            return None
+        gamma, beta, mean, variance = (np.asarray(parameter, np.float64) for parameter in parameters)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            gain = gamma / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
+            return gain, beta - mean * gain
+    # Before opset 7 the operands were aligned by attributes.
+    if node.op not in ("Add", "Sub", "Mul", "Div") or opset < 7 or len(node.inputs) != 2:
+        return None
+    left = node.inputs[0] is response
+    other = node.inputs[1 if left else 0]
+    values = None if other is response else _per_channel(known.find(other), kernel)
+    if values is None or (node.op == "Div" and not left):
+        return None
+    ones, zeros = np.ones_like(values), np.zeros_like(values)
+    with np.errstate(divide="ignore"):
+        return {
+            "Add": (ones, values),
+            "Sub": (ones, -values) if left else (-ones, values),
+            "Mul": (values, zeros),
+            "Div": (1 / values, zeros),
+        }[node.op]
+
+
+def _per_channel(values: NDArray[Any] | None, kernel: Sequence[int]) -> NDArray[np.float64] | None:
+    """The operand's value for every channel of a response [N, d, …], where it is the same at every place."""
+    if values is None or values.ndim > len(kernel):
+        return None
+    shape = (1,) * (len(kernel) - values.ndim) + values.shape
+    if shape[1] not in (1, kernel[0]) or math.prod(shape) != shape[1]:
+        return None
+    return np.broadcast_to(values.reshape(-1).astype(np.float64), (kernel[0],))
 
 
 def _is_inference_norm(node: gs.Node, opset: int) -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_lowrank.graph.normalise import STANDARD, is_conv
+from onnx_lowrank.graph.computed import STANDARD
+from onnx_lowrank.graph.normalise import is_conv
 from onnx_lowrank.graph.protos import reads
 from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse
 
