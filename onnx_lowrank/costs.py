@@ -33,7 +33,7 @@ def measure_macs(graph: gs.Graph, sampling: Sampling, open_session: Opener, also
     The shapes of the tensors that ``also`` names are looked at, too.
     """
     tapped = (*counted_nodes(graph), *also)
-    session = open_session(whole(graph, tapped).SerializeToString(), "the model")
+    session = open_session(whole(graph, tapped), "the model")
     batch = sampling.single
     feeds = sampling.source.feeds(batch)
     shapes = {name: value.shape for name, value in (feeds | session(feeds)).items()}

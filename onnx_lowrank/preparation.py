@@ -22,7 +22,6 @@ from onnx_lowrank.costs import Macs, measure_macs
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.evaluation import check_labelled
 from onnx_lowrank.factorise.spatial import Columns
-from onnx_lowrank.graph.external import must_be_external
 from onnx_lowrank.graph.linears import LinearSite, find_linears
 from onnx_lowrank.graph.load import LoadedModel, inputs, load, outputs
 from onnx_lowrank.graph.normalise import normalise
@@ -96,11 +95,6 @@ def prepare(
     open_session = opener(options.providers, options.threads, spinning=False)
     with _stage("load", clock, progress):
         loaded = load(model)
-        if must_be_external(loaded.proto):
-            raise ModelError(
-                "the model has more than 2 GB of weights, too many for ONNX Runtime to take from memory: "
-                "convert it to float16, or factorise it in parts"
-            )
         graph = normalise(loaded.proto)
         sites, skipped = find_sites(graph, options.include, options.exclude)
         _check_any(sites, skipped)
