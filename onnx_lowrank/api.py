@@ -1,7 +1,7 @@
 """The Python interface: one function, with every option as a keyword."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from onnx_lowrank import pipeline
 from onnx_lowrank.calibration.preprocess import Preprocess
@@ -10,6 +10,7 @@ from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.preparation import ModelLike
 from onnx_lowrank.presets import completed
 from onnx_lowrank.progress import Progress, silent
+from onnx_lowrank.shapes import parse_shapes
 
 
 def _ignore(text: str) -> None:
@@ -34,6 +35,7 @@ def compress(
     include: str | None = DEFAULTS.include,
     exclude: str | None = DEFAULTS.exclude,
     images: int = DEFAULTS.images,
+    input_shapes: Mapping[str, tuple[int, ...]] | str = DEFAULTS.input_shapes,
     seed: int = DEFAULTS.seed,
     memory: int = DEFAULTS.memory,
     providers: tuple[str, ...] = DEFAULTS.providers,
@@ -60,6 +62,8 @@ def compress(
         See ``Options``.
     preset
         "tensorrt" or "tensorrt-int8": sets those of the options that are left at their defaults; see ``presets``.
+    input_shapes
+        Sizes that the model leaves open, by the input's name, or as text: "x:1,3,224,224".
     images, seed, memory, providers, threads
         See ``Options``.
     plan
@@ -94,6 +98,7 @@ def compress(
         include=include,
         exclude=exclude,
         images=images,
+        input_shapes=parse_shapes([input_shapes]) if isinstance(input_shapes, str) else input_shapes,
         seed=seed,
         memory=memory,
         providers=providers,

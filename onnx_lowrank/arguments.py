@@ -14,6 +14,7 @@ from onnx_lowrank.calibration.preprocess import parse
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.options import ALLOCATIONS, DEFAULTS, FORMS, PRESETS, SOLVERS, Options
 from onnx_lowrank.presets import STANDS_FOR
+from onnx_lowrank.shapes import parse_shapes
 
 PROGRAM = "onnx-lowrank"
 
@@ -36,6 +37,7 @@ PREPROCESS_HELP = (
     f"how photos become inputs: a preset ({', '.join(PREPROCESSES)}), and changes to it as in caffe,resize=none "
     "(default: %(default)s)"
 )
+SHAPES_HELP = "sizes that the model leaves open: name:1,3,224,224 or name:1x3x224x224; with one input also 1,3,224,224"
 TEST_HELP = "labelled samples for the accuracy before and after: an .npz, or a folder with a sub-folder for each class"
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "kib": 2**10, "mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": 2**30}
@@ -106,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--include", metavar="RE", help="only Conv nodes whose name matches this regular expression")
     add("--exclude", metavar="RE", help="leave Conv nodes whose name matches alone")
     add("--images", metavar="N", type=int, help=f"calibration samples to use (default: {DEFAULTS.images})")
+    add("--input-shapes", metavar="SHAPES", action="append", help=SHAPES_HELP)
     add("--seed", metavar="N", type=int, help=f"of every random choice (default: {DEFAULTS.seed})")
     add("--memory", metavar="SIZE", type=_bytes, help=f"for activations (default: {DEFAULTS.memory >> 30}GiB)")
     add("--providers", metavar="LIST", type=names, help=f"such as cuda,cpu (default: {','.join(DEFAULTS.providers)})")
@@ -153,6 +156,8 @@ def arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:
             raise UsageError(f"argument --{name}: expected one argument (see {PROGRAM} --help)")
     args.preprocess = parse(args.preprocess)
     given = {field.name: getattr(args, field.name) for field in fields(Options) if hasattr(args, field.name)}
+    if "input_shapes" in given:
+        given["input_shapes"] = parse_shapes(given["input_shapes"])
     if args.dry_run:
         for name, purpose in (("report", "write"), ("test", "measure")):
             if getattr(args, name):

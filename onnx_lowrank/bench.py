@@ -16,8 +16,8 @@ from onnx_lowrank.benchreport import BenchReport, Measurement
 from onnx_lowrank.calibration.preprocess import parse
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.graph.save import check_writable
-from onnx_lowrank.inputshapes import parse_input_shapes
 from onnx_lowrank.progress import silent
+from onnx_lowrank.shapes import parse_shapes
 from onnx_lowrank.timing import Budget
 
 PROGRAM = "onnx-lowrank-bench"
@@ -78,7 +78,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     return Settings(
         threads=args.threads,
         batches=args.batch,
-        shapes=None if args.input_shapes is None else parse_input_shapes(args.input_shapes),
+        shapes=None if args.input_shapes is None else parse_shapes([args.input_shapes]),
         providers=args.providers,
         budget=_budget(args.rounds, args.seconds),
         profile=args.profile,

@@ -18,12 +18,12 @@ from onnx_lowrank.calibration.preprocess import Preprocess, parse
 from onnx_lowrank.calibration.source import open_source
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.graph.load import inputs, load
-from onnx_lowrank.inputshapes import Shapes, with_shapes
 from onnx_lowrank.interface import Feeds, TensorSpec
 from onnx_lowrank.madeinput import batch_of, made_input
 from onnx_lowrank.nodetimes import breakdown, elsewhere
 from onnx_lowrank.progress import Progress, silent
 from onnx_lowrank.runtime import CPU, Session, check_installation, device_name, provider_names, runtime_version, trace
+from onnx_lowrank.shapes import Shapes, with_shapes
 from onnx_lowrank.timing import Budget, Times, take_turns
 
 BUDGET = Budget(rounds=100, seconds=10)
@@ -165,7 +165,8 @@ def benchmark(
 def _open(path: Path, settings: Settings) -> _Model:
     loaded = load(path)
     own = inputs(loaded.proto)
-    specs = with_shapes(own, settings.shapes or {}, str(path))
+    names = {"", *(spec.name for spec in own)}  # the other models may have other inputs
+    specs = with_shapes(own, {name: shape for name, shape in (settings.shapes or {}).items() if name in names})
     if settings.batches:  # a first dimension that is open is the batch, whatever stands there in a given shape
         specs = tuple(
             replace(spec, shape=(was.shape[0], *spec.shape[1:]))

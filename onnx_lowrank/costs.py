@@ -45,7 +45,7 @@ def measure_macs(
     # What is fed is known; and not every execution provider takes an input that is an output, too.
     fed = {tensor.name for tensor in graph.inputs}
     tapped = [name for name in (*counted_nodes(graph), *also) if name not in fed]
-    session = open_session(whole(graph, tapped).SerializeToString(), "the model")
+    session = open_session(whole(graph, tapped), "the model")
     batch = sampling.single
     feeds = sampling.source.feeds(batch)
     shapes = {name: value.shape for name, value in (feeds | session(feeds)).items()}

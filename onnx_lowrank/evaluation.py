@@ -192,12 +192,16 @@ def measure_latency(before: Session, after: Session, source: Source, batch: tupl
 
 
 def note_placement(
-    model: bytes, options: Options, source: Source, batch: tuple[int, ...], note: Callable[[str], None]
+    serialise: Callable[[], bytes],
+    options: Options,
+    source: Source,
+    batch: tuple[int, ...],
+    note: Callable[[str], None],
 ) -> None:
-    """Tell where the nodes of the serialised model run that the provider asked for does not know."""
+    """Tell where the nodes run that the provider asked for does not know, of a model that is serialised if need be."""
     asked, *others = provider_names(options.providers)
     if asked == CPU:
         return
-    events = trace(model, (asked, *others), options.threads, "the rewritten model", source.feeds(batch), 1)
+    events = trace(serialise(), (asked, *others), options.threads, "the rewritten model", source.feeds(batch), 1)
     if text := elsewhere(breakdown(events).providers, asked):
         note(text)

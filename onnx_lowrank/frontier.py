@@ -93,7 +93,7 @@ class Frontier:
             if session is None and made:
                 dtypes = {name: value.dtype for name, value in held.items()}
                 piece = segment(self._graph, self._cut, end, made, dtypes)
-                session = self._open(piece.SerializeToString(), f"the piece in front of {site.name}")
+                session = self._open(piece, f"the piece in front of {site.name}")
                 wanted = [value.name for value in piece.graph.input]
                 macs_ahead = self._macs_ahead((name for node in piece.graph.node for name in node.output), stop)
             if session is not None:

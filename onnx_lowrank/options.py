@@ -2,7 +2,8 @@
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from onnx_lowrank.errors import UsageError
 
@@ -53,6 +54,8 @@ class Options:
         Regular expressions searched in the names of the nodes.
     images
         The number of calibration samples taken from the data.
+    input_shapes
+        By the input's name ("" is the only one), for sizes that the model leaves open, the batch included.
     seed
         Of every random choice.
     memory
@@ -78,6 +81,7 @@ class Options:
     include: str | None = None
     exclude: str | None = None
     images: int = 300
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
     memory: int = 4 * GIB
     providers: tuple[str, ...] = ("cpu",)
@@ -103,6 +107,9 @@ class Options:
             raise UsageError(f"rank_multiple is {self.rank_multiple}: give a whole number of at least 1")
         if self.images < 1:
             raise UsageError(f"images is {self.images}: give at least 1, and a few hundred for good ranks")
+        for name, shape in self.input_shapes.items():
+            if min(shape, default=1) < 1:
+                raise UsageError(f"input_shapes has {list(shape)} for {name or 'the input'!r}: sizes start at 1")
         if self.seed < 0:
             raise UsageError(f"seed is {self.seed}: give a number of at least 0")
         if self.memory < 1 << 20:

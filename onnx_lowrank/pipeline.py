@@ -125,9 +125,9 @@ def compress(
         rewritten = export(run.graph, run.loaded)
         validate(rewritten, run.loaded.proto)
         open_as_deployed = opener(options.providers, options.threads, spinning=True)
-        before = open_as_deployed(run.loaded.proto.SerializeToString(), "the model")
-        after = open_as_deployed(rewritten.SerializeToString(), "the rewritten model")
-        note_placement(rewritten.SerializeToString(), options, source, sampling.single, note)
+        before = open_as_deployed(run.loaded.proto, "the model")
+        after = open_as_deployed(rewritten, "the rewritten model")
+        note_placement(rewritten.SerializeToString, options, source, sampling.single, note)
         if not sampling.validation:
             note("too few samples to spare any: the outputs are compared on samples that the solver saw")
         specs = inputs(run.loaded.proto), outputs(run.loaded.proto)

@@ -22,7 +22,6 @@ from onnx_lowrank.costs import Macs, measure_macs
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.evaluation import check_labelled
 from onnx_lowrank.factorise.spatial import Columns
-from onnx_lowrank.graph.external import must_be_external
 from onnx_lowrank.graph.linears import LinearSite, find_linears
 from onnx_lowrank.graph.load import LoadedModel, inputs, load, opset, outputs
 from onnx_lowrank.graph.normalise import normalise
@@ -45,6 +44,7 @@ from onnx_lowrank.profile import Targets, collect_targets
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.refit import refits
 from onnx_lowrank.runtime import Opener, check_installation, opener
+from onnx_lowrank.shapes import with_shapes
 
 SYNTHETIC = (
     "there are no calibration data, so made-up ones take their place ({}): expect a worse result than with real ones; "
@@ -97,16 +97,11 @@ def prepare(
     open_session = opener(options.providers, options.threads, spinning=False)
     with _stage("load", clock, progress):
         loaded = load(model)
-        if must_be_external(loaded.proto):
-            raise ModelError(
-                "the model has more than 2 GB of weights, too many for ONNX Runtime to take from memory: "
-                "convert it to float16, or factorise it in parts"
-            )
         graph = normalise(loaded.proto, gemm=options.include_gemm)
         sites, skipped = find_sites(graph, options.include, options.exclude, gemm=options.include_gemm)
         _check_any(sites, skipped)
     with _stage("data", clock, progress):
-        specs = inputs(loaded.proto)
+        specs = with_shapes(inputs(loaded.proto), options.input_shapes)
         how = parse(preprocess) if isinstance(preprocess, str) else preprocess
         source = open_source(data, specs, preprocess=how, count=options.images, seed=options.seed, on_warning=warn)
         if source.synthetic:

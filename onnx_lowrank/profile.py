@@ -96,8 +96,8 @@ def collect_targets(
     wanted += [site.target for site in linears]
     model_inputs = {tensor.name for tensor in graph.inputs}
     inputs = list(dict.fromkeys(s.input for s in sites if s.name in to_cut and s.input not in model_inputs))
-    session = open_session(whole(graph, wanted).SerializeToString(), "the model")
-    wider = open_session(whole(graph, [*wanted, *inputs]).SerializeToString(), "the model") if inputs else session
+    session = open_session(whole(graph, wanted), "the model")
+    wider = open_session(whole(graph, [*wanted, *inputs]), "the model") if inputs else session
     counts = positions_per_sample(sites, sizes, sampling.samples, memory)
     rows = {s.name: np.empty((counts[s.name] * sampling.samples, len(s.kernel)), np.float32) for s in sites}
     filled = dict.fromkeys(rows, 0)

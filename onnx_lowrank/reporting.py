@@ -1,6 +1,5 @@
 """From what a run holds to the report's plain data."""
 
-import hashlib
 import math
 import os
 from collections import Counter
@@ -13,6 +12,7 @@ import onnx
 from onnx_lowrank._version import __version__
 from onnx_lowrank.calibration.preprocess import Preprocess
 from onnx_lowrank.clock import peak_rss_bytes
+from onnx_lowrank.graph.external import fingerprint
 from onnx_lowrank.graph.sites import ConvSite, Skip
 from onnx_lowrank.graph.size import parameters
 from onnx_lowrank.options import Options
@@ -97,7 +97,7 @@ def plan_report(run: "Prepared", options: Options) -> PlanReport:
 
 def report(run: "Prepared", options: Options, measured: Measured) -> Report:
     """Everything about a finished run."""
-    original, serialised = run.loaded, measured.model.SerializeToString(deterministic=True)
+    original = run.loaded
     macs = _macs(run)
     sampling = run.sampling
     # The profile runs the original once over the samples (not for the weights' solver); the walk reports its own.
@@ -107,7 +107,7 @@ def report(run: "Prepared", options: Options, measured: Measured) -> Report:
         schema=SCHEMA,
         tool={"name": "onnx-lowrank", "version": __version__},
         input=FileReport(str(original.path) if original.path else None, original.sha256, original.bytes),
-        output=FileReport(None, hashlib.sha256(serialised).hexdigest(), len(serialised)),
+        output=FileReport(None, *fingerprint(measured.model)),
         options=asdict(options) | asdict(run.given),
         data={
             "description": sampling.source.description,

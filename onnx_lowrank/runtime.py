@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import EnvironmentFault, ModelError, UsageError
+from onnx_lowrank.graph.external import as_input
 from onnx_lowrank.interface import Feeds
 
 CPU = "CPUExecutionProvider"
@@ -222,16 +224,19 @@ def trace(
         return session.end_trace()
 
 
-Opener = Callable[[bytes, str], Session]
-"""Opens a serialised model (named for error messages) with the run's providers and threads."""
+Opener = Callable[[onnx.ModelProto | bytes, str], Session]
+"""Opens a model (named for error messages) with the run's providers and threads; above 2 GB not a serialised one."""
 
 
 def opener(providers: Sequence[str], threads: int, *, spinning: bool) -> Opener:
     """The one way in which a run opens its sessions; ``spinning`` as for ``Session``."""
     names = provider_names(providers)
 
-    def open_session(model: bytes, what: str) -> Session:
-        return Session(model, names, threads, what, spinning=spinning)
+    def open_session(model: onnx.ModelProto | bytes, what: str) -> Session:
+        if isinstance(model, bytes):
+            return Session(model, names, threads, what, spinning=spinning)
+        with as_input(model) as source:
+            return Session(source, names, threads, what, spinning=spinning)
 
     return open_session
 

@@ -165,7 +165,7 @@ def scattered_weights() -> onnx.ModelProto:
 
 
 def shared_weights() -> onnx.ModelProto:
-    """One weight in three convolutions, two of them followed by different norms: a, b, c; and in an Add."""
+    """One weight in three convolutions, two of them followed by different norms: a, b, c; and in a Max."""
     stored = {"w": weights(1, 3, 3, 3, 3)}
     norms = [norm("ca", "na", "bna", 3, 5), norm("cb", "nb", "bnb", 3, 6)]
     for _, constants in norms:
@@ -174,7 +174,7 @@ def shared_weights() -> onnx.ModelProto:
         conv("a", "x", "w", "ca"), norms[0][0], relu("na", "ra"),
         conv("b", "ra", "w", "cb"), norms[1][0], relu("nb", "rb"),
         conv("c", "rb", "w", "cc"),
-        helper.make_node("ReduceSum", ["w"], ["total"], keepdims=0), helper.make_node("Add", ["cc", "total"], ["y"]),
+        helper.make_node("ReduceSum", ["w"], ["total"], keepdims=0), helper.make_node("Max", ["cc", "total"], ["y"]),
     ]  # fmt: skip
     return build(nodes, stored)
 

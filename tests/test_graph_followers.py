@@ -88,7 +88,6 @@ SPELLINGS: dict[str, tuple[str, list[Any]]] = {
     "Tanh": ("Tanh", ops("Tanh c r")),
     "HardSigmoid": ("HardSigmoid", [op("HardSigmoid c r", alpha=0.3, beta=0.4)]),
     "HardSigmoid, default": ("HardSigmoid", ops("HardSigmoid c r")),
-    "HardSigmoid from a clip": ("HardSigmoid", ops(f"{SHIFTED}; Div b six r")),
     "HardSwish": ("HardSwish", ops("HardSwish c r")),
     "HardSwish from HardSigmoid": ("HardSwish", [op("HardSigmoid c a", alpha=1 / 6), op("Mul c a r")]),
     "HardSwish from a clip": ("HardSwish", ops(f"{SHIFTED}; Div b six e; Mul c e r")),
@@ -113,6 +112,12 @@ SPELLINGS: dict[str, tuple[str, list[Any]]] = {
     "Mish": ("Mish", ops("Mish c r")),
     "Mish from Softplus": ("Mish", ops("Softplus c a; Tanh a b; Mul c b r")),
 }
+
+
+def test_what_is_added_in_front_of_a_clip_becomes_part_of_the_bias() -> None:
+    found, _ = Followers(normalise(model(ops(f"{SHIFTED}; Div b six r")))).of("a", D)
+    assert found is not None and found.name == "Clip"
+    np.testing.assert_array_equal(found.apply(np.array([[-1.0], [2.0], [7.0]], np.float32)), [[0], [2], [6]])
 
 
 @pytest.mark.parametrize("name", SPELLINGS)

@@ -137,3 +137,84 @@ def test_norm_constants_may_hide_behind_identity() -> None:
     hidden = helper.make_node("Identity", ["bn_scale"], ["hidden"])
     model = build([conv("conv", "x", "w", "c"), hidden, node], stored | {"w": weights(1, 4, 3, 3, 3)})
     assert operators(normalised(model)) == ["Conv"]
+
+
+def test_weights_that_constants_make_are_lifted() -> None:
+    stored = {
+        "shape": np.array([8, 3, 3, 3], np.int64), "last": weights(1, 3, 3, 8, 4), "gain": np.array(0.5, np.float32),
+        "flat": weights(2, 4 * 4 * 9), "to": np.array([4, 4, 3, 3], np.int64), "zeros": np.array([4], np.int64),
+    }  # fmt: skip
+    value = numpy_helper.from_array(np.array([0.25], np.float32))
+    nodes = [
+        helper.make_node("ConstantOfShape", ["shape"], ["w1"], value=value),
+        helper.make_node("Transpose", ["last"], ["w2"], perm=[3, 2, 0, 1]),
+        helper.make_node("Mul", ["flat", "gain"], ["halved"]), helper.make_node("Reshape", ["halved", "to"], ["w3"]),
+        helper.make_node("ConstantOfShape", ["zeros"], ["b3"]),
+        conv("made", "x", "w1", "c1"), conv("turned", "c1", "w2", "c2"), conv("shaped", "c2", "w3", "y", "b3"),
+    ]  # fmt: skip
+    model = build(nodes, stored)
+    result = normalised(model)
+    assert operators(result) == ["Conv"] * 3
+    assert [len(node.input) for node in result.graph.node] == [2, 2, 3]
+    found, expected = (run_model(one, {"x": photo()})["y"] for one in (result, model))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_that_depend_on_chance_or_cannot_be_computed_stay() -> None:
+    nodes = [
+        helper.make_node("RandomNormal", [], ["w1"], shape=[4, 3, 3, 3], seed=1.0),
+        helper.make_node("Unknown", ["k"], ["w2"], domain="elsewhere"),
+        conv("random", "x", "w1", "c1"), conv("foreign", "c1", "w2", "y"),
+    ]  # fmt: skip
+    graph = normalise(build(nodes, {"k": weights(1, 4, 4, 3, 3)}, domains=["elsewhere"]))
+    assert not any(isinstance(node.inputs[1], gs.Constant) for node in graph.nodes if node.op == "Conv")
+
+
+CHANNELS = np.array([0.5, -2.0, 3.0, 1.5], np.float32)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1, 1), (4, 1, 1), (1, 4, 1, 1)])
+@pytest.mark.parametrize("text", ["Add c k", "Add k c", "Sub c k", "Sub k c", "Mul c k", "Mul k c", "Div c k"])
+def test_what_scales_or_shifts_channels_is_folded(text: str, shape: tuple[int, ...]) -> None:
+    operator, *names = text.split()
+    k = CHANNELS.reshape(shape) if 4 in shape else CHANNELS[:1].reshape(shape)
+    last = helper.make_node("Relu", ["d"], ["y"])
+    nodes = [conv("conv", "x", "w", "c"), helper.make_node(operator, names, ["d"]), last]
+    model = build(nodes, {"w": weights(1, 4, 3, 3, 3), "k": k})
+    result = normalised(model)
+    assert operators(result) == ["Conv", "Relu"]
+    found, expected = (run_model(one, {"x": photo()})["y"] for one in (result, model))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_several_in_a_row_are_folded_together_with_a_norm() -> None:
+    bn, constants = norm("c1", "n", "bn", 4, 3)
+    nodes = [conv("conv", "x", "w", "c"), helper.make_node("Mul", ["c", "k"], ["c1"]), bn]
+    nodes.append(helper.make_node("Add", ["n", "k"], ["y"]))
+    model = build(nodes, constants | {"w": weights(1, 4, 3, 3, 3), "k": CHANNELS.reshape(4, 1, 1)})
+    result = normalised(model)
+    assert operators(result) == ["Conv"] and result.graph.node[0].output[0] == "y"
+    found, expected = (run_model(one, {"x": photo()})["y"] for one in (result, model))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+NOT_FOLDED = {
+    "it differs from place to place": ([("Mul", "c k", "y")], np.linspace(1, 2, 10, dtype=np.float32)),
+    "it makes the response larger": ([("Add", "c k", "y")], CHANNELS.reshape(1, 1, 4, 1, 1)),
+    "the response is the divisor": ([("Div", "k c", "y")], CHANNELS[:1]),
+    "the response has another reader": ([("Mul", "c k", "m"), ("Add", "c m", "y")], CHANNELS[:1]),
+    "it is the response itself": ([("Mul", "c c", "y")], CHANNELS[:1]),
+    "the kernel would be infinite": ([("Mul", "c k", "y")], np.array([3e38], np.float32)),
+    "it would divide by nothing": ([("Div", "c k", "y")], np.zeros(1, np.float32)),
+}
+
+
+@pytest.mark.parametrize("why", NOT_FOLDED)
+def test_what_stays_behind_a_convolution(why: str) -> None:
+    chain, k = NOT_FOLDED[why]
+    nodes = [helper.make_node(operator, names.split(), [made]) for operator, names, made in chain]
+    stored = {"w": 10 * weights(1, 4, 3, 3, 3), "k": k}
+    shape = (None,) * max(4, k.ndim)
+    graph = normalise(build([conv("conv", "x", "w", "c"), *nodes], stored, output_shape=shape))
+    assert [node.op for node in graph.nodes] == ["Conv", *(operator for operator, _, _ in chain)]
+    assert len(graph.nodes[0].inputs) == 2

@@ -23,6 +23,7 @@ OUTSIDE_THE_GRAPH_ISLAND = {
     "profile.py": {"onnx_graphsurgeon"},  # names the graph that it runs
     "refit.py": {"onnx_graphsurgeon"},  # names the graph whose layer it changes
     "reporting.py": {"onnx"},  # measures the model
+    "runtime.py": {"onnx"},  # opens it
     "walk.py": {"onnx_graphsurgeon"},  # rewrites the graph on its way
 }
 """Each of these has it for a type or a call that the graph island offers; nothing else may join without a reason."""

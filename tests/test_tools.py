@@ -155,3 +155,21 @@ def test_ablation_refuses_rows_that_mean_nothing(row: str, says: str, tmp_path: 
     assert done.returncode == 2
     assert says in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_real_graphs_measures_each_graph_once_and_says_why_one_is_left_alone(tmp_path: Path) -> None:
+    command = ("real_graphs.py", str(tmp_path), "--sources=onnx", "--only=test_Conv2d_padding$", "--images=8")
+    first = run(*command)
+    assert first.returncode == 0, first.stderr
+    row = table(first.stdout)["test_Conv2d_padding"]
+    assert row["exit"] == "0" and row["sites"] == "1" and row["data"] == "synthetic"
+    relative, largest = row["relative (largest) difference at full rank"].rstrip(")").split(" (")
+    assert 0 < float(relative) < 1e-5 and 0 < float(largest) < 1e-5
+    before, after = row["conv MACs at 2×"].split(" → ")
+    assert float(before) >= 2 * float(after) > 0
+    again = run(*command[:-2], "--only=test_Conv(2d_padding|Transpose2d)$", command[-1])
+    rows = table(again.stdout)
+    assert rows["test_Conv2d_padding"] == row
+    assert rows["test_ConvTranspose2d"]["exit"] == "3"
+    assert "ConvTranspose is not supported" in rows["test_ConvTranspose2d"]["says"]
+    assert "Traceback" not in first.stderr + again.stderr

@@ -13,8 +13,6 @@ from onnx_lowrank import Result, compress
 from onnx_lowrank.errors import ModelError, ValidationError
 from onnx_lowrank.evaluation import compare_outputs
 from onnx_lowrank.interface import TensorSpec
-from onnx_lowrank.options import Options
-from onnx_lowrank.pipeline import plan_only
 from onnx_lowrank.progress import silent
 
 STEM = {"w1": weights(1, 8, 3, 3, 3), "w2": weights(2, 12, 8, 3, 3)}
@@ -205,9 +203,3 @@ def test_a_model_with_channels_last() -> None:
     assert np.square(found - expected).sum() < 0.3 * np.square(expected).sum()
     blind = compress(model, data, 1.5, threads=1, solver="weights")
     assert result.report.outputs["y"].relative_error < blind.report.outputs["y"].relative_error
-
-
-def test_a_model_above_2_gb_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_lowrank.graph.external._LARGEST", 1000)
-    with pytest.raises(ModelError, match="more than 2 GB of weights"):
-        plan_only(build([*STEM_NODES[:3], relu("c2", "y")], STEM), options=Options())

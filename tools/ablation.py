@@ -116,7 +116,7 @@ class Judge:
 
     def run(self, run: Prepared, graph: object) -> tuple[Array, Array]:
         """(tapped tensor, class scores) over all samples."""
-        session = run.open_session(whole(graph, [self.tap, self.scores]).SerializeToString(), "the model")
+        session = run.open_session(whole(graph, [self.tap, self.scores]), "the model")
         parts = [session(self.source.feeds(self.chosen[i : i + BATCH])) for i in range(0, len(self.chosen), BATCH)]
         tapped, scores = (np.concatenate([part[name] for part in parts]) for name in (self.tap, self.scores))
         return tapped.astype(np.float64), scores

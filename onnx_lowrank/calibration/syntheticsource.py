@@ -129,7 +129,7 @@ def _noise(spec: TensorSpec, seed: int) -> _Noise:
         shape = "unknown shape" if sides is None else f"shape {times(('N', *sides))}"
         raise DataError(
             f"no data can be made up for input {spec.name!r} ({spec.dtype}, {shape}): give calibration data as .npz, "
-            "or fix the shape if it is open"
+            "or its size with --input-shapes if it is open"
         )
     shape_ = tuple(side for side in sides if isinstance(side, int))
     return _Noise(shape_, spec.dtype, (seed, zlib.crc32(spec.name.encode())))

@@ -1,6 +1,15 @@
-"""Weights in a file of their own, beside the model."""
+"""Weights in a file of their own, beside the model: where the input has them there, and where one file is too small.
 
-from typing import IO
+A protobuf message holds 2 GB at most, so a larger model can be handed on as files alone.
+"""
+
+import contextlib
+import hashlib
+import io
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
 
 import onnx
 from onnx import numpy_helper
@@ -23,7 +32,7 @@ def must_be_external(proto: onnx.ModelProto) -> bool:
     return size > _LARGEST
 
 
-def externalise(proto: onnx.ModelProto, stream: IO[bytes], location: str) -> onnx.ModelProto:
+def externalise(proto: onnx.ModelProto, stream: IO[bytes] | io.RawIOBase, location: str) -> onnx.ModelProto:
     """Write the large initializers to a stream and return a model that refers to them.
 
     Parameters
@@ -52,3 +61,52 @@ def externalise(proto: onnx.ModelProto, stream: IO[bytes], location: str) -> onn
         for key, value in (("location", location), ("offset", offset), ("length", len(raw))):
             stored.external_data.add(key=key, value=str(value))
     return model
+
+
+@contextlib.contextmanager
+def as_input(proto: onnx.ModelProto) -> Iterator[bytes | str]:
+    """The model as a library takes it: serialised, or the path of a temporary file where it is too large for that.
+
+    The files, in ``TMPDIR``, are gone afterwards.
+    """
+    if not must_be_external(proto):
+        yield proto.SerializeToString()
+        return
+    # Windows does not remove a file that a session still maps.
+    with tempfile.TemporaryDirectory(prefix="onnx-lowrank-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "model.onnx"
+        data = path.with_name("weights")
+        with data.open("wb") as stream:
+            outside = externalise(proto, stream, data.name)
+        path.write_bytes(outside.SerializeToString())
+        yield str(path)
+
+
+def fingerprint(proto: onnx.ModelProto) -> tuple[str, int]:
+    """The SHA-256 of the model's file, and the size of all its files, in bytes."""
+    weights = 0
+    if must_be_external(proto):
+        measured = _Measured()
+        proto = externalise(proto, measured, "weights")
+        weights = measured.tell()
+    serialised = proto.SerializeToString(deterministic=True)
+    return hashlib.sha256(serialised).hexdigest(), len(serialised) + weights
+
+
+class _Measured(io.RawIOBase):
+    """A stream that keeps nothing but its position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._position = 0
+
+    def write(self, content: Any) -> int:
+        self._position += len(content)
+        return len(content)
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        self._position = position
+        return position
+
+    def tell(self) -> int:
+        return self._position

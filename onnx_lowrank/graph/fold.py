@@ -9,12 +9,13 @@ Transpose, and some exporters put a Cast between any two nodes, to the type that
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_lowrank.graph.constants import STANDARD, find_constant
+from onnx_lowrank.graph.computed import STANDARD, ComputedConstants
 from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse, make_constant, unique
 from onnx_lowrank.graph.unread import remove_unread
 
@@ -47,7 +48,7 @@ def moved_axes(node: gs.Node, element: np.dtype[np.generic], rank: int) -> tuple
     return None
 
 
-def fold(graph: gs.Graph, conv: gs.Node, taken: set[str]) -> None:
+def fold(graph: gs.Graph, conv: gs.Node, known: ComputedConstants, taken: set[str]) -> None:
     """Fold what follows a convolution into its weights, as far as it is affine in every channel.
 
     Parameters
@@ -56,6 +57,8 @@ def fold(graph: gs.Graph, conv: gs.Node, taken: set[str]) -> None:
         The nodes that are folded are removed from it; the last tensor of them keeps its name.
     conv
         A Conv of its main graph.
+    known
+        The constants of the graph.
     taken
         All names of the graph; those of the new weights are added.
     """
@@ -65,62 +68,67 @@ def fold(graph: gs.Graph, conv: gs.Node, taken: set[str]) -> None:
         return
     if len(weight.shape) < 3:
         return
-    offset = np.zeros(weight.shape[0]) if bias is None else find_constant(bias)
+    offset = np.zeros(weight.shape[0]) if bias is None else known.find(bias)
     if offset is None or offset.shape != tuple(weight.shape[:1]):
         return
     element, rank = dtype(weight), len(weight.shape)
     outputs, nodes = {id(tensor) for tensor in graph.outputs}, {id(node) for node in graph.nodes}
     gain, shift = np.ones(1), offset.astype(np.float64)
     tensor, channels = conv.outputs[0], 1
-    folded: list[gs.Node] = []
+    folded: list[tuple[gs.Node, gs.Tensor]] = []
     while len(tensor.outputs) == 1 and id(tensor) not in outputs and id(tensor.outputs[0]) in nodes:
         node = tensor.outputs[0]
         axes = moved_axes(node, element, rank)
         if axes is not None:
             channels = axes.index(channels)
         else:
-            affine = _affine(node, tensor, channels, (rank, weight.shape[0]), graph.opset)
+            affine = _affine(node, tensor, channels, (rank, weight.shape[0]), graph.opset, known)
             if affine is None:
                 break
-            with np.errstate(all="ignore"):
-                gain, shift = gain * affine[0], shift * affine[0] + affine[1]
-            folded.append(node)
+            gain, shift = gain * affine[0], shift * affine[0] + affine[1]
+            folded.append((node, tensor))
         tensor = node.outputs[0]
     if folded and _reweight(conv, gain, shift, taken):
         _remove(graph, folded)
 
 
-def _affine(node: gs.Node, y: gs.Tensor, channels: int, size: tuple[int, int], opset: int) -> Affine | None:
-    """What a node does to y, of size (rank, filters), if it is affine in every channel."""
+def _affine(
+    node: gs.Node, y: gs.Tensor, channels: int, size: tuple[int, int], opset: int, known: ComputedConstants
+) -> Affine | None:
+    """What a node does to y, of size (rank, filters), if it is affine in every channel, by finite numbers."""
     if node.domain not in STANDARD:
         return None
     if node.op == "BatchNormalization":
-        return (
-            _norm(node, size[1]) if node.inputs[0] is y and channels == 1 and is_inference_norm(node, opset) else None
-        )
-    if node.op not in ("Add", "Sub", "Mul", "Div") or len(node.inputs) != 2 or node.attrs:
+        plain = node.inputs[0] is y and channels == 1 and is_inference_norm(node, opset)
+        found = _norm(node, size[1], known) if plain else None
+    # Before opset 7 the operands were aligned by attributes.
+    elif node.op in ("Add", "Sub", "Mul", "Div") and len(node.inputs) == 2 and opset >= 7:
+        first = node.inputs[0] is y
+        other = node.inputs[1 if first else 0]
+        values = None if other is y else _of_channels(known.find(other), channels, size)
+        found = None if values is None else _arithmetic(node.op, values, first)
+    else:
         return None
-    first = node.inputs[0] is y
-    values = _of_channels(node.inputs[1 if first else 0], channels, size)
-    if values is None or (node.op == "Div" and not first):
-        return None
-    with np.errstate(all="ignore"):
-        match node.op:
-            case "Add":
-                gain, shift = np.ones(1), values
-            case "Sub":
-                gain, shift = (np.ones(1), -values) if first else (-np.ones(1), values)
-            case "Mul":
-                gain, shift = values, np.zeros(1)
-            case _:
-                gain, shift = 1 / values, np.zeros(1)
-    return gain, shift
+    return found if found and all(np.isfinite(part).all() for part in found) else None
 
 
-def _of_channels(tensor: gs.Tensor, channels: int, size: tuple[int, int]) -> NDArray[np.float64] | None:
+def _arithmetic(op: str, values: NDArray[np.float64], first: bool) -> Affine | None:
+    """y op values, or values op y where y is not ``first``; None where that is not affine in y."""
+    one, zero = np.ones(1), np.zeros(1)
+    match op:
+        case "Add":
+            return one, values
+        case "Sub":
+            return (one, -values) if first else (-one, values)
+        case "Mul":
+            return values, zero
+    with np.errstate(all="ignore"):  # what is not finite is not folded
+        return (1 / values, zero) if first else None
+
+
+def _of_channels(values: NDArray[Any] | None, channels: int, size: tuple[int, int]) -> NDArray[np.float64] | None:
     """A constant, [d] or [1], if it differs along the channels alone and makes the other operand no larger."""
     rank, filters = size
-    values = find_constant(tensor)
     if values is None or values.ndim > rank or values.dtype not in FLOATS:
         return None
     shape = (1,) * (rank - values.ndim) + values.shape
@@ -129,8 +137,8 @@ def _of_channels(tensor: gs.Tensor, channels: int, size: tuple[int, int]) -> NDA
     return values.astype(np.float64).reshape(-1)
 
 
-def _norm(norm: gs.Node, filters: int) -> Affine | None:
-    parameters = [find_constant(tensor) for tensor in norm.inputs[1:5]]
+def _norm(norm: gs.Node, filters: int, known: ComputedConstants) -> Affine | None:
+    parameters = [known.find(tensor) for tensor in norm.inputs[1:5]]
     if any(parameter is None or parameter.shape != (filters,) for parameter in parameters):
         return None
     with np.errstate(all="ignore"):  # what is not finite is not folded
@@ -160,7 +168,9 @@ def _reweight(conv: gs.Node, gain: NDArray[np.float64], shift: NDArray[np.float6
     if not (np.isfinite(kernel).all() and np.isfinite(shift).all()):
         return False
     bias = conv.inputs[2].name if len(conv.inputs) > 2 and conv.inputs[2].name else f"{weight.name}/bias"
-    new_weight = make_constant(unique(f"{weight.name}/folded", taken), kernel, element)
+    new_weight: gs.Constant | None = weight
+    if not (gain == 1).all():
+        new_weight = make_constant(unique(f"{weight.name}/folded", taken), kernel, element)
     new_bias = make_constant(unique(f"{bias}/folded", taken), np.broadcast_to(shift, (filters,)), element)
     if new_weight is None or new_bias is None:
         return False
@@ -168,12 +178,11 @@ def _reweight(conv: gs.Node, gain: NDArray[np.float64], shift: NDArray[np.float6
     return True
 
 
-def _remove(graph: gs.Graph, folded: Sequence[gs.Node]) -> None:
-    """Take nodes of one operand out of the graph: whatever makes the operand makes their output instead."""
-    gone = {id(node) for node in folded}
+def _remove(graph: gs.Graph, folded: Sequence[tuple[gs.Node, gs.Tensor]]) -> None:
+    """Take nodes out of the graph: whatever makes the operand that is named makes their output instead."""
+    gone = {id(node) for node, _ in folded}
     graph.nodes[:] = [node for node in graph.nodes if id(node) not in gone]
-    for node in folded:
-        operand = next(tensor for tensor in node.inputs if not _is_constant(tensor))
+    for node, operand in folded:
         constants = [tensor for tensor in node.inputs if tensor is not operand]
         maker, result = operand.inputs[0], node.outputs[0]
         node.inputs.clear()
@@ -181,7 +190,3 @@ def _remove(graph: gs.Graph, folded: Sequence[gs.Node]) -> None:
         maker.outputs = [result]
         for tensor in constants:
             remove_unread(graph, tensor)
-
-
-def _is_constant(tensor: gs.Tensor) -> bool:
-    return find_constant(tensor) is not None

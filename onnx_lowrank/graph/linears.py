@@ -10,7 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_lowrank.graph.constants import STANDARD
+from onnx_lowrank.graph.computed import STANDARD
 from onnx_lowrank.graph.protos import copy_fields, reads
 from onnx_lowrank.graph.segments import position
 from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse, make_constant, tensor_proto, unique

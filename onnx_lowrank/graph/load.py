@@ -210,4 +210,5 @@ def _dimension(dim: Any) -> int | str | None:
     if dim.HasField("dim_value"):
         # Some exporters write -1 or 0 for "unknown".
         return int(dim.dim_value) if dim.dim_value > 0 else None
-    return dim.dim_param or None
+    # PaddlePaddle calls every unknown size "?", which does not make them equal.
+    return None if dim.dim_param in ("", "?") else dim.dim_param

@@ -8,7 +8,7 @@ of it (see ``fold``). Nothing else is simplified; only nodes that nobody needs a
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx_lowrank.graph.constants import STANDARD, find_constant
+from onnx_lowrank.graph.computed import STANDARD, ComputedConstants
 from onnx_lowrank.graph.fold import fold
 from onnx_lowrank.graph.protos import import_graph
 from onnx_lowrank.graph.tensors import FLOATS, make_constant, taken_names, unique
@@ -38,16 +38,17 @@ def normalise(proto: onnx.ModelProto, *, gemm: bool = False) -> gs.Graph:
     """
     graph = import_graph(proto)
     taken = taken_names(graph)
+    known = ComputedConstants(graph)
     lifted: dict[str, gs.Constant] = {}
     for node in list(graph.nodes):
         if is_conv(node) or (gemm and is_product(node)):
-            _lift(graph, node, lifted, taken)
+            _lift(graph, node, known, lifted, taken)
             for add in node.outputs[0].outputs if node.op == "MatMul" else ():
                 if add.op == "Add" and add.domain in STANDARD:
-                    _lift(graph, add, lifted, taken, 0)
+                    _lift(graph, add, known, lifted, taken, 0)
     for node in list(graph.nodes):
         if is_conv(node):
-            fold(graph, node, taken)
+            fold(graph, node, known, taken)
     return graph
 
 
@@ -66,12 +67,19 @@ def is_dense(node: gs.Node) -> bool:
     return is_product(node) and (node.op == "Gemm" or isinstance(node.inputs[1], gs.Constant))
 
 
-def _lift(graph: gs.Graph, conv: gs.Node, lifted: dict[str, gs.Constant], taken: set[str], first: int = 1) -> None:
+def _lift(
+    graph: gs.Graph,
+    conv: gs.Node,
+    known: ComputedConstants,
+    lifted: dict[str, gs.Constant],
+    taken: set[str],
+    first: int = 1,
+) -> None:
     for index, tensor in enumerate(conv.inputs):
         if index < first or not tensor.name or isinstance(tensor, gs.Constant):
             continue
         if tensor.name not in lifted:
-            values = find_constant(tensor)
+            values = known.find(tensor)
             if values is None or values.dtype not in FLOATS:
                 continue
             constant = make_constant(unique(f"{tensor.name}/constant", taken), values, values.dtype)

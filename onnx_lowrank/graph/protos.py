@@ -9,6 +9,7 @@ edits of this package change only which tensors a node reads and makes, never th
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
@@ -91,6 +92,10 @@ def _outer(body: onnx.GraphProto) -> Iterator[str]:
 
 def constants(graph: gs.Graph) -> dict[str, gs.Constant]:
     """Return the constants that the graph, or a body inside it, uses, by name."""
+    return _constants(graph.nodes, graph.outputs)
+
+
+def _constants(nodes: Iterable[gs.Node], outputs: Iterable[gs.Tensor]) -> dict[str, gs.Constant]:
     found: dict[str, gs.Constant] = {}
 
     def collect(tensors: Iterable[gs.Tensor]) -> None:
@@ -98,13 +103,13 @@ def constants(graph: gs.Graph) -> dict[str, gs.Constant]:
             if isinstance(tensor, gs.Constant):
                 found.setdefault(tensor.name, tensor)
 
-    collect(graph.outputs)
-    for node in graph.nodes:
+    collect(outputs)
+    for node in nodes:
         collect(node.inputs)
-    for body in graph.subgraphs(recursive=True):
-        collect(body.outputs)
-        for node in body.nodes:
-            collect(node.inputs)
+        for body in node.subgraphs(recursive=True):
+            collect(body.outputs)
+            for inner in body.nodes:
+                collect(inner.inputs)
     return found
 
 
@@ -153,7 +158,7 @@ def piece(
     model.graph.input.extend(inputs)
     model.graph.output.extend(outputs)
 
-    known = constants(graph)
+    known = _constants(nodes, graph.outputs)
     needed = dict.fromkeys(name for node in nodes for name in reads(node))
     needed |= dict.fromkeys(value.name for value in outputs)
     for name in needed:
@@ -182,4 +187,14 @@ def copy_fields(source: Any, target: Any, without: set[str]) -> None:
 def initializer_input(tensor: onnx.TensorProto) -> onnx.ValueInfoProto:
     """Return the input that IR versions below 4 want beside every initializer."""
     value: Any = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+    return value
+
+
+def typed(name: str, dtype: np.dtype[Any] | None) -> onnx.ValueInfoProto:
+    """Return an input or output of a piece; without a type, ONNX Runtime infers it."""
+    if dtype is None:
+        return onnx.ValueInfoProto(name=name)
+    # No shape: a piece must take whatever the piece before it made.
+    number = dtype if isinstance(dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    value: Any = onnx.helper.make_tensor_value_info(name, number, None)
     return value

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_lowrank.graph.constants import STANDARD
+from onnx_lowrank.graph.computed import STANDARD
 from onnx_lowrank.graph.normalise import is_conv, is_dense
 from onnx_lowrank.graph.protos import reads
 from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx_lowrank.graph.protos import constants, piece, reads, value_info
+from onnx_lowrank.graph.protos import constants, piece, reads, typed, value_info
 
 # Computed anew in every piece, these would differ from piece to piece.
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -92,8 +92,8 @@ def segment(
         names = [tensor.name for tensor in graph.nodes[index].outputs]
         if index >= stop or (index < start and not varying.isdisjoint(names)):
             raise ValueError(f"the piece from node {start} to {stop} cannot compute {names[0]!r}, made by node {index}")
-    inputs = [_typed(name, dtypes[name]) for name in live if name in read]
-    ends = [_typed(name, dtypes.get(name)) for name in wanted]
+    inputs = [typed(name, dtypes[name]) for name in live if name in read]
+    ends = [typed(name, dtypes.get(name)) for name in wanted]
     return piece(graph, [graph.nodes[index] for index in kept], inputs, ends)
 
 
@@ -121,8 +121,8 @@ def whole(graph: gs.Graph, outputs: Sequence[str]) -> onnx.ModelProto:
     wanted = list(dict.fromkeys(outputs))
     names = [tensor.name for tensor in graph.inputs]
     kept, _ = _needed(graph, wanted, set(names))
-    inputs = [value_info(graph, tensor.name) or _typed(tensor.name, tensor.dtype) for tensor in graph.inputs]
-    taps = [value_info(graph, name) or _typed(name, None) for name in wanted]
+    inputs = [value_info(graph, tensor.name) or typed(tensor.name, tensor.dtype) for tensor in graph.inputs]
+    taps = [value_info(graph, name) or typed(name, None) for name in wanted]
     return piece(graph, [graph.nodes[index] for index in kept], inputs, taps)
 
 
@@ -154,12 +154,3 @@ def varying_tensors(graph: gs.Graph) -> set[str]:
         if node.op in _RANDOM or not varying.isdisjoint(reads(node)):
             varying.update(tensor.name for tensor in node.outputs if tensor.name)
     return varying
-
-
-def _typed(name: str, dtype: np.dtype[Any] | None) -> onnx.ValueInfoProto:
-    if dtype is None:
-        return onnx.ValueInfoProto(name=name)
-    # No shape: a piece must take whatever the piece before it made.
-    number = dtype if isinstance(dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    value: Any = onnx.helper.make_tensor_value_info(name, number, None)
-    return value

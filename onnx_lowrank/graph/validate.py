@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 
 import onnx
-from google.protobuf.message import EncodeError
 
 from onnx_lowrank.errors import ValidationError
+from onnx_lowrank.graph.external import as_input
 
 
 def validate(proto: onnx.ModelProto, original: onnx.ModelProto) -> None:
     """Check that a model is valid ONNX and still has the original's interface.
-
-    Models above 2 GB, which onnx checks only as files, are compared but not checked.
 
     Parameters
     ----------
@@ -41,12 +39,11 @@ def validate(proto: onnx.ModelProto, original: onnx.ModelProto) -> None:
 
 
 def _problem(proto: onnx.ModelProto, full: bool) -> str | None:
-    try:
-        onnx.checker.check_model(proto, full_check=full)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        return " ".join(str(error).split())[:240]
-    except (EncodeError, ValueError):
-        return None
+    with as_input(proto) as source:
+        try:
+            onnx.checker.check_model(source, full_check=full)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            return " ".join(str(error).split())[:240]
     return None
 
 

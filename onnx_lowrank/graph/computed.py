@@ -1,0 +1,93 @@
+"""The values of tensors that do not depend on the model's inputs, wherever an exporter has put them."""
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from onnx_lowrank.graph.protos import piece, typed
+from onnx_lowrank.graph.segments import varying_tensors
+from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse
+
+STANDARD = (None, "", "ai.onnx")
+"""The ways to write the domain of the standard operators."""
+
+_PLAIN_VALUES = {"value_floats": np.float32, "value_float": np.float32, "value_ints": np.int64, "value_int": np.int64}
+"""Attributes of a Constant that hold numbers in place of a tensor, with the types that ONNX gives them."""
+
+
+def find_constant(tensor: gs.Tensor) -> NDArray[Any] | None:
+    """Return the values of a tensor that is constant, also behind Constant, Identity or Cast; None for any other."""
+    if isinstance(tensor, gs.Constant):
+        return None if is_sparse(tensor) else array(tensor).astype(dtype(tensor), copy=False)
+    if len(tensor.inputs) != 1:
+        return None
+    node = tensor.inputs[0]
+    if node.domain not in STANDARD:
+        return None
+    if node.op == "Constant":
+        value = node.attrs.get("value")
+        if isinstance(value, gs.Constant):
+            return find_constant(value)
+        for key, element in _PLAIN_VALUES.items():
+            if key in node.attrs:
+                return np.asarray(node.attrs[key], element)
+        return None
+    if node.op not in ("Identity", "Cast"):
+        return None
+    values = find_constant(node.inputs[0])
+    if values is None or node.op == "Identity":
+        return values
+    wanted = {number: element for element, number in FLOATS.items()}.get(node.attrs["to"])
+    with np.errstate(over="ignore"):
+        return None if wanted is None else values.astype(wanted)
+
+
+class ComputedConstants:
+    """Constants of one graph, those too that its nodes compute: by ConstantOfShape, Reshape, Transpose and the like.
+
+    Parameters
+    ----------
+    graph
+        It may be edited between two questions, as long as that changes the value of no tensor.
+    """
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self._graph = graph
+        self._varying = varying_tensors(graph)
+        self._known: dict[str, NDArray[Any] | None] = {}
+
+    def find(self, tensor: gs.Tensor) -> NDArray[Any] | None:
+        """Return a tensor's values; None where they depend on an input, or cannot be computed here."""
+        values = find_constant(tensor)
+        if values is not None or isinstance(tensor, gs.Constant) or tensor.name in self._varying:
+            return values
+        if tensor.name not in self._known:
+            self._known[tensor.name] = self._compute(tensor)
+        return self._known[tensor.name]
+
+    def _compute(self, tensor: gs.Tensor) -> NDArray[Any] | None:
+        needed: dict[int, gs.Node] = {}
+        stack = [tensor]
+        while stack:
+            for node in stack.pop().inputs:
+                if id(node) not in needed:
+                    needed[id(node)] = node
+                    stack.extend(node.inputs)
+        nodes = [node for node in self._graph.nodes if id(node) in needed]
+        if len(nodes) < len(needed) or not nodes or any(_is_foreign(node) for node in nodes):
+            return None
+        model = piece(self._graph, nodes, [], [typed(tensor.name, None)])
+        try:
+            values = ReferenceEvaluator(model).run(None, {})[0]
+        except (
+            Exception
+        ):  # whatever an operator's implementation raises: the weights stay computed, and the site refused
+            return None
+        return values if isinstance(values, np.ndarray) else None
+
+
+def _is_foreign(node: gs.Node) -> bool:
+    return node.domain not in STANDARD or bool(list(node.subgraphs()))
