@@ -191,7 +191,7 @@ def _classify(error: BaseException) -> tuple[int, str]:
             return 130, "interrupted"
         case Terminated():
             return 143, "terminated"
-        case MemoryError():
+        case MemoryError() | OSError(errno=errno.ENOMEM):
             return EnvironmentFault.exit_code, "error: memory ran out: lower --memory or --images"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return EnvironmentFault.exit_code, f"error: no room for temporary files (TMPDIR moves them): {error}"

@@ -102,6 +102,7 @@ class Session:
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=list(providers))
         except Exception as error:  # the runtime's exceptions share no base class of their own
+            _raise_if_memory_ran_out(error)
             raise ModelError(f"ONNX Runtime cannot load {what}: {_first_line(error)}") from error
         self.provider: str = self._session.get_providers()[0]
         if self.provider not in providers:
@@ -122,6 +123,7 @@ class Session:
         try:
             values = self._session.run(list(self.outputs), feeds)
         except Exception as error:
+            _raise_if_memory_ran_out(error)
             raise ModelError(f"ONNX Runtime cannot run {self._what}: {_first_line(error)}") from error
         return dict(zip(self.outputs, values, strict=True))
 
@@ -151,6 +153,11 @@ def median_milliseconds(sessions: Sequence[Session], feeds: Feeds, rounds: int =
             session(feeds)
             of_session.append(1e3 * (time.perf_counter() - start))
     return [statistics.median(of_session) for of_session in times]
+
+
+def _raise_if_memory_ran_out(error: Exception) -> None:
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in ("bad_alloc", "Failed to allocate memory")):
+        raise MemoryError from error
 
 
 def _first_line(error: Exception) -> str:
