@@ -61,7 +61,7 @@ def provider_names(providers: Sequence[str]) -> tuple[str, ...]:
         if name not in known:
             short = [key for key, value in _SHORT_NAMES.items() if value in known]
             raise UsageError(f"provider {given!r} is not in this ONNX Runtime: choose from {', '.join(short)}")
-    return names
+    return tuple(dict.fromkeys(names))  # the runtime warns where one is named twice
 
 
 class Session:
