@@ -111,7 +111,7 @@ def _classify(error: BaseException, less_memory: str) -> tuple[int, str]:
             return 130, "interrupted"
         case Terminated():
             return 143, "terminated"
-        case MemoryError():
+        case MemoryError() | OSError(errno=errno.ENOMEM):
             return EnvironmentFault.exit_code, f"error: memory ran out: {less_memory}"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return EnvironmentFault.exit_code, f"error: no room for temporary files (TMPDIR moves them): {error}"

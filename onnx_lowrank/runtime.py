@@ -71,7 +71,7 @@ def provider_names(providers: Sequence[str]) -> tuple[str, ...]:
     for given, name in zip(providers, names, strict=True):
         if name not in known:
             raise UsageError(f"provider {given!r} is not in this ONNX Runtime: choose from {_shortened(known)}")
-    return names
+    return tuple(dict.fromkeys(names))  # the runtime warns where one is named twice
 
 
 def _shortened(names: Sequence[str]) -> str:
@@ -167,6 +167,7 @@ class Session:
         try:
             values = self._session.run(list(self.outputs), feeds)
         except Exception as error:
+            _raise_if_memory_ran_out(error)
             raise ModelError(f"ONNX Runtime cannot run {self._what}: {_first_line(error)}") from error
         return dict(zip(self.outputs, values, strict=True))
 
@@ -193,6 +194,7 @@ def _open(model: bytes | str, options: Any, providers: Sequence[str], what: str)
     try:
         session = attempt(providers)
     except Exception as error:  # the runtime's exceptions share no base class of their own
+        _raise_if_memory_ran_out(error)
         refusal = ModelError(f"ONNX Runtime cannot load {what}: {_first_line(error)}")
         if first == CPU:
             raise refusal from error
@@ -239,6 +241,11 @@ def opener(providers: Sequence[str], threads: int, *, spinning: bool) -> Opener:
             return Session(source, names, threads, what, spinning=spinning)
 
     return open_session
+
+
+def _raise_if_memory_ran_out(error: Exception) -> None:
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in ("bad_alloc", "Failed to allocate memory")):
+        raise MemoryError from error
 
 
 def _first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ import models_for_tests
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.message import DecodeError
 from models_for_tests import build, conv, photo, relu, run_model, weights
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -201,3 +202,24 @@ def test_a_header_that_ends_too_early(header: bytes, refuses: Callable[..., str]
     padded = header.ljust(117) + b"\n"
     Path("data.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded)
     assert "cannot be read as a NumPy file" in refuses(3, "in.onnx", "out.onnx", "--data", "data.npy")
+
+
+def test_a_name_that_is_not_utf_8() -> None:
+    spoiled = build([*NODES[:3], relu("c2", "y")], WEIGHTS).SerializeToString().replace(b"conv2", b"conv\xff")
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(spoiled)
+    except DecodeError:
+        pytest.skip("this version of protobuf does not parse it")
+    with pytest.raises(ModelError, match=r"not UTF-8"):
+        compress(model, photo(1, (6, 3, 12, 10)), 1.5, threads=1)
+
+
+def test_an_attribute_that_only_a_function_can_give() -> None:
+    norm, constants = models_for_tests.norm("c2", "y", "bn", 8, 5)
+    norm.attribute[0].ClearField("f")
+    norm.attribute[0].ref_attr_name = "outer"
+    model = build([*NODES[:3], relu("c2", "y")], WEIGHTS | constants)
+    model.graph.node[3].CopyFrom(norm)
+    with pytest.raises(ModelError, match=r"only a function can give|not a valid ONNX model"):
+        compress(model, photo(1, (6, 3, 12, 10)), 1.5, threads=1)

@@ -51,6 +51,7 @@ def test_what_uninstalling_one_of_two_leaves_behind(
 
 def test_providers_have_short_names_and_unknown_ones_are_refused() -> None:
     assert runtime.provider_names(["cpu"]) == runtime.provider_names(CPU) == CPU
+    assert runtime.provider_names(["cpu", *CPU, "CPU"]) == CPU
     with pytest.raises(UsageError, match=r"'warp'.*cpu"):
         runtime.provider_names(["warp"])
 

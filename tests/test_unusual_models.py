@@ -162,6 +162,13 @@ def test_a_size_that_the_model_declares_must_stay(declared: tuple[Any, ...] | No
         assert len(said) == 2
 
 
+def test_an_output_that_the_model_declares_wrongly_may_stay_as_it_is() -> None:
+    model = build(STEM_NODES, STEM, ("r2",), output_shape=("N", 12, None, None))
+    del model.graph.output[0].type.tensor_type.shape.dim[3]
+    result, _ = run(model)
+    assert not result.report.sites[0].kept and result.report.outputs.keys() == {"r2"}
+
+
 # ---- other types and layouts
 
 

@@ -4,6 +4,7 @@ An array of Python objects is stored as a pickle, and a pickle can run code when
 arrays those are, so they are refused before their data are touched.
 """
 
+import errno
 import tokenize
 import zipfile
 import zlib
@@ -106,4 +107,6 @@ def _header(key: str, stream: IO[bytes]) -> Header:
 
 
 def _unreadable(path: Path, error: BaseException) -> DataError:
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        raise MemoryError from error  # nothing is wrong with the file
     return DataError(f"{path} cannot be read as a NumPy file ({' '.join(str(error).split())}): save it again")

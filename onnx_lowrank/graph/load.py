@@ -138,6 +138,12 @@ def _check(proto: onnx.ModelProto, where: str, path: Path | None) -> None:
                 f"{where}: opset {imported.version} is not one of 1 to {newest}, which the installed onnx "
                 f"{onnx.__version__} knows; update onnx, or export with an older opset"
             )
+    for node in _nodes(proto.graph):
+        # The checker lets both pass; a name that is not UTF-8 comes as bytes.
+        if not all(isinstance(name, str) for name in (node.name, node.op_type, node.domain, *node.input, *node.output)):
+            raise ModelError(f"{where}: the name {node.name!r} of a {node.op_type!r}, or of its tensors, is not UTF-8")
+        if any(attribute.ref_attr_name for attribute in node.attribute):
+            raise ModelError(f"{where}: the node {node.name!r} has an attribute that only a function can give it")
     for tensor in _tensors(proto.graph):
         try:
             # The checker does not ask whether the stored values fill the shape.
@@ -161,6 +167,13 @@ def _check(proto: onnx.ModelProto, where: str, path: Path | None) -> None:
 def _line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 240 else text[:240] + "…"
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for body in bodies(node):
+            yield from _nodes(body)
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
