@@ -20,6 +20,8 @@ def compress(
     data: object = None,
     speedup: float = DEFAULTS.speedup,
     *,
+    target: str = DEFAULTS.target,
+    rank_multiple: int | str | None = DEFAULTS.rank_multiple,
     preprocess: Preprocess | str = "imagenet",
     form: str = DEFAULTS.form,
     solver: str = DEFAULTS.solver,
@@ -27,7 +29,6 @@ def compress(
     residual: bool = DEFAULTS.residual,
     refit: bool = DEFAULTS.refit,
     ranks: str = DEFAULTS.ranks,
-    rank_multiple: int = DEFAULTS.rank_multiple,
     include: str | None = DEFAULTS.include,
     exclude: str | None = DEFAULTS.exclude,
     images: int = DEFAULTS.images,
@@ -35,6 +36,9 @@ def compress(
     memory: int = DEFAULTS.memory,
     providers: tuple[str, ...] = DEFAULTS.providers,
     threads: int = DEFAULTS.threads,
+    latency_table: str | None = DEFAULTS.latency_table,
+    latency_device: str | None = DEFAULTS.latency_device,
+    latency_batch: int | None = DEFAULTS.latency_batch,
     plan: Plan | None = None,
     test: str | os.PathLike[str] | None = None,
     progress: Progress = silent,
@@ -50,12 +54,12 @@ def compress(
         Calibration samples: a folder of photos, .npy or .npz files, an array or a dict of arrays [n, ...], an ONNX
         Runtime ``CalibrationDataReader``, or any iterable of feeds; None for synthetic images.
     speedup
-        The conv MACs before over those after.
+        The conv MACs before over those after, or with ``target`` "latency" the time of a run.
     preprocess
         How photos become inputs, for example "imagenet" or "caffe,resize=none".
-    form, solver, symmetric, residual, refit, ranks, rank_multiple, include, exclude
+    target, rank_multiple, form, solver, symmetric, residual, refit, ranks, include, exclude, images, seed, memory
         See ``Options``.
-    images, seed, memory, providers, threads
+    providers, threads, latency_table, latency_device, latency_batch
         See ``Options``.
     plan
         Ranks to use in place of a search.
@@ -77,13 +81,14 @@ def compress(
     """
     options = Options(
         speedup=speedup,
+        target=target,
+        rank_multiple=rank_multiple,
         form=form,
         solver=solver,
         symmetric=symmetric,
         residual=residual,
         refit=refit,
         ranks=ranks,
-        rank_multiple=rank_multiple,
         include=include,
         exclude=exclude,
         images=images,
@@ -91,6 +96,9 @@ def compress(
         memory=memory,
         providers=providers,
         threads=threads,
+        latency_table=latency_table,
+        latency_device=latency_device,
+        latency_batch=latency_batch,
     )
     return pipeline.compress(
         model, data, options=options, preprocess=preprocess, plan=plan, test=test, progress=progress, warn=warn

@@ -10,7 +10,7 @@ from typing import Any
 from onnx_lowrank._version import __version__
 from onnx_lowrank.calibration.preprocess import PRESETS, parse
 from onnx_lowrank.errors import UsageError
-from onnx_lowrank.options import ALLOCATIONS, DEFAULTS, FORMS, SOLVERS, Options
+from onnx_lowrank.options import ALLOCATIONS, AUTO, DEFAULTS, FORMS, SOLVERS, TARGETS, Options
 
 PROGRAM = "onnx-lowrank"
 
@@ -34,6 +34,8 @@ PREPROCESS_HELP = (
     "(default: %(default)s)"
 )
 TEST_HELP = "labelled samples for the accuracy before and after: an .npz, or a folder with a sub-folder for each class"
+
+MULTIPLE_HELP = "every rank is one of N; auto: of what pays here (default: 1, and auto by the clock)"
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "kib": 2**10, "mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": 2**30}
 
@@ -61,6 +63,15 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def _multiple(text: str) -> int | str:
+    if text == AUTO:
+        return AUTO
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor {AUTO}") from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         PROGRAM,
@@ -77,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     # An option of `Options` that is not given is absent, so that class alone states the defaults.
     group = parser.add_argument_group("what to reach", argument_default=argparse.SUPPRESS)
     add = group.add_argument
-    add("--speedup", metavar="X", type=float, help=f"conv MACs before over after (default: {DEFAULTS.speedup:g})")
+    add("--speedup", metavar="X", type=float, help=f"before over after, of the target (default: {DEFAULTS.speedup:g})")
+    add("--target", choices=TARGETS, help=f"conv MACs, or the clock on this machine (default: {DEFAULTS.target})")
     add("--form", choices=FORMS, help=f"how a convolution is split (default: {DEFAULTS.form})")
     add("--solver", choices=SOLVERS, help=f"weights: the kernel's SVD, without data (default: {DEFAULTS.solver})")
     add("--symmetric", action="store_true", help="solve every layer on the original network's inputs")
@@ -85,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--residual", action=toggle, help="solve for the sum where a shortcut is added to a layer (default: it is)")
     add("--refit", action=toggle, help="fit the fully connected layers to what the new ones deliver (default: it is)")
     add("--ranks", choices=ALLOCATIONS, help=f"how the layers share the budget (default: {DEFAULTS.ranks})")
-    add("--rank-multiple", metavar="N", type=int, help=f"every rank is one of N (default: {DEFAULTS.rank_multiple})")
+    add("--rank-multiple", metavar="N", type=_multiple, help=MULTIPLE_HELP)
     add("--include", metavar="RE", help="only Conv nodes whose name matches this regular expression")
     add("--exclude", metavar="RE", help="leave Conv nodes whose name matches alone")
     add("--images", metavar="N", type=int, help=f"calibration samples to use (default: {DEFAULTS.images})")
@@ -93,6 +105,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--memory", metavar="SIZE", type=_bytes, help=f"for activations (default: {DEFAULTS.memory >> 30}GiB)")
     add("--providers", metavar="LIST", type=_names, help=f"such as cuda,cpu (default: {','.join(DEFAULTS.providers)})")
     add("--threads", metavar="N", type=int, help="of ONNX Runtime (default: its own choice)")
+
+    group = parser.add_argument_group("latency", argument_default=argparse.SUPPRESS)
+    add = group.add_argument
+    add("--latency-table", metavar="FILE", type=str, help="keep measured times here, and use those that are there")
+    add("--latency-device", metavar="NAME", help="plan for this device of the table; measure nothing")
+    add(
+        "--latency-batch", metavar="N", type=int, help="samples in a measured run (default: 1, or as the model demands)"
+    )
+    add("--measure-latency", action="store_true", help="only fill the table: no OUT, no data", default=False)
 
     add = parser.add_argument_group("data").add_argument
     add("--data", metavar="PATH", type=_path, help=DATA_HELP)
@@ -133,14 +154,21 @@ def arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:
     args = _parser().parse_intermixed_args(argv)
     args.preprocess = parse(args.preprocess)
     given = {field.name: getattr(args, field.name) for field in fields(Options) if hasattr(args, field.name)}
-    if args.dry_run:
+    if args.measure_latency:
+        if "latency_table" not in given:
+            raise UsageError("--measure-latency fills a table: name it with --latency-table FILE")
+        for name in ("out", "data", "test", "plan", "report", "dry_run", "latency_device"):
+            if getattr(args, name, None):
+                shown = "OUT" if name == "out" else f"--{name.replace('_', '-')}"
+                raise UsageError(f"--measure-latency only measures: drop {shown}")
+    elif args.dry_run:
         for name, purpose in (("report", "write"), ("test", "measure")):
             if getattr(args, name):
                 raise UsageError(f"--dry-run leaves nothing to {purpose}: drop --{name} or --dry-run")
     elif args.out is None:
         raise UsageError("OUT is missing: name the ONNX file to write, or only look with --dry-run")
     elif args.plan:
-        for name in ("speedup", "form", "ranks", "rank_multiple"):
+        for name in ("speedup", "target", "form", "ranks", "rank_multiple", "latency_device"):
             if name in given:
                 option = f"--{name.replace('_', '-')}"
                 raise UsageError(f"--plan replays forms and ranks that are already chosen: drop {option} or --plan")

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -48,6 +48,7 @@ def _check_files(args: argparse.Namespace) -> None:
     """Refuse to overwrite what is read, and outputs that cannot be written, before any work."""
     read = {"IN": args.model, "--data": args.data, "--test": args.test}
     written = {"OUT": None if args.dry_run else args.out, "--report": args.report}
+    written["--latency-table"] = getattr(args, "latency_table", None) and Path(args.latency_table)
     (written if args.dry_run else read)["--plan"] = args.plan
     others = {name: path for name, path in (read | written).items() if path}
     for name, path in written.items():
@@ -110,6 +111,8 @@ def _written(report: Report, out: Path) -> Report:
 
 def _summary(report: Report) -> str:
     parts = [f"{report.speedup.macs:.2f}× fewer conv MACs"]
+    if report.latency_plan and report.speedup.latency:
+        parts.insert(0, f"{report.speedup.latency.ratio:.2f}× faster by the clock")
     if report.outputs:
         parts.append(f"relative error {max(output.relative_error for output in report.outputs.values()):.3g}")
     agreements = [o.top1_agreement for o in report.outputs.values() if o.top1_agreement is not None]
@@ -124,9 +127,15 @@ def _dry_run(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Table
     planned = pipeline.plan_only(args.model, args.data, **work)
     if args.plan:
         _write(args.plan, planned.plan.to_json())
-    tables = [draw.costs_table(planned.macs), draw.sites_table(planned.sites), draw.skipped_table(planned.skipped)]
+    tables = [
+        draw.costs_table(planned.macs, None, planned.latency_plan),
+        draw.sites_table(planned.sites),
+        draw.skipped_table(planned.skipped),
+    ]
     done = f"wrote the plan {args.plan}" if args.plan else "dry run"
-    return tables, f"{done}: {planned.speedup.macs:.2f}× fewer conv MACs"
+    by_clock = planned.latency_plan
+    clock = f", {by_clock.predicted_ratio:.2f}× faster by the clock" if by_clock else ""
+    return tables, f"{done}: {planned.speedup.macs:.2f}× fewer conv MACs{clock}"
 
 
 def _compress(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Table], str]:
@@ -143,7 +152,7 @@ def _compress(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Tabl
     if args.report:
         _write(args.report, report.to_json())
     tables = [
-        draw.costs_table(report.macs, report),
+        draw.costs_table(report.macs, report, report.latency_plan),
         draw.outputs_table(report.outputs),
         draw.sites_table(report.sites),
         draw.refitted_table(report.refitted),
@@ -152,13 +161,25 @@ def _compress(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Tabl
     return tables, f"wrote {args.out}: {_summary(report)}"
 
 
+def _measure(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Table], str]:
+    measured = pipeline.measure_only(args.model, args.data, **work)
+    done = f"{measured.measurements} new measurements in {args.latency_table}: {measured.setting}"
+    return [draw.measured_table(measured)], done
+
+
+def _command(args: argparse.Namespace) -> Callable[[argparse.Namespace, dict[str, Any]], tuple[list[Table], str]]:
+    if args.measure_latency:
+        return _measure
+    return _dry_run if args.dry_run else _compress
+
+
 def _run(args: argparse.Namespace, options: Options) -> None:
     started = time.monotonic()
     _check_files(args)
     with draw.Stages(_say) as stages:
         progress = silent if args.quiet else stages
         work = {"options": options, "preprocess": args.preprocess, "progress": progress, "warn": _warn}
-        tables, done = (_dry_run if args.dry_run else _compress)(args, work)
+        tables, done = _command(args)(args, work)
     if sys.stdout is not None and not args.quiet:
         text = draw.render([table for table in tables if table.row_count], sys.stdout)
         _print(f"{text}{draw.one_line(done)}, {draw.duration(time.monotonic() - started)}\n")

@@ -16,7 +16,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from onnx_lowrank.report import MacsReport, OutputReport, RefittedReport, Report, SiteReport, SkippedReport
+from onnx_lowrank.report import (
+    LatencyPlanReport,
+    MacsReport,
+    MeasuredReport,
+    OutputReport,
+    RefittedReport,
+    Report,
+    SiteReport,
+    SkippedReport,
+)
 
 NONE = "–"
 WIDEST = 1 << 16
@@ -93,7 +102,7 @@ def _table(title: str, *columns: str, words: Sequence[str] = ()) -> Table:
     return table
 
 
-def costs_table(macs: MacsReport, report: Report | None = None) -> Table:
+def costs_table(macs: MacsReport, report: Report | None = None, by_clock: LatencyPlanReport | None = None) -> Table:
     """Compare before and after: the MACs, which a plan knows too, and all that a whole run measured."""
     table = _table("Before and after", "", "before", "after", "change", words=("", "change"))
 
@@ -102,6 +111,9 @@ def costs_table(macs: MacsReport, report: Report | None = None) -> Table:
 
     row("conv MACs", count, macs.conv_before, macs.conv_after, ("fewer", "more"))
     row("all MACs", count, macs.before, macs.after, ("fewer", "more"))
+    if by_clock:
+        planned = (by_clock.before_ms, by_clock.predicted_ms)
+        table.add_row("planned latency", *(f"{t:.3g} ms" for t in planned), _change(*planned, "faster", "slower"))
     if report is None:
         return table
     row("parameters", count, *report.parameters, ("fewer", "more"))
@@ -131,9 +143,11 @@ def outputs_table(outputs: dict[str, OutputReport]) -> Table:
 
 def sites_table(sites: Sequence[SiteReport]) -> Table:
     """List every eligible convolution and what happened to it; errors are on held-out samples."""
+    clocked = any(site.ms_before is not None for site in sites)
+    times = ("ms\nbefore", "ms\nafter") if clocked else ()
     table = _table(
         "Convolutions",
-        *("layer", "kernel", "channels", "activation", "form", "ranks", "MACs\nbefore", "MACs\nafter", ""),
+        *("layer", "kernel", "channels", "activation", "form", "ranks", "MACs\nbefore", "MACs\nafter", "", *times),
         *("error\nlinear", "error\nnonlinear", "what happened"),
         words=("layer", "form", "what happened"),
     )
@@ -148,11 +162,25 @@ def sites_table(sites: Sequence[SiteReport]) -> Table:
             count(site.macs_before),
             count(site.macs_after),
             _percent(site.macs_after / site.macs_before if site.macs_before else None),
+            *(_error(time) for time in (site.ms_before, site.ms_after) if clocked),
             _error(site.error_linear),
             _error(site.error_nonlinear),
             one_line(site.reason),
             style="dim" if site.kept else "",
         )
+    return table
+
+
+def measured_table(measured: MeasuredReport) -> Table:
+    """List the layers' measured times."""
+    table = _table(
+        f"Measured milliseconds; the model takes {measured.model_ms:.3g}, the rank step is {measured.rank_multiple}",
+        *("layer", "convolution", "as it is", "fastest", "form and ranks", "points"),
+        words=("layer", "convolution", "form and ranks"),
+    )
+    for layer in measured.layers:
+        times = (f"{layer.ms:.3g}", f"{layer.fastest_ms:.3g}")
+        table.add_row(one_line(layer.name), layer.geometry, *times, layer.fastest, str(layer.points))
     return table
 
 

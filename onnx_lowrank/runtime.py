@@ -1,7 +1,12 @@
 """ONNX Runtime: the only place that opens it. Providers, threads, sessions."""
 
+import contextlib
 import importlib.metadata
+import os
+import platform
+import subprocess
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -59,6 +64,29 @@ def provider_names(providers: Sequence[str]) -> tuple[str, ...]:
             short = [key for key, value in _SHORT_NAMES.items() if value in known]
             raise UsageError(f"provider {given!r} is not in this ONNX Runtime: choose from {', '.join(short)}")
     return names
+
+
+def runtime_version() -> str:
+    """That of ONNX Runtime."""
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
+
+
+def device_name(provider: str) -> str:
+    """What runs the models: the graphics card for a provider that uses one, else the processor and its cores."""
+    if provider in (_SHORT_NAMES["cuda"], _SHORT_NAMES["tensorrt"]):
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            names: list[str] = subprocess.check_output(query, encoding="utf-8", timeout=20).splitlines()
+            if names:
+                return names[0].strip()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({cores} cores)"
+    return f"{platform.processor() or platform.machine()} ({cores} cores)"
 
 
 class Session:
