@@ -161,6 +161,7 @@ def arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:
             if getattr(args, name, None):
                 shown = "OUT" if name == "out" else f"--{name.replace('_', '-')}"
                 raise UsageError(f"--measure-latency only measures: drop {shown}")
+        given["target"] = "latency"
     elif args.dry_run:
         for name, purpose in (("report", "write"), ("test", "measure")):
             if getattr(args, name):

@@ -34,8 +34,8 @@ HERE = Setting("a processor (2 cores)", "CPUExecutionProvider", "1.0", 2, 1)
 one_rank = st.dictionaries(st.integers(1, 300).map(lambda r: (r,)), st.floats(0.01, 100), min_size=1, max_size=8)
 two_ranks = st.builds(
     lambda s, r, times: {(a, b): times[i] for i, (a, b) in enumerate(itertools.product(sorted(s), sorted(r)))},
-    st.sets(st.integers(1, 60), min_size=1, max_size=4),
-    st.sets(st.integers(1, 60), min_size=1, max_size=4),
+    st.sets(st.integers(1, 20), min_size=1, max_size=4),
+    st.sets(st.integers(1, 20), min_size=1, max_size=4),
     st.lists(st.floats(0.01, 100), min_size=16, max_size=16),
 )
 
@@ -119,7 +119,7 @@ def test_the_grid_holds_multiples_of_the_step_that_may_save_something(shape: Con
         assert cheapest <= 2 * LEAST * shape.macs
 
 
-@pytest.mark.parametrize("step", [1, 4, 8, 16, 32])
+@pytest.mark.parametrize("step", [1, 4, 8, 16])
 def test_the_widest_free_step_is_found(step: int) -> None:
     stairs = {rank: 0.2 + -(-rank // step) * step / 100 for rank in ranks_to_look_at()}
     assert free_step(stairs) == step if step in STEPS else free_step(stairs) == 1

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from models_for_tests import build, conv, photo, relu, weights
-from onnx import helper
+from models_for_tests import photo, three_convs
 
 from onnx_lowrank import cli, compress
 from onnx_lowrank.calibration.arraysource import ArraySource
@@ -26,22 +25,6 @@ SHAPE = (12, 3, 12, 10)
 DEVICE = "a processor that is not here"
 
 
-def network(channels: int = 16) -> onnx.ModelProto:
-    """conv1, conv2, conv3, each with a ReLU, and a mean: y [N, channels]."""
-    stored = {
-        "w1": weights(1, channels, 3, 3, 3),
-        "w2": weights(2, channels, channels, 3, 3),
-        "w3": weights(3, channels, channels, 3, 3),
-    }
-    nodes = [
-        conv("conv1", "x", "w1", "c1"), relu("c1", "r1"),
-        conv("conv2", "r1", "w2", "c2"), relu("c2", "r2"),
-        conv("conv3", "r2", "w3", "c3"), relu("c3", "r3"),
-        helper.make_node("ReduceMean", ["r3"], ["y"], "mean", axes=[2, 3], keepdims=0),
-    ]  # fmt: skip
-    return build(nodes, stored, output_shape=("N", channels))
-
-
 def geometry() -> ConvGeometry:
     """Of conv2 and conv3, which are alike."""
     return ConvGeometry("float32", (1, 16, 12, 10), 16, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), True)
@@ -50,7 +33,7 @@ def geometry() -> ConvGeometry:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     path = tmp_path / "net.onnx"
-    onnx.save(network(), path)
+    onnx.save(three_convs(), path)
     return path
 
 
@@ -135,7 +118,7 @@ def test_a_table_of_another_device_is_refused_and_says_how_to_use_it(model: Path
 
 def test_a_table_is_measured_without_data_once_and_then_read(tmp_path: Path) -> None:
     path, table = tmp_path / "net.onnx", tmp_path / "t.json"
-    onnx.save(build_fixed(), path)
+    onnx.save(three_convs(size=SHAPE[2:]), path)
     wanted = Options(target="latency", threads=1, latency_table=str(table), rank_multiple=8, form="channel")
     first = measure_only(path, options=wanted)
     assert first.measurements > 2 and first.model_ms > 0 and first.device == device_name("CPUExecutionProvider")
@@ -149,16 +132,8 @@ def test_a_table_is_measured_without_data_once_and_then_read(tmp_path: Path) -> 
     assert kinds == {None, "channel"}
 
 
-def build_fixed() -> onnx.ModelProto:
-    """The network for 12×10 pixels."""
-    model = network()
-    for side, size in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], SHAPE[2:], strict=True):
-        side.dim_value = size
-    return model
-
-
 def test_a_result_by_the_clock_is_as_fast_as_asked_for_and_says_what_was_predicted(tmp_path: Path) -> None:
-    model, table = network(64), tmp_path / "t.json"
+    model, table = three_convs(64), tmp_path / "t.json"
     data = ArraySource({"x": photo(1, (8, 3, 40, 40))})
     result = compress(
         model, data, 1.5, target="latency", form="channel", rank_multiple=8, threads=1, solver="weights",
@@ -185,11 +160,13 @@ def test_a_result_by_the_clock_is_as_fast_as_asked_for_and_says_what_was_predict
 
 
 def test_a_batch_is_measured_as_asked_for_and_refused_where_the_model_has_its_own(tmp_path: Path) -> None:
-    fixed = network()
+    fixed = three_convs()
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
     with pytest.raises(UsageError, match="the model takes batches of 2: drop --latency-batch 3"):
         plan_only(fixed, photo(1, SHAPE), options=Options(target="latency", latency_batch=3, rank_multiple=8))
-    result = compress(network(), photo(1, SHAPE), 1.5, rank_multiple=4, threads=1, latency_batch=20, solver="weights")
+    result = compress(
+        three_convs(), photo(1, SHAPE), 1.5, rank_multiple=4, threads=1, latency_batch=20, solver="weights"
+    )
     assert result.report.latency_plan is None and result.report.speedup.latency
 
 
@@ -207,9 +184,11 @@ def test_the_command_plans_by_the_clock_and_measures(
     assert cli.main(["net.onnx", "out.onnx", "--data=data.npy", "--plan=plan.json", "--threads=1", "--quiet"]) == 0
     assert cli.main(["net.onnx", "out.onnx", "--data=data.npy", "--speedup=9", *by_clock]) == 4
     assert "out of reach by the clock" in capsys.readouterr().err
-    onnx.save(build_fixed(), "fixed.onnx")
-    measured = ["fixed.onnx", "--measure-latency", "--latency-table=new.json", "--threads=1", "--form=channel"]
-    assert cli.main([*measured, "--rank-multiple=8"]) == 0
+    onnx.save(three_convs(size=SHAPE[2:]), "fixed.onnx")
+    line = ["fixed.onnx", "--measure-latency", "--latency-table=new.json", "--threads=1", "--form=channel"]
+    assert cli.main(line) == 0
+    (setting,) = json.loads(Path("new.json").read_text(encoding="utf-8"))["settings"]
+    assert setting["steps"].keys() == {"float32"}
     out = capsys.readouterr().out
     assert "Measured milliseconds" in out and "16→16 3×3 on 12×10" in out and "new measurements in new.json" in out
 

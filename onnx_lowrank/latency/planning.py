@@ -7,8 +7,6 @@ from pathlib import Path
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.costs import Macs
 from onnx_lowrank.errors import UsageError
-from onnx_lowrank.factorise.factors import Factorization
-from onnx_lowrank.factorise.forms import from_weights, make_form
 from onnx_lowrank.factorise.spatial import Columns
 from onnx_lowrank.graph.layer import ConvGeometry
 from onnx_lowrank.graph.load import LoadedModel
@@ -20,7 +18,7 @@ from onnx_lowrank.latency.measurement import measure_models
 from onnx_lowrank.latency.search import Found, WholeTime, out_of_reach, search
 from onnx_lowrank.latency.stopwatch import Stopwatch, open_stopwatch
 from onnx_lowrank.latency.table import ALONE, Choice, Setting
-from onnx_lowrank.latency.trial import Factors, meaningless, trial
+from onnx_lowrank.latency.trial import Factors, meaningless, trial, weights_alone
 from onnx_lowrank.options import AUTO, Options
 from onnx_lowrank.plan.choices import Layer
 from onnx_lowrank.plan.cost import ConvShape, Costs
@@ -202,7 +200,8 @@ def check_reach(
     if not any(choice.form for choice in plan.sites):
         raise out_of_reach(options.speedup, 1.0)
     if clocked.stopwatch.here:
-        reached = _whole(clocked, loaded, sites, sampling, options, meaningless)(plan).ratio
+        feeds = sampling.source.feeds(clocked.batch)
+        reached = whole_times(loaded, sites, feeds, options, meaningless)(plan).ratio
     else:
         reached = clocked.original_ms / max(clocked.original_ms - saved, 1e-9)
     if reached < options.speedup:
@@ -255,17 +254,11 @@ def choose_by_clock(
             clocked.stopwatch.layer(geometry, choices)
         return bool(wanted)
 
-    made: dict[SitePlan, Factorization] = {}
-
-    def factors(site: ConvSite, choice: SitePlan) -> Factorization:
-        if choice not in made:
-            assert choice.form is not None
-            form = make_form(choice.form, site.kernel, choice.ranks, columns.get(site.name))
-            made[choice] = from_weights(form, site.kernel, site.bias)
-        return made[choice]
-
-    whole = _whole(clocked, loaded, sites, sampling, options, factors) if clocked.stopwatch.here else None
-    measure = (lambda layers, chosen: whole(plan(layers, chosen))) if whole else None
+    measure = None
+    if clocked.stopwatch.here:
+        feeds = sampling.source.feeds(clocked.batch)
+        whole = whole_times(loaded, sites, feeds, options, weights_alone(columns))
+        measure = lambda layers, chosen: whole(plan(layers, chosen))  # noqa: E731
     found = search(layers_now, refine, measure, clocked.original_ms, options.speedup, options.ranks)
     clocked.stopwatch.save()
     chosen = plan(found.layers, found.chosen)
@@ -276,17 +269,11 @@ def choose_by_clock(
     return chosen, LatencyPlan(clocked, found, milliseconds)
 
 
-def _whole(
-    clocked: Clocked,
-    loaded: LoadedModel,
-    sites: Sequence[ConvSite],
-    sampling: Sampling,
-    options: Options,
-    factors: Factors,
+def whole_times(
+    loaded: LoadedModel, sites: Sequence[ConvSite], feeds: Feeds, options: Options, factors: Factors
 ) -> Callable[[Plan], WholeTime]:
-    """Measures plans as whole models, in turns with the original."""
+    """Measures plans as whole models, in turns with the original, with the run's providers and threads."""
     open_session = opener(options.providers, options.threads, spinning=True)
-    feeds = sampling.source.feeds(clocked.batch)
     original = open_session(loaded.proto.SerializeToString(), "the model")
 
     def measure(plan: Plan) -> WholeTime:

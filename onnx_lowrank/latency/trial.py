@@ -1,9 +1,11 @@
 """A plan as a model that can be timed before anything is solved: how fast it is does not depend on its weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from onnx_lowrank.factorise.factors import Factorization
+from onnx_lowrank.factorise.forms import from_weights, make_form
 from onnx_lowrank.factorise.placeholder import placeholder
+from onnx_lowrank.factorise.spatial import Columns
 from onnx_lowrank.graph.load import LoadedModel
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.rewrite import rewrite
@@ -20,6 +22,23 @@ def meaningless(site: ConvSite, choice: SitePlan) -> Factorization:
     assert choice.form is not None
     shape = tuple(int(size) for size in site.kernel.shape)
     return placeholder(choice.form, shape, choice.ranks)
+
+
+def weights_alone(columns: Mapping[str, Columns]) -> Factors:
+    """Factors that the weights alone give, so that the values inside the network are of the usual size.
+
+    ``columns`` holds the spatial cuts by site name. What was made once is kept.
+    """
+    made: dict[SitePlan, Factorization] = {}
+
+    def factors(site: ConvSite, choice: SitePlan) -> Factorization:
+        if choice not in made:
+            assert choice.form is not None
+            form = make_form(choice.form, site.kernel, choice.ranks, columns.get(site.name))
+            made[choice] = from_weights(form, site.kernel, site.bias)
+        return made[choice]
+
+    return factors
 
 
 def trial(loaded: LoadedModel, sites: Sequence[ConvSite], plan: Plan, factors: Factors) -> bytes:
