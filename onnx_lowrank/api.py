@@ -8,6 +8,7 @@ from onnx_lowrank.calibration.preprocess import Preprocess
 from onnx_lowrank.options import DEFAULTS, Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.preparation import ModelLike
+from onnx_lowrank.presets import completed
 from onnx_lowrank.progress import Progress, silent
 
 
@@ -29,6 +30,7 @@ def compress(
     residual: bool = DEFAULTS.residual,
     refit: bool = DEFAULTS.refit,
     ranks: str = DEFAULTS.ranks,
+    preset: str | None = DEFAULTS.preset,
     include: str | None = DEFAULTS.include,
     exclude: str | None = DEFAULTS.exclude,
     images: int = DEFAULTS.images,
@@ -59,6 +61,8 @@ def compress(
         How photos become inputs, for example "imagenet" or "caffe,resize=none".
     target, rank_multiple, form, solver, symmetric, residual, refit, ranks, include, exclude, images, seed, memory
         See ``Options``.
+    preset
+        "tensorrt" or "tensorrt-int8": sets those of the options that are left at their defaults; see ``presets``.
     providers, threads, latency_table, latency_device, latency_batch
         See ``Options``.
     plan
@@ -89,6 +93,7 @@ def compress(
         residual=residual,
         refit=refit,
         ranks=ranks,
+        preset=preset,
         include=include,
         exclude=exclude,
         images=images,
@@ -100,6 +105,8 @@ def compress(
         latency_device=latency_device,
         latency_batch=latency_batch,
     )
+    if plan is None:  # forms and ranks are the plan's
+        options = completed(options)
     return pipeline.compress(
         model, data, options=options, preprocess=preprocess, plan=plan, test=test, progress=progress, warn=warn
     )

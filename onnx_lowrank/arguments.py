@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from onnx_lowrank._version import __version__
-from onnx_lowrank.calibration.preprocess import PRESETS, parse
+from onnx_lowrank.calibration.preprocess import PRESETS as PREPROCESSES
+from onnx_lowrank.calibration.preprocess import parse
 from onnx_lowrank.errors import UsageError
-from onnx_lowrank.options import ALLOCATIONS, AUTO, DEFAULTS, FORMS, SOLVERS, TARGETS, Options
+from onnx_lowrank.options import ALLOCATIONS, AUTO, DEFAULTS, FORMS, PRESETS, SOLVERS, TARGETS, Options
+from onnx_lowrank.presets import STANDS_FOR
 
 PROGRAM = "onnx-lowrank"
 
@@ -30,7 +32,7 @@ OUT appears only when it is whole and validated.
 
 DATA_HELP = "calibration samples without labels: a folder of photos, .npy or .npz (default: synthetic images)"
 PREPROCESS_HELP = (
-    f"how photos become inputs: a preset ({', '.join(PRESETS)}), and changes to it as in caffe,resize=none "
+    f"how photos become inputs: a preset ({', '.join(PREPROCESSES)}), and changes to it as in caffe,resize=none "
     "(default: %(default)s)"
 )
 TEST_HELP = "labelled samples for the accuracy before and after: an .npz, or a folder with a sub-folder for each class"
@@ -40,13 +42,16 @@ MULTIPLE_HELP = "every rank is one of N; auto: of what pays here (default: 1, an
 UNITS = {"": 1, "b": 1, "kb": 10**3, "kib": 2**10, "mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": 2**30}
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses as every other error does."""
+
     def error(self, message: str) -> Any:
-        """Refuse as every other error does: on one line."""
-        raise UsageError(f"{message} (see {PROGRAM} --help)")
+        """Refuse on one line."""
+        raise UsageError(f"{message} (see {self.prog} --help)")
 
 
-def _path(text: str) -> Path:
+def path(text: str) -> Path:
+    """A file or folder; for argparse."""
     if not text:
         raise argparse.ArgumentTypeError("an empty name")
     return Path(text)
@@ -59,7 +64,8 @@ def _bytes(text: str) -> int:
     return round(float(match[1]) * UNITS[match[2]])
 
 
-def _names(text: str) -> tuple[str, ...]:
+def names(text: str) -> tuple[str, ...]:
+    """Names with commas between; for argparse."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
@@ -73,7 +79,7 @@ def _multiple(text: str) -> int | str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         PROGRAM,
         description="Low-rank factorisation of the convolutions in an ONNX file: fewer multiply-accumulates (MACs), "
         "nearly the same answers, no labels and no training framework.",
@@ -81,8 +87,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("model", metavar="IN", type=_path, help="the ONNX file to compress")
-    parser.add_argument("out", metavar="OUT", type=_path, nargs="?", help="the ONNX file to write (not by --dry-run)")
+    parser.add_argument("model", metavar="IN", type=path, help="the ONNX file to compress")
+    parser.add_argument("out", metavar="OUT", type=path, nargs="?", help="the ONNX file to write (not by --dry-run)")
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
 
     # An option of `Options` that is not given is absent, so that class alone states the defaults.
@@ -98,12 +104,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--refit", action=toggle, help="fit the fully connected layers to what the new ones deliver (default: it is)")
     add("--ranks", choices=ALLOCATIONS, help=f"how the layers share the budget (default: {DEFAULTS.ranks})")
     add("--rank-multiple", metavar="N", type=_multiple, help=MULTIPLE_HELP)
+    add("--preset", choices=PRESETS, help="forms and ranks that suit the place where the result will run")
     add("--include", metavar="RE", help="only Conv nodes whose name matches this regular expression")
     add("--exclude", metavar="RE", help="leave Conv nodes whose name matches alone")
     add("--images", metavar="N", type=int, help=f"calibration samples to use (default: {DEFAULTS.images})")
     add("--seed", metavar="N", type=int, help=f"of every random choice (default: {DEFAULTS.seed})")
     add("--memory", metavar="SIZE", type=_bytes, help=f"for activations (default: {DEFAULTS.memory >> 30}GiB)")
-    add("--providers", metavar="LIST", type=_names, help=f"such as cuda,cpu (default: {','.join(DEFAULTS.providers)})")
+    add("--providers", metavar="LIST", type=names, help=f"such as cuda,cpu (default: {','.join(DEFAULTS.providers)})")
     add("--threads", metavar="N", type=int, help="of ONNX Runtime (default: its own choice)")
 
     group = parser.add_argument_group("latency", argument_default=argparse.SUPPRESS)
@@ -116,14 +123,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--measure-latency", action="store_true", help="only fill the table: no OUT, no data", default=False)
 
     add = parser.add_argument_group("data").add_argument
-    add("--data", metavar="PATH", type=_path, help=DATA_HELP)
+    add("--data", metavar="PATH", type=path, help=DATA_HELP)
     add("--preprocess", metavar="SPEC", default="imagenet", help=PREPROCESS_HELP)
-    add("--test", metavar="PATH", type=_path, help=TEST_HELP)
+    add("--test", metavar="PATH", type=path, help=TEST_HELP)
 
     add = parser.add_argument_group("plan and output").add_argument
     add("--dry-run", action="store_true", help="choose the ranks and print them; with --plan, save them")
-    add("--plan", metavar="FILE", type=_path, help="replay a saved plan; with --dry-run, the file to save it to")
-    add("--report", metavar="FILE", type=_path, help="write everything about the run as JSON")
+    add("--plan", metavar="FILE", type=path, help="replay a saved plan; with --dry-run, the file to save it to")
+    add("--report", metavar="FILE", type=path, help="write everything about the run as JSON")
     add("--save-as-external-data", action="store_true", help="keep the weights in a file beside OUT")
     add("--quiet", action="store_true", help="print warnings and errors only")
     add("--traceback", action="store_true", help="show where an error was raised")
@@ -173,4 +180,6 @@ def arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:
             if name in given:
                 option = f"--{name.replace('_', '-')}"
                 raise UsageError(f"--plan replays forms and ranks that are already chosen: drop {option} or --plan")
+    if "preset" in given and (args.dry_run or not args.plan):  # else forms and ranks are the plan's
+        given = {**STANDS_FOR[given["preset"]], **given}
     return args, Options(**given)

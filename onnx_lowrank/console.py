@@ -91,7 +91,7 @@ def _error(value: float | None) -> str:
     return NONE if value is None else f"{value:.3g}"
 
 
-def _table(title: str, *columns: str, words: Sequence[str] = ()) -> Table:
+def empty_table(title: str, *columns: str, words: Sequence[str] = ()) -> Table:
     """Make an empty table; ``words`` are the columns of text, which may fold where the terminal is narrow."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in columns:
@@ -104,7 +104,7 @@ def _table(title: str, *columns: str, words: Sequence[str] = ()) -> Table:
 
 def costs_table(macs: MacsReport, report: Report | None = None, by_clock: LatencyPlanReport | None = None) -> Table:
     """Compare before and after: the MACs, which a plan knows too, and all that a whole run measured."""
-    table = _table("Before and after", "", "before", "after", "change", words=("", "change"))
+    table = empty_table("Before and after", "", "before", "after", "change", words=("", "change"))
 
     def row(label: str, show: Callable[[int], str], before: int, after: int, words: tuple[str, str]) -> None:
         table.add_row(label, show(before), show(after), _change(before, after, *words))
@@ -130,7 +130,7 @@ def costs_table(macs: MacsReport, report: Report | None = None, by_clock: Latenc
 
 def outputs_table(outputs: dict[str, OutputReport]) -> Table:
     """Show how far every output of the model is from the original's."""
-    table = _table(
+    table = empty_table(
         "Outputs against the original's",
         *("output", "relative error", "largest difference", "top-1 agreement"),
         words=("output",),
@@ -145,7 +145,7 @@ def sites_table(sites: Sequence[SiteReport]) -> Table:
     """List every eligible convolution and what happened to it; errors are on held-out samples."""
     clocked = any(site.ms_before is not None for site in sites)
     times = ("ms\nbefore", "ms\nafter") if clocked else ()
-    table = _table(
+    table = empty_table(
         "Convolutions",
         *("layer", "kernel", "channels", "activation", "form", "ranks", "MACs\nbefore", "MACs\nafter", "", *times),
         *("error\nlinear", "error\nnonlinear", "what happened"),
@@ -173,7 +173,7 @@ def sites_table(sites: Sequence[SiteReport]) -> Table:
 
 def measured_table(measured: MeasuredReport) -> Table:
     """List the layers' measured times."""
-    table = _table(
+    table = empty_table(
         f"Measured milliseconds; the model takes {measured.model_ms:.3g}, the rank step is {measured.rank_multiple}",
         *("layer", "convolution", "as it is", "fastest", "form and ranks", "points"),
         words=("layer", "convolution", "form and ranks"),
@@ -186,7 +186,7 @@ def measured_table(measured: MeasuredReport) -> Table:
 
 def refitted_table(layers: Sequence[RefittedReport]) -> Table:
     """List the fully connected layers behind factorised convolutions; errors are on held-out samples."""
-    table = _table(
+    table = empty_table(
         "Fully connected layers",
         *("layer", "error\nbefore", "error\nafter", "what happened"),
         words=("layer", "what happened"),
@@ -199,7 +199,7 @@ def refitted_table(layers: Sequence[RefittedReport]) -> Table:
 
 def skipped_table(skipped: Sequence[SkippedReport]) -> Table:
     """List the convolutions that are not eligible."""
-    table = _table("Skipped convolutions", "layer", "reason", words=("layer", "reason"))
+    table = empty_table("Skipped convolutions", "layer", "reason", words=("layer", "reason"))
     for skip in skipped:
         table.add_row(one_line(skip.name), one_line(skip.reason))
     return table

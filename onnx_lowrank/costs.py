@@ -32,7 +32,9 @@ def measure_macs(graph: gs.Graph, sampling: Sampling, open_session: Opener, also
 
     The shapes of the tensors that ``also`` names are looked at, too.
     """
-    tapped = (*counted_nodes(graph), *also)
+    # What is fed is known; and not every execution provider takes an input that is an output, too.
+    fed = {tensor.name for tensor in graph.inputs}
+    tapped = [name for name in (*counted_nodes(graph), *also) if name not in fed]
     session = open_session(whole(graph, tapped).SerializeToString(), "the model")
     batch = sampling.single
     feeds = sampling.source.feeds(batch)

@@ -11,11 +11,12 @@ from onnx_lowrank.calibration.sampling import Batches, Sampling
 from onnx_lowrank.calibration.source import Source
 from onnx_lowrank.errors import DataError, TargetError, ValidationError
 from onnx_lowrank.interface import TensorSpec
+from onnx_lowrank.nodetimes import breakdown, elsewhere
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.report import AccuracyReport, Latency, OutputReport
-from onnx_lowrank.runtime import Session
+from onnx_lowrank.runtime import CPU, Session, provider_names, trace
 from onnx_lowrank.timing import Budget, take_turns
 
 Array = NDArray[Any]
@@ -211,3 +212,15 @@ def check_faster(latency: Latency, plan: Plan, options: Options, note: Callable[
             f"the result is {latency.ratio:.2f} times as fast ({latency.ratio_low:.2f} to {latency.ratio_high:.2f}), a "
             f"little less than the {options.speedup:g} that were asked for and met before it was solved"
         )
+
+
+def note_placement(
+    model: bytes, options: Options, source: Source, batch: tuple[int, ...], note: Callable[[str], None]
+) -> None:
+    """Tell where the nodes of the serialised model run that the provider asked for does not know."""
+    asked, *others = provider_names(options.providers)
+    if asked == CPU:
+        return
+    events = trace(model, (asked, *others), options.threads, "the rewritten model", source.feeds(batch), 1)
+    if text := elsewhere(breakdown(events).providers, asked):
+        note(text)

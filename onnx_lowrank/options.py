@@ -11,6 +11,7 @@ SOLVERS = ("nonlinear", "linear", "weights")
 ALLOCATIONS = ("exact", "greedy", "uniform")
 TARGETS = ("macs", "latency")
 AUTO = "auto"
+PRESETS = ("tensorrt", "tensorrt-int8")
 
 GIB = 1 << 30
 
@@ -48,6 +49,9 @@ class Options:
         What every rank is a multiple of. Processors compute channels in groups, of 8 or 16 for example, and a group
         that is not full takes as long as a full one. "auto" measures which multiple pays on this machine; None is
         "auto" for the target "latency" and 1 for "macs".
+    preset
+        Where the result will run, one of ``PRESETS``, or None: what to know there is told. The options that the preset
+        stands for are in ``presets``.
     include, exclude
         Regular expressions searched in the names of the Conv nodes.
     images
@@ -58,7 +62,8 @@ class Options:
         Bytes that the calibration may hold for activations and sampled rows; what does not fit is recomputed
         or goes to a temporary file.
     providers
-        ONNX Runtime execution providers in order of preference: "cpu", "cuda", "tensorrt" or full names.
+        ONNX Runtime execution providers in order of preference: "cpu", "cuda", "tensorrt" or full names. The first one
+        must run on this machine; nodes that it does not know run on the next, and at last on the CPU.
     threads
         Threads of ONNX Runtime; 0 leaves it to the runtime.
     latency_table
@@ -78,6 +83,7 @@ class Options:
     residual: bool = True
     refit: bool = True
     ranks: str = "exact"
+    preset: str | None = None
     include: str | None = None
     exclude: str | None = None
     images: int = 300
@@ -97,9 +103,10 @@ class Options:
             ("solver", self.solver, SOLVERS),
             ("ranks", self.ranks, ALLOCATIONS),
             ("target", self.target, TARGETS),
+            ("preset", self.preset, (*PRESETS, None)),
         ):
             if value not in allowed:
-                raise UsageError(f"{name} is {value!r}: choose one of {', '.join(allowed)}")
+                raise UsageError(f"{name} is {value!r}: choose one of {', '.join(filter(None, allowed))}")
         for name, pattern in (("include", self.include), ("exclude", self.exclude)):
             try:
                 re.compile(pattern or "")

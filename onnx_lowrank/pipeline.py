@@ -13,7 +13,13 @@ import onnx
 from onnx_lowrank import reporting
 from onnx_lowrank.calibration.preprocess import Preprocess
 from onnx_lowrank.costs import check_costs
-from onnx_lowrank.evaluation import check_faster, compare_outputs, measure_accuracy, measure_latency
+from onnx_lowrank.evaluation import (
+    check_faster,
+    compare_outputs,
+    measure_accuracy,
+    measure_latency,
+    note_placement,
+)
 from onnx_lowrank.graph.load import inputs, outputs
 from onnx_lowrank.graph.save import export, write
 from onnx_lowrank.graph.validate import validate
@@ -139,6 +145,7 @@ def compress(
         open_as_deployed = opener(options.providers, options.threads, spinning=True)
         before = open_as_deployed(run.loaded.proto.SerializeToString(), "the model")
         after = open_as_deployed(rewritten.SerializeToString(), "the rewritten model")
+        note_placement(rewritten.SerializeToString(), options, source, sampling.single, note)
         if not sampling.validation:
             note("too few samples to spare any: the outputs are compared on samples that the solver saw")
         specs = inputs(run.loaded.proto), outputs(run.loaded.proto)

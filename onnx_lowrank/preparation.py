@@ -25,7 +25,7 @@ from onnx_lowrank.evaluation import check_labelled
 from onnx_lowrank.factorise.spatial import Columns
 from onnx_lowrank.graph.external import must_be_external
 from onnx_lowrank.graph.linears import LinearSite, find_linears
-from onnx_lowrank.graph.load import LoadedModel, inputs, load, outputs
+from onnx_lowrank.graph.load import LoadedModel, inputs, load, opset, outputs
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.sites import ConvSite, Skip, find_sites
 from onnx_lowrank.latency.planning import (
@@ -52,6 +52,7 @@ from onnx_lowrank.planning import (
     with_the_batch,
     with_the_joins,
 )
+from onnx_lowrank.presets import advice
 from onnx_lowrank.profile import Targets, collect_targets
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.refit import refits
@@ -129,6 +130,9 @@ def prepare(
         if source.synthetic:
             warn(SYNTHETIC.format(source.description))
         sampling = split(source, specs, options.seed)
+        smallest = {name: value.shape for name, value in source.feeds(sampling.single).items()}
+        for text in advice(options.preset, opset(loaded.proto), specs, smallest):
+            warn(text)
         # Used at the very end, but what is wrong with it is said before the long work.
         labelled = load_labelled(test, specs, how, on_warning=warn) if test else None
         if labelled:

@@ -2,9 +2,13 @@
 
 import contextlib
 import importlib.metadata
+import io
+import json
 import os
 import platform
+import re
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +18,10 @@ from numpy.typing import NDArray
 from onnx_lowrank.errors import EnvironmentFault, ModelError, UsageError
 from onnx_lowrank.interface import Feeds
 
+CPU = "CPUExecutionProvider"
+
 _SHORT_NAMES = {
-    "cpu": "CPUExecutionProvider",
+    "cpu": CPU,
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
@@ -61,9 +67,14 @@ def provider_names(providers: Sequence[str]) -> tuple[str, ...]:
     names = tuple(_SHORT_NAMES.get(name.lower(), name) for name in providers)
     for given, name in zip(providers, names, strict=True):
         if name not in known:
-            short = [key for key, value in _SHORT_NAMES.items() if value in known]
-            raise UsageError(f"provider {given!r} is not in this ONNX Runtime: choose from {', '.join(short)}")
+            raise UsageError(f"provider {given!r} is not in this ONNX Runtime: choose from {_shortened(known)}")
     return names
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """Providers as the user may write them."""
+    short = {long: short for short, long in _SHORT_NAMES.items()}
+    return ", ".join(sorted(short.get(name, name) for name in names))
 
 
 def runtime_version() -> str:
@@ -97,7 +108,8 @@ class Session:
     model
         A serialised model, or the path of one.
     providers
-        Full names, in order of preference; what cannot run on one falls to the next.
+        Full names, in order of preference. The first one must run; a node that it does not know falls to the next,
+        and at last to the CPU.
     threads
         0 leaves the number to the runtime.
     what
@@ -106,17 +118,26 @@ class Session:
         Whether idle threads wait for work by spinning, the runtime's default. They stop at the end of a run: the
         runtime's own default is that they spin on, for milliseconds, and take the cores from whatever the process does
         next, such as running another model.
+    trace
+        The beginning of the path of ONNX Runtime's own profile; None where none is written.
 
     Raises
     ------
     ModelError
         Where ONNX Runtime refuses the model.
     EnvironmentFault
-        Where none of the named providers can run here.
+        Where the first of the providers cannot run here.
     """
 
     def __init__(
-        self, model: bytes | str, providers: Sequence[str], threads: int, what: str, *, spinning: bool = True
+        self,
+        model: bytes | str,
+        providers: Sequence[str],
+        threads: int,
+        what: str,
+        *,
+        spinning: bool = True,
+        trace: str | None = None,
     ) -> None:
         import onnxruntime
 
@@ -125,17 +146,11 @@ class Session:
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 4  # what goes wrong is raised; the runtime's own log lines would only repeat it
+        if trace is not None:
+            options.enable_profiling, options.profile_file_prefix = True, trace
         self._what = what
-        try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=list(providers))
-        except Exception as error:  # the runtime's exceptions share no base class of their own
-            raise ModelError(f"ONNX Runtime cannot load {what}: {_first_line(error)}") from error
+        self._session = _open(model, options, providers, what)
         self.provider: str = self._session.get_providers()[0]
-        if self.provider not in providers:
-            raise EnvironmentFault(
-                f"{' and '.join(providers)} cannot run on this machine (ONNX Runtime offers {self.provider}): "
-                "add cpu to --providers, or mend the driver"
-            )
         self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
 
     def __call__(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
@@ -151,6 +166,59 @@ class Session:
         except Exception as error:
             raise ModelError(f"ONNX Runtime cannot run {self._what}: {_first_line(error)}") from error
         return dict(zip(self.outputs, values, strict=True))
+
+    def end_trace(self) -> list[dict[str, Any]]:
+        """The events of ONNX Runtime's profile, in the Chrome trace format, of all runs so far."""
+        events: list[dict[str, Any]] = json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
+        return events
+
+
+def _open(model: bytes | str, options: Any, providers: Sequence[str], what: str) -> Any:
+    """Open a session whose first provider is the first one asked for; see ``Session``."""
+    import onnxruntime
+
+    def attempt(names: Sequence[str]) -> Any:
+        # Without its own fallback, which would replace a provider that fails, even in the middle of a run.
+        return onnxruntime.InferenceSession(model, options, providers=list(names), enable_fallback=0)
+
+    first = providers[0]
+    if first in (_SHORT_NAMES["cuda"], _SHORT_NAMES["tensorrt"]) and hasattr(onnxruntime, "preload_dlls"):
+        # Finds the libraries of NVIDIA's Python packages; what it misses it prints, and the refusal below says more.
+        with contextlib.redirect_stdout(io.StringIO()):
+            onnxruntime.preload_dlls()
+    why = ""
+    try:
+        session = attempt(providers)
+    except Exception as error:  # the runtime's exceptions share no base class of their own
+        refusal = ModelError(f"ONNX Runtime cannot load {what}: {_first_line(error)}")
+        if first == CPU:
+            raise refusal from error
+        # Is it the model or the provider?
+        try:
+            session = attempt([name for name in dict.fromkeys((*providers[1:], CPU)) if name != first])
+        except Exception:
+            raise refusal from error
+        why = f" ({_first_line(error)})"
+    if session.get_providers()[0] != first:
+        raise EnvironmentFault(
+            f"{first} cannot run {what} on this machine{why}: install what it needs, or choose what runs here with "
+            f"--providers {_shortened(session.get_providers())}"
+        )
+    return session
+
+
+def trace(
+    model: bytes | str, providers: Sequence[str], threads: int, what: str, feeds: Feeds, runs: int
+) -> list[dict[str, Any]]:
+    """What ONNX Runtime's own profiler notes of some runs; see ``Session`` for the parameters and errors.
+
+    The profiler itself takes time, so the runs are a little slower than others.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnx-lowrank-") as folder:
+        session = Session(model, providers, threads, what, trace=str(Path(folder) / "trace"))
+        for _ in range(runs):
+            session(feeds)
+        return session.end_trace()
 
 
 Opener = Callable[[bytes, str], Session]
@@ -169,4 +237,5 @@ def opener(providers: Sequence[str], threads: int, *, spinning: bool) -> Opener:
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    # Some begin with the place in the runtime's own source: "/…/state.cc:729 void f(int) ".
+    return re.sub(r"^\S+\.(?:cc|h):\d+ [^)]*\)\s*", "", lines[0]) if lines else type(error).__name__

@@ -50,6 +50,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
         ("in.onnx out.onnx --exclude [", "exclude is '[', which is no regular expression"),
         ("in.onnx out.onnx --rank-multiple 0", "rank_multiple is 0"),
         ("in.onnx out.onnx --rank-multiple 8.5", "--rank-multiple: '8.5' is neither a whole number nor auto"),
+        ("in.onnx out.onnx --preset npu", "--preset: invalid choice: 'npu'"),
         ("in.onnx out.onnx --images 0", "images is 0"),
         ("in.onnx out.onnx --images 1.5", "--images: invalid int value: '1.5'"),
         ("in.onnx out.onnx --seed -1", "seed is -1"),
@@ -125,8 +126,8 @@ def test_without_options_the_defaults_are_those_of_the_library(calls: list[dict[
 def test_every_option_reaches_the_pipeline(calls: list[dict[str, Any]]) -> None:
     line = (
         "in.onnx --speedup 2.5 --form channel --solver linear --symmetric --no-residual --no-refit --ranks uniform "
-        "--rank-multiple 8 --include a --exclude b --images 7 --seed 3 --memory 1GB --providers cuda,cpu --threads 2 "
-        "--data photos --preprocess caffe,resize=none --test t.npz out.onnx"
+        "--rank-multiple 16 --preset tensorrt --include a --exclude b --images 7 --seed 3 --memory 1GB "
+        "--providers cuda,cpu --threads 2 --data photos --preprocess caffe,resize=none --test t.npz out.onnx"
     )
     cli.main(line.split())
     assert calls[0]["options"] == Options(
@@ -137,7 +138,8 @@ def test_every_option_reaches_the_pipeline(calls: list[dict[str, Any]]) -> None:
         residual=False,
         refit=False,
         ranks="uniform",
-        rank_multiple=8,
+        rank_multiple=16,
+        preset="tensorrt",
         include="a",
         exclude="b",
         images=7,
@@ -149,6 +151,33 @@ def test_every_option_reaches_the_pipeline(calls: list[dict[str, Any]]) -> None:
     assert calls[0]["data"] == Path("photos")
     assert calls[0]["preprocess"] == parse("caffe,resize=none")
     assert calls[0]["test"] == Path("t.npz")
+
+
+@pytest.mark.parametrize(
+    ("line", "form", "multiple"),
+    [
+        ("--preset tensorrt", "channel", 8),
+        ("--preset tensorrt-int8", "channel", 32),
+        ("--preset tensorrt --form auto", "auto", 8),
+        ("--rank-multiple 1 --preset tensorrt", "channel", 1),
+    ],
+)
+def test_a_preset_stands_for_options_and_what_is_given_wins(
+    line: str, form: str, multiple: int, calls: list[dict[str, Any]]
+) -> None:
+    cli.main(["in.onnx", "out.onnx", *line.split()])
+    options = calls[0]["options"]
+    assert (options.form, options.rank_multiple, options.preset) == (
+        form,
+        multiple,
+        line.split("preset ")[1].split()[0],
+    )
+
+
+def test_a_replayed_plan_has_its_own_forms_and_ranks(calls: list[dict[str, Any]]) -> None:
+    Path("plan.json").write_text('{"schema": 1, "sites": []}')
+    cli.main(["in.onnx", "out.onnx", "--plan", "plan.json", "--preset", "tensorrt"])
+    assert calls[0]["options"] == Options(preset="tensorrt")
 
 
 def test_the_help_names_every_option_preset_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:

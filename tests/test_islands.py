@@ -27,7 +27,7 @@ OUTSIDE_THE_GRAPH_ISLAND = {
 }
 """Each of these has it for a type or a call that the graph island offers; nothing else may join without a reason."""
 
-PRINTING = {"cli.py", "console.py"}
+PRINTING = {"command.py", "console.py"}
 
 
 def tree(name: str) -> ast.Module:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from onnx_lowrank import errors
+from onnx_lowrank import bench, errors
 from onnx_lowrank.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +28,11 @@ def quick_start() -> list[str]:
 
 def command_options(capsys: pytest.CaptureFixture[str]) -> set[str]:
     assert main(["--help"]) == 0
+    return set(OPTION.findall(capsys.readouterr().out))
+
+
+def bench_options(capsys: pytest.CaptureFixture[str]) -> set[str]:
+    assert bench.main(["--help"]) == 0
     return set(OPTION.findall(capsys.readouterr().out))
 
 
@@ -55,7 +60,7 @@ def test_quick_start_line_is_one_that_the_command_takes(monkeypatch: pytest.Monk
 
 
 def test_every_option_in_readme_exists(capsys: pytest.CaptureFixture[str]) -> None:
-    options = command_options(capsys)
+    options, of_bench = command_options(capsys), bench_options(capsys)
     without_comments = re.sub(r"<!--.*?-->", "", README, flags=re.DOTALL)
     pieces = [line for block in code_blocks(without_comments) for line in block.splitlines()]
     pieces += re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", without_comments, flags=re.MULTILINE | re.DOTALL))
@@ -64,15 +69,20 @@ def test_every_option_in_readme_exists(capsys: pytest.CaptureFixture[str]) -> No
             if tool := re.search(r"tools/\w+\.py", command):
                 allowed = set(OPTION.findall((ROOT / "tools" / "measuring.py").read_text(encoding="utf-8")))
                 allowed |= set(OPTION.findall((ROOT / tool[0]).read_text(encoding="utf-8")))
-            elif command.split()[:1] == ["ruff"]:
+            elif command.split()[:1] in (["ruff"], ["trtexec"]) or "modelopt" in command:
                 continue
-            else:
+            elif command.split()[:1] == ["onnx-lowrank-bench"]:
+                allowed = of_bench
+            elif command.split()[:1] == ["onnx-lowrank"]:
                 allowed = options
+            else:  # an option in the text, of either command
+                allowed = options | of_bench
             assert set(OPTION.findall(command)) <= allowed, command
 
 
 def test_readme_mentions_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_options(capsys) - set(OPTION.findall(README)) == set()
+    assert bench_options(capsys) - set(OPTION.findall(section("Measuring speed"))) == set()
 
 
 def test_exit_codes_are_those_of_the_errors() -> None:

@@ -1,6 +1,7 @@
 """ONNX Runtime as it is found on a machine: installations, providers, models and inputs that it refuses."""
 
 import importlib.metadata
+import re
 import sys
 from types import ModuleType
 
@@ -11,6 +12,7 @@ from models_for_tests import photo, plain
 
 from onnx_lowrank import runtime
 from onnx_lowrank.errors import EnvironmentFault, ModelError, UsageError
+from onnx_lowrank.nodetimes import breakdown
 
 CPU = ("CPUExecutionProvider",)
 
@@ -61,13 +63,22 @@ def test_providers_have_short_names_and_unknown_ones_are_refused() -> None:
 @pytest.mark.skipif(
     "CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="this ONNX Runtime knows no CUDA"
 )
-def test_a_provider_that_cannot_run_is_refused_rather_than_replaced() -> None:
-    model = plain().SerializeToString()
-    both = runtime.Session(model, ("CUDAExecutionProvider", *CPU), 1, "the model")
-    if both.provider != CPU[0]:
-        pytest.skip("CUDA runs here")
-    with pytest.raises(EnvironmentFault, match="CUDAExecutionProvider cannot run on this machine"):
-        runtime.Session(model, ("CUDAExecutionProvider",), 1, "the model")
+@pytest.mark.parametrize("names", [["cuda"], ["cuda", "cpu"], ["tensorrt", "cuda", "cpu"]])
+def test_a_provider_that_cannot_run_is_refused_rather_than_replaced(names: list[str]) -> None:
+    asked = runtime.provider_names(names)
+    try:
+        session = runtime.Session(plain().SerializeToString(), asked, 1, "the model")
+    except EnvironmentFault as error:
+        assert re.match(rf"{asked[0]} cannot run the model on this machine.*: install .* --providers .*cpu", str(error))
+        assert "\n" not in str(error)
+    else:  # on a machine that has it
+        assert session.provider == asked[0]
+
+
+def test_a_model_that_is_at_fault_itself_is_not_put_on_the_provider() -> None:
+    providers = runtime.provider_names(onnxruntime.get_available_providers())
+    with pytest.raises(ModelError, match="cannot load the model"):
+        runtime.Session(b"no model", providers, 1, "the model")
 
 
 def test_a_model_or_an_input_that_the_runtime_refuses_is_one_line() -> None:
@@ -84,3 +95,23 @@ def test_a_session_names_its_outputs_and_the_provider_that_runs() -> None:
     session = runtime.Session(plain().SerializeToString(), CPU, 1, "the model", spinning=False)
     assert session.provider == CPU[0]
     assert tuple(session({"x": photo()})) == session.outputs
+
+
+def test_a_trace_names_every_node_that_ran_and_its_provider() -> None:
+    events = runtime.trace(plain().SerializeToString(), CPU, 1, "the model", {"x": photo()}, 5)
+    found = breakdown(events, warmup=2)
+    assert found.providers == {CPU[0]: len(found.nodes)}
+    # Three convolutions with what is fused into them, and a pooling; whatever the runtime adds has a name of its own.
+    operators = {operator.op: operator.nodes for operator in found.operators}
+    assert (operators["Conv"], operators["MaxPool"]) == (3, 1)
+    assert sum(node.seconds for node in found.nodes) > 0
+    assert found.seconds > 0
+
+
+@pytest.mark.skipif(
+    "OpenVINOExecutionProvider" not in onnxruntime.get_available_providers(), reason="this ONNX Runtime has no OpenVINO"
+)
+def test_another_provider_really_runs_its_nodes() -> None:
+    providers = ("OpenVINOExecutionProvider", *CPU)
+    events = runtime.trace(plain().SerializeToString(), providers, 1, "the model", {"x": photo()}, 1)
+    assert providers[0] in breakdown(events).providers

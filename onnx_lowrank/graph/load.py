@@ -180,6 +180,11 @@ def outputs(proto: onnx.ModelProto) -> tuple[TensorSpec, ...]:
     return _specs(proto.graph.output)
 
 
+def opset(proto: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a model uses; 0 where it uses none of them."""
+    return next((x.version for x in proto.opset_import if x.domain in ("", "ai.onnx")), 0)
+
+
 def _specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(value.name, *_type(value.type)) for value in values)
 
