@@ -29,6 +29,7 @@ def compress(
     symmetric: bool = DEFAULTS.symmetric,
     residual: bool = DEFAULTS.residual,
     refit: bool = DEFAULTS.refit,
+    include_gemm: bool = DEFAULTS.include_gemm,
     ranks: str = DEFAULTS.ranks,
     preset: str | None = DEFAULTS.preset,
     include: str | None = DEFAULTS.include,
@@ -56,14 +57,15 @@ def compress(
         Calibration samples: a folder of photos, .npy or .npz files, an array or a dict of arrays [n, ...], an ONNX
         Runtime ``CalibrationDataReader``, or any iterable of feeds; None for synthetic images.
     speedup
-        The conv MACs before over those after, or with ``target`` "latency" the time of a run.
+        The conv MACs before over those after; with ``include_gemm`` those of fully connected layers are among them.
+        With ``target`` "latency" the time of a run.
     preprocess
         How photos become inputs, for example "imagenet" or "caffe,resize=none".
-    target, rank_multiple, form, solver, symmetric, residual, refit, ranks, include, exclude, images, seed, memory
+    target, rank_multiple, form, solver, symmetric, residual, refit, include_gemm, ranks, include, exclude, images, seed
         See ``Options``.
     preset
         "tensorrt" or "tensorrt-int8": sets those of the options that are left at their defaults; see ``presets``.
-    providers, threads, latency_table, latency_device, latency_batch
+    memory, providers, threads, latency_table, latency_device, latency_batch
         See ``Options``.
     plan
         Ranks to use in place of a search.
@@ -92,6 +94,7 @@ def compress(
         symmetric=symmetric,
         residual=residual,
         refit=refit,
+        include_gemm=include_gemm,
         ranks=ranks,
         preset=preset,
         include=include,

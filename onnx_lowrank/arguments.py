@@ -102,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     toggle = argparse.BooleanOptionalAction
     add("--residual", action=toggle, help="solve for the sum where a shortcut is added to a layer (default: it is)")
     add("--refit", action=toggle, help="fit the fully connected layers to what the new ones deliver (default: it is)")
+    add("--include-gemm", action="store_true", help="factorise fully connected layers, too; X counts their MACs, then")
     add("--ranks", choices=ALLOCATIONS, help=f"how the layers share the budget (default: {DEFAULTS.ranks})")
     add("--rank-multiple", metavar="N", type=_multiple, help=MULTIPLE_HELP)
     add("--preset", choices=PRESETS, help="forms and ranks that suit the place where the result will run")

@@ -17,10 +17,11 @@ from onnx_lowrank.arguments import PROGRAM, arguments
 from onnx_lowrank.errors import DataError, UsageError
 from onnx_lowrank.graph.load import weights_files
 from onnx_lowrank.graph.save import check_writable, data_file
+from onnx_lowrank.measuredtable import measured_table
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import silent
-from onnx_lowrank.report import FileReport, Report
+from onnx_lowrank.report import FileReport, PlanReport, Report
 
 _speaker = command.Speaker(PROGRAM)
 
@@ -62,8 +63,13 @@ def _written(report: Report, out: Path) -> Report:
     return replace(report, output=FileReport(str(out), digest, report.output.bytes))
 
 
+def _fewer(report: Report | PlanReport) -> str:
+    which = "conv and fully connected MACs" if report.macs.gemm_before else "conv MACs"
+    return f"{report.speedup.macs:.2f}× fewer {which}"
+
+
 def _summary(report: Report) -> str:
-    parts = [f"{report.speedup.macs:.2f}× fewer conv MACs"]
+    parts = [_fewer(report)]
     if report.latency_plan and report.speedup.latency:
         parts.insert(0, f"{report.speedup.latency.ratio:.2f}× faster by the clock")
     if report.outputs:
@@ -76,6 +82,10 @@ def _summary(report: Report) -> str:
     return ", ".join(parts)
 
 
+def _layers(options: Options) -> str:
+    return "layers" if options.include_gemm else "convolutions"
+
+
 def _dry_run(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Table], str]:
     planned = pipeline.plan_only(args.model, args.data, **work)
     if args.plan:
@@ -83,12 +93,12 @@ def _dry_run(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Table
     tables = [
         draw.costs_table(planned.macs, None, planned.latency_plan),
         draw.sites_table(planned.sites),
-        draw.skipped_table(planned.skipped),
+        draw.skipped_table(planned.skipped, _layers(work["options"])),
     ]
     done = f"wrote the plan {args.plan}" if args.plan else "dry run"
     by_clock = planned.latency_plan
     clock = f", {by_clock.predicted_ratio:.2f}× faster by the clock" if by_clock else ""
-    return tables, f"{done}: {planned.speedup.macs:.2f}× fewer conv MACs{clock}"
+    return tables, f"{done}: {_fewer(planned)}{clock}"
 
 
 def _compress(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Table], str]:
@@ -109,7 +119,7 @@ def _compress(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Tabl
         draw.outputs_table(report.outputs),
         draw.sites_table(report.sites),
         draw.refitted_table(report.refitted),
-        draw.skipped_table(report.skipped),
+        draw.skipped_table(report.skipped, _layers(work["options"])),
     ]
     return tables, f"wrote {args.out}: {_summary(report)}"
 
@@ -117,7 +127,7 @@ def _compress(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Tabl
 def _measure(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Table], str]:
     measured = pipeline.measure_only(args.model, args.data, **work)
     done = f"{measured.measurements} new measurements in {args.latency_table}: {measured.setting}"
-    return [draw.measured_table(measured)], done
+    return [measured_table(measured)], done
 
 
 def _command(args: argparse.Namespace) -> Callable[[argparse.Namespace, dict[str, Any]], tuple[list[Table], str]]:

@@ -19,7 +19,6 @@ from rich.table import Table
 from onnx_lowrank.report import (
     LatencyPlanReport,
     MacsReport,
-    MeasuredReport,
     OutputReport,
     RefittedReport,
     Report,
@@ -110,6 +109,8 @@ def costs_table(macs: MacsReport, report: Report | None = None, by_clock: Latenc
         table.add_row(label, show(before), show(after), _change(before, after, *words))
 
     row("conv MACs", count, macs.conv_before, macs.conv_after, ("fewer", "more"))
+    if macs.gemm_before:
+        row("fully connected MACs", count, macs.gemm_before, macs.gemm_after, ("fewer", "more"))
     row("all MACs", count, macs.before, macs.after, ("fewer", "more"))
     if by_clock:
         planned = (by_clock.before_ms, by_clock.predicted_ms)
@@ -141,12 +142,17 @@ def outputs_table(outputs: dict[str, OutputReport]) -> Table:
     return table
 
 
+def _channels(channels: tuple[int, int], group: int) -> str:
+    c, d = channels
+    return f"{c}→{d}" if group == 1 else f"{group}·({c // group}→{d // group})"
+
+
 def sites_table(sites: Sequence[SiteReport]) -> Table:
-    """List every eligible convolution and what happened to it; errors are on held-out samples."""
+    """List every eligible layer and what happened to it; errors are on held-out samples."""
     clocked = any(site.ms_before is not None for site in sites)
     times = ("ms\nbefore", "ms\nafter") if clocked else ()
     table = empty_table(
-        "Convolutions",
+        "Convolutions" if all(site.kernel for site in sites) else "Convolutions and fully connected layers",
         *("layer", "kernel", "channels", "activation", "form", "ranks", "MACs\nbefore", "MACs\nafter", "", *times),
         *("error\nlinear", "error\nnonlinear", "what happened"),
         words=("layer", "form", "what happened"),
@@ -154,8 +160,8 @@ def sites_table(sites: Sequence[SiteReport]) -> Table:
     for site in sites:
         table.add_row(
             one_line(site.name),
-            "×".join(map(str, site.kernel)),
-            "→".join(map(str, site.channels)),
+            "×".join(map(str, site.kernel)) or NONE,
+            _channels(site.channels, site.group),
             " + ".join(filter(None, ("shortcut" if site.shortcut else None, site.activation))) or NONE,
             site.form or NONE,
             ", ".join(map(str, site.ranks.values())) or NONE,
@@ -168,19 +174,6 @@ def sites_table(sites: Sequence[SiteReport]) -> Table:
             one_line(site.reason),
             style="dim" if site.kept else "",
         )
-    return table
-
-
-def measured_table(measured: MeasuredReport) -> Table:
-    """List the layers' measured times."""
-    table = empty_table(
-        f"Measured milliseconds; the model takes {measured.model_ms:.3g}, the rank step is {measured.rank_multiple}",
-        *("layer", "convolution", "as it is", "fastest", "form and ranks", "points"),
-        words=("layer", "convolution", "form and ranks"),
-    )
-    for layer in measured.layers:
-        times = (f"{layer.ms:.3g}", f"{layer.fastest_ms:.3g}")
-        table.add_row(one_line(layer.name), layer.geometry, *times, layer.fastest, str(layer.points))
     return table
 
 
@@ -197,9 +190,9 @@ def refitted_table(layers: Sequence[RefittedReport]) -> Table:
     return table
 
 
-def skipped_table(skipped: Sequence[SkippedReport]) -> Table:
-    """List the convolutions that are not eligible."""
-    table = empty_table("Skipped convolutions", "layer", "reason", words=("layer", "reason"))
+def skipped_table(skipped: Sequence[SkippedReport], what: str = "convolutions") -> Table:
+    """List the convolutions, or layers, that are not eligible."""
+    table = empty_table(f"Skipped {what}", "layer", "reason", words=("layer", "reason"))
     for skip in skipped:
         table.add_row(one_line(skip.name), one_line(skip.reason))
     return table

@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.errors import ValidationError
-from onnx_lowrank.graph.macs import counted_nodes, macs_by_output
+from onnx_lowrank.graph.macs import counted_nodes, dense_outputs, macs_by_output
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.graph.sites import ConvSite
 from onnx_lowrank.runtime import Opener
@@ -17,20 +17,30 @@ from onnx_lowrank.runtime import Opener
 class Macs:
     """Multiply-accumulates of one sample by the output tensor of the node: of all counted nodes, and of the Convs.
 
-    ``shapes`` are those of all tensors that a counted node reads or makes, and of others that were asked for, for the
-    smallest batch, of ``samples``.
+    ``dense`` are those of the fully connected layers, where these are to be factorised, too. ``shapes`` are those of
+    all tensors that a counted node reads or makes, and of others that were asked for, for the smallest batch, of
+    ``samples``.
     """
 
     all: dict[str, int]
     conv: dict[str, int]
     shapes: dict[str, tuple[int, ...]]
     samples: int
+    dense: dict[str, int]
+
+    @property
+    def aimed_at(self) -> dict[str, int]:
+        """Those that the speedup is about."""
+        return self.conv | self.dense
 
 
-def measure_macs(graph: gs.Graph, sampling: Sampling, open_session: Opener, also: Sequence[str] = ()) -> Macs:
+def measure_macs(
+    graph: gs.Graph, sampling: Sampling, open_session: Opener, also: Sequence[str] = (), *, gemm: bool = False
+) -> Macs:
     """Count every node by running the smallest batch that the model takes.
 
-    The shapes of the tensors that ``also`` names are looked at, too.
+    The shapes of the tensors that ``also`` names are looked at, too. ``gemm`` says whether fully connected layers are
+    to be factorised.
     """
     # What is fed is known; and not every execution provider takes an input that is an output, too.
     fed = {tensor.name for tensor in graph.inputs}
@@ -46,6 +56,7 @@ def measure_macs(graph: gs.Graph, sampling: Sampling, open_session: Opener, also
         {name: macs for name, (op, macs) in per_sample.items() if op == "Conv"},
         shapes,
         len(batch),
+        {name: per_sample[name][1] for name in dense_outputs(graph)} if gemm else {},
     )
 
 
@@ -56,6 +67,8 @@ def check_costs(
     sites: Sequence[ConvSite],
     sampling: Sampling,
     open_session: Opener,
+    *,
+    gemm: bool = False,
 ) -> None:
     """Count the rewritten network as the original was counted, and compare with the plan.
 
@@ -76,12 +89,12 @@ def check_costs(
     ValidationError
         Where they differ.
     """
-    others = before.conv.keys() - {site.output for site in sites}
+    others = before.aimed_at.keys() - {site.output for site in sites}
     expected = sum(planned[site.name][1] for site in sites)
-    after = measure_macs(graph, sampling, open_session).conv
+    after = measure_macs(graph, sampling, open_session, gemm=gemm).aimed_at
     counted = sum(macs for output, macs in after.items() if output not in others)
     if counted != expected:
         raise ValidationError(
-            f"the rewritten convolutions take {counted} MACs and {expected} were planned: nothing was written; "
+            f"the rewritten layers take {counted} MACs and {expected} were planned: nothing was written; "
             "please report this model"
         )

@@ -23,8 +23,9 @@ class Options:
     Attributes
     ----------
     speedup
-        The multiply-accumulates (MACs) of all convolutions before, over those after; or, with the target "latency",
-        the time of the whole model. At least 1.
+        The multiply-accumulates (MACs) of all convolutions before, over those after; with ``include_gemm`` those of
+        convolutions and fully connected layers together; or, with the target "latency", the time of the whole model. At
+        least 1.
     target
         What ``speedup`` is about: "macs", or "latency", measured here with the providers and threads below.
     form
@@ -42,6 +43,8 @@ class Options:
     refit
         Fit the fully connected layers behind factorised convolutions again, to undo part of their error; kept for a
         layer only where held-out samples gain. Never done where ``symmetric``, or by the solver "weights".
+    include_gemm
+        Factorise fully connected layers, too: Gemm, and MatMul by a constant matrix.
     ranks
         How the budget is shared: "exact" maximises the kept energy, "greedy" does as the paper (§2.5), "uniform"
         takes the same ratio everywhere.
@@ -53,7 +56,7 @@ class Options:
         Where the result will run, one of ``PRESETS``, or None: what to know there is told. The options that the preset
         stands for are in ``presets``.
     include, exclude
-        Regular expressions searched in the names of the Conv nodes.
+        Regular expressions searched in the names of the nodes.
     images
         The number of calibration samples taken from the data.
     seed
@@ -75,14 +78,15 @@ class Options:
     """
 
     speedup: float = 4.0
-    target: str = "macs"
-    rank_multiple: int | str | None = None
     form: str = "auto"
     solver: str = "nonlinear"
     symmetric: bool = False
     residual: bool = True
     refit: bool = True
+    include_gemm: bool = False
     ranks: str = "exact"
+    target: str = "macs"
+    rank_multiple: int | str | None = None
     preset: str | None = None
     include: str | None = None
     exclude: str | None = None
@@ -123,6 +127,8 @@ class Options:
         multiple = 1 if self.rank_multiple in (None, AUTO) else self.rank_multiple
         if not isinstance(multiple, int) or multiple < 1:
             raise UsageError(f"rank_multiple is {multiple}: give a whole number of at least 1, or auto")
+        if self.target == "latency" and self.include_gemm:
+            raise UsageError("the target latency is for convolutions alone: drop include_gemm, or take the target macs")
         if self.latency_batch is not None and self.latency_batch < 1:
             raise UsageError(f"latency_batch is {self.latency_batch}: give at least 1")
         if self.latency_device is not None and self.latency_table is None:

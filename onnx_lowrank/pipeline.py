@@ -139,7 +139,8 @@ def compress(
         )
     with clock.stage("validate"):
         progress("validate", 0, 1)
-        check_costs(run.graph, run.macs, run.costs, run.sites, sampling, run.open_session)
+        gemm = options.include_gemm
+        check_costs(run.graph, run.macs, run.costs, run.sites, sampling, run.open_session, gemm=gemm)
         rewritten = export(run.graph, run.loaded)
         validate(rewritten, run.loaded.proto)
         open_as_deployed = opener(options.providers, options.threads, spinning=True)

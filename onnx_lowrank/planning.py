@@ -1,7 +1,10 @@
 """From the profile to the plan: what every site may become, and what is chosen for it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from onnx_lowrank.costs import Macs
 from onnx_lowrank.factorise import channel, spatial
@@ -10,7 +13,7 @@ from onnx_lowrank.graph.sites import ConvSite, Skip
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.choices import FORMS, Layer, choices
 from onnx_lowrank.plan.cost import ConvShape, Costs
-from onnx_lowrank.plan.energy import eigenvalues, log_energies, spectrum
+from onnx_lowrank.plan.energy import eigenvalues, held_out_spectrum, log_energies, spectrum
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.plan.select import allocate, check_reach
 from onnx_lowrank.profile import Array, Targets
@@ -21,20 +24,42 @@ def forms_allowed(options: Options) -> tuple[str, ...]:
     return FORMS if options.form == "auto" else (options.form,)
 
 
-def with_the_batch(sites: Sequence[ConvSite], macs: Macs) -> tuple[tuple[ConvSite, ...], tuple[Skip, ...]]:
-    """The sites that see one image of every sample, and the others as skipped.
+def with_the_batch(
+    sites: Sequence[ConvSite], macs: Macs, options: Options
+) -> tuple[tuple[ConvSite, ...], tuple[Skip, ...]]:
+    """The sites that see one image of every sample and fit in memory, and the others as skipped.
 
     Behind a Reshape to patches, or in the head of a detector that looks at regions, the first dimension counts
     something else. Costs are those of one sample, and rows are matched sample by sample.
     """
-    alike = {site.name: macs.shapes[site.input][0] == macs.samples for site in sites}
-    others = tuple(Skip(site.name, "its batch is not the model's") for site in sites if not alike[site.name])
-    return tuple(site for site in sites if alike[site.name]), others
+
+    def reason(site: ConvSite) -> str | None:
+        shape = macs.shapes[site.input]
+        if site.kernel.ndim == 2 and shape != (macs.samples, site.kernel.shape[1]):
+            return "it does not read one row of every sample"
+        if dense_bytes(site) > options.memory // 2:
+            return "it has so many responses that solving it takes too much memory (--memory)"
+        return None if shape[0] == macs.samples else "its batch is not the model's"
+
+    reasons = {site.name: reason(site) for site in sites}
+    others = tuple(Skip(name, why) for name, why in reasons.items() if why)
+    return tuple(site for site in sites if not reasons[site.name]), others
+
+
+def dense_bytes(site: ConvSite) -> int:
+    """What the matrices of a fully connected layer's solution take, about ten of [d, d]; 0 for a convolution."""
+    return 80 * len(site.kernel) ** 2 if site.kernel.ndim == 2 else 0
 
 
 def with_a_row_each(linears: Sequence[LinearSite], macs: Macs) -> tuple[LinearSite, ...]:
     """The fully connected layers that read one row of every sample."""
     return tuple(site for site in linears if macs.shapes[site.input] == (macs.samples, site.weight.shape[1]))
+
+
+def named_as(linears: Sequence[LinearSite], sites: Sequence[ConvSite]) -> tuple[LinearSite, ...]:
+    """The layers to refit; those that are also sites bear the same name."""
+    names = {site.output: site.name for site in sites}
+    return tuple(replace(layer, name=names.get(layer.output, layer.name)) for layer in linears)
 
 
 def with_the_joins(sites: Sequence[ConvSite], macs: Macs, options: Options) -> tuple[ConvSite, ...]:
@@ -46,12 +71,13 @@ def with_the_joins(sites: Sequence[ConvSite], macs: Macs, options: Options) -> t
     def keeps(site: ConvSite) -> bool:
         if site.join is None:
             return True
-        return options.residual and macs.shapes[site.join.shortcut] == macs.shapes[site.output]
+        response = macs.shapes[site.output]
+        return options.residual and macs.shapes[site.join.shortcut] == tuple(response[axis] for axis in site.join.axes)
 
     return tuple(site if keeps(site) else replace(site, join=None, activation=None) for site in sites)
 
 
-def check_speedup(shapes: Mapping[str, ConvShape], conv_macs: int, options: Options, multiple: int) -> None:
+def check_speedup(shapes: Mapping[str, ConvShape], all_macs: int, options: Options, multiple: int) -> None:
     """Refuse a speedup that no choice reaches, before anything is profiled.
 
     Raises
@@ -60,7 +86,7 @@ def check_speedup(shapes: Mapping[str, ConvShape], conv_macs: int, options: Opti
         With the highest that can be reached.
     """
     saved = sum(shape.macs - shape.lowest(forms_allowed(options), multiple) for shape in shapes.values())
-    check_reach(conv_macs, conv_macs - saved, options.speedup, multiple)
+    check_reach(all_macs, all_macs - saved, options.speedup, multiple)
 
 
 def why_left_alone(shape: ConvShape, options: Options, multiple: int, *, given: bool, slower: bool = False) -> str:
@@ -71,7 +97,7 @@ def why_left_alone(shape: ConvShape, options: Options, multiple: int, *, given: 
     if given:
         return "left alone by the given plan"
     if "channel" not in forms_allowed(options) and not shape.splits_in_space:
-        return f"left alone: the form {options.form} needs a kernel that extends in both directions"
+        return f"left alone: the form {options.form} needs a kernel that extends in two directions"
     if slower:
         return "left alone: measured slower in every form"
     if shape.lowest(forms_allowed(options), multiple) == shape.macs:
@@ -86,28 +112,36 @@ def sites_to_cut(sites: Sequence[ConvSite], options: Options, plan: Plan | None)
         return frozenset(choice.name for choice in plan.sites if choice.form in ("spatial", "3d"))
     if forms_allowed(options) == ("channel",):
         return frozenset()
-    return frozenset(site.name for site in sites if min(site.kernel.shape[2:]) > 1)
+    return frozenset(site.name for site in sites if min(spatial.two_sizes(site.kernel.shape[2:])) > 1)
 
 
 def cut_columns(
     sites: Sequence[ConvSite], names: frozenset[str], targets: Mapping[str, Targets]
-) -> dict[str, spatial.Columns]:
-    """The spatial cuts of the named sites, by site name; from the weights alone where nothing was profiled."""
-    return {
-        site.name: spatial.cut(site.kernel, targets[site.name].covariance if targets else None)
-        for site in sites
-        if site.name in names
-    }
+) -> dict[str, tuple[spatial.Columns, ...]]:
+    """The spatial cuts of the named sites, one for every group, by site name.
+
+    They are from the weights alone where nothing was profiled.
+    """
+
+    def cut(site: ConvSite) -> tuple[spatial.Columns, ...]:
+        covariances = targets[site.name].covariances if targets else (None,) * site.group
+        return tuple(spatial.cut(kernel, S) for kernel, S in zip(site.kernels, covariances, strict=True))
+
+    return {site.name: cut(site) for site in sites if site.name in names}
 
 
 def conv_shapes(sites: Sequence[ConvSite], macs: Macs) -> dict[str, ConvShape]:
     """What the planner needs to know of every site, by site name."""
     shapes = {}
     for site in sites:
-        d, c, h, w = site.kernel.shape
-        height, width = macs.shapes[site.output][2:]
+        d, c, *sizes = site.kernel.shape
+        read, made = (macs.shapes[name][2:] for name in (site.input, site.output))
         # A k×1 convolution pads the height alone, so its output is as wide as the input.
-        shapes[site.name] = ConvShape(d, c, (h, w), height * width, height * macs.shapes[site.input][3])
+        behind = spatial.cut_behind(sizes)
+        between = math.prod(made[:behind] + read[behind:])
+        # Each group costs what a small convolution costs.
+        d, g = d // site.group, site.group
+        shapes[site.name] = ConvShape(d, c, spatial.two_sizes(sizes), g * math.prod(made), g * between)
     return shapes
 
 
@@ -120,20 +154,36 @@ class Energies:
 
 
 def energies(
-    sites: Sequence[ConvSite], targets: Mapping[str, Targets], columns: Mapping[str, spatial.Columns]
+    sites: Sequence[ConvSite], targets: Mapping[str, Targets], columns: Mapping[str, tuple[spatial.Columns, ...]]
 ) -> dict[str, Energies]:
     """By site name; of the weights alone where nothing was profiled."""
     found = {}
     for site in sites:
-        values = _spectrum(targets[site.name]) if targets else channel.weight_energies(site.kernel)
-        cut = columns.get(site.name)
-        found[site.name] = Energies(log_energies(values), log_energies(cut.energies) if cut else None)
+        values = _spectrum(site, targets.get(site.name))
+        cuts = columns.get(site.name)
+        spatial_energy = log_energies(np.sum([cut.energies for cut in cuts], axis=0)) if cuts else None
+        found[site.name] = Energies(log_energies(values), spatial_energy)
     return found
 
 
-def _spectrum(target: Targets) -> Array:
-    """The PCA energies of a site's responses, without the shortcut: only they are of low rank."""
-    return spectrum(target.rows) if target.responses is None else eigenvalues(target.responses)
+def _spectrum(site: ConvSite, target: Targets | None) -> Array:
+    """The PCA energies of a site's responses, without the shortcut: only they are of low rank; or of its weights.
+
+    Where there is one row of every sample they are those of held-out ones, or the samples would seem to need no more
+    components than there are of them.
+
+    All groups have the same rank, so they lose their i-th components together.
+    """
+    if target is None:
+        parts = [channel.weight_energies(kernel) for kernel in site.kernels]
+    elif site.kernel.ndim == 2:
+        return held_out_spectrum(target.rows, channel.weight_gram(site.kernel))
+    elif target.responses is None:
+        parts = [spectrum(rows) for rows in np.split(target.rows, site.group, axis=1)]
+    else:
+        own = np.split(np.arange(len(site.kernel)), site.group)
+        parts = [eigenvalues(target.responses[np.ix_(filters, filters)]) for filters in own]
+    return np.asarray(np.sum(parts, axis=0))
 
 
 def layers_to_choose(
@@ -153,14 +203,14 @@ def layers_to_choose(
     ]
 
 
-def choose(layers: Sequence[Layer], conv_macs: int, options: Options) -> Plan:
-    """The forms and ranks of all sites for the requested speedup in MACs.
+def choose(layers: Sequence[Layer], all_macs: int, options: Options) -> Plan:
+    """The forms and ranks of all sites for the requested speedup of ``all_macs``.
 
     Raises
     ------
     TargetError
         Where no choice reaches it.
     """
-    others = conv_macs - sum(layer.alone for layer in layers)
+    others = all_macs - sum(layer.alone for layer in layers)
     chosen = allocate(layers, others, options.speedup, options.ranks)
     return Plan(tuple(SitePlan(x.name, *x.choice(i)) for x, i in zip(layers, chosen, strict=True)))

@@ -47,6 +47,7 @@ from onnx_lowrank.planning import (
     energies,
     forms_allowed,
     layers_to_choose,
+    named_as,
     sites_to_cut,
     with_a_row_each,
     with_the_batch,
@@ -83,7 +84,7 @@ class Prepared:
     open_session: Opener
     macs: Macs
     targets: dict[str, Targets]
-    columns: dict[str, Columns]
+    columns: dict[str, tuple[Columns, ...]]
     plan: Plan
     labelled: Labelled | None
     given: reporting.Given
@@ -120,8 +121,8 @@ def prepare(
                 "the model has more than 2 GB of weights, too many for ONNX Runtime to take from memory: "
                 "convert it to float16, or factorise it in parts"
             )
-        graph = normalise(loaded.proto)
-        sites, skipped = find_sites(graph, options.include, options.exclude)
+        graph = normalise(loaded.proto, gemm=options.include_gemm)
+        sites, skipped = find_sites(graph, options.include, options.exclude, gemm=options.include_gemm)
         _check_any(sites, skipped)
     with _stage("data", clock, progress):
         specs = inputs(loaded.proto)
@@ -139,14 +140,15 @@ def prepare(
             check_labelled(labelled, outputs(loaded.proto)[0], sampling)
     with clock.stage("profile"):
         progress("profile", 0, 1)
-        macs = measure_macs(graph, sampling, open_session, [site.join.shortcut for site in sites if site.join])
-        sites, strangers = with_the_batch(sites, macs)
+        shortcuts = [site.join.shortcut for site in sites if site.join]
+        macs = measure_macs(graph, sampling, open_session, shortcuts, gemm=options.include_gemm)
+        sites, strangers = with_the_batch(sites, macs, options)
         sites = with_the_joins(sites, macs, options)
         skipped += strangers
         _check_any(sites, skipped)
         found = find_linears(graph, [s.output for s in sites], [s.name for s in sites]) if refits(options) else ()
-        linears = with_a_row_each(found, macs)
-        shapes, conv = conv_shapes(sites, macs), sum(macs.conv.values())
+        linears = named_as(with_a_row_each(found, macs), sites)
+        shapes, aimed_at = conv_shapes(sites, macs), sum(macs.aimed_at.values())
         given = reporting.Given.of(how, data, plan)
     # What cannot be is said before the long work.
     multiple, clocked = 1, None
@@ -160,13 +162,14 @@ def prepare(
                 clocked = clock_layers(loaded, sites, shapes, macs, sampling, options, allowed, multiple, progress)
                 check_reach(clocked, loaded, sites, sampling, options, allowed)
             else:
-                check_speedup(shapes, conv, options, multiple)
+                check_speedup(shapes, aimed_at, options, multiple)
     with clock.stage("profile"):
         targets, to_cut = {}, sites_to_cut(sites, options, plan)
         if options.solver != "weights":
             sizes = {site.name: macs.shapes[site.output][2:] for site in sites}
             rows = options.memory // 2  # the rest is for the activations between two sites
-            targets = collect_targets(graph, sites, to_cut, sizes, rows, sampling, open_session, progress, linears)
+            others = [site for site in linears if site.name not in sizes]
+            targets = collect_targets(graph, sites, to_cut, sizes, rows, sampling, open_session, progress, others)
         else:
             progress("profile", 1, 1)
     with _stage("plan", clock, progress):
@@ -180,7 +183,7 @@ def prepare(
                 layers_at = partial(layers_to_choose, kept, shapes, options, multiple)
                 chosen, by_clock = choose_by_clock(clocked, loaded, sites, columns, layers_at, sampling, options)
             else:
-                chosen = choose(layers_to_choose(kept, shapes, options, multiple), conv, options)
+                chosen = choose(layers_to_choose(kept, shapes, options, multiple), aimed_at, options)
     return Prepared(
         loaded,
         graph,
@@ -223,7 +226,7 @@ def measure(
     source = open_source(data, specs, preprocess=how, count=SAMPLES_TO_MEASURE, seed=options.seed, on_warning=warn)
     sampling = split(source, specs, options.seed)
     macs = measure_macs(graph, sampling, open_session, [site.join.shortcut for site in sites if site.join])
-    sites, strangers = with_the_batch(sites, macs)
+    sites, strangers = with_the_batch(sites, macs, options)
     _check_any(sites, (*skipped, *strangers))
     sites, shapes = with_the_joins(sites, macs, options), conv_shapes(sites, macs)
     multiple = rank_multiple(sites, macs, sampling, options, progress)

@@ -4,6 +4,7 @@ One pass over the samples serves all sites: each batch runs once, and only sampl
 activations.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,15 +46,15 @@ class Targets:
         samples in order, of each its positions.
     per_sample
         The number of positions in every sample's output.
-    covariance
-        [c·k, c·k] of the columns of the patches that the site reads; None where no spatial cut was asked for.
+    covariances
+        Of every group, [c·k, c·k] of the columns of the patches that it reads; none where no spatial cut was asked for.
     responses
         [d, d], the covariance of the responses alone where the rows are sums; else None.
     """
 
     rows: Array
     per_sample: int
-    covariance: Array | None
+    covariances: tuple[Array, ...] = ()
     responses: Array | None = None
 
 
@@ -77,7 +78,7 @@ def collect_targets(
     to_cut
         Names of the sites whose patches are sampled in the first few batches, for their covariance.
     sizes
-        (height, width) of the output, by site name.
+        Of the output along the spatial axes, by site name.
     memory
         Bytes that all rows together may take; where they would take more, fewer positions are sampled.
     sampling
@@ -100,7 +101,7 @@ def collect_targets(
     counts = positions_per_sample(sites, sizes, sampling.samples, memory)
     rows = {s.name: np.empty((counts[s.name] * sampling.samples, len(s.kernel)), np.float32) for s in sites}
     filled = dict.fromkeys(rows, 0)
-    columns: dict[str, ColumnMoments] = {}
+    columns: dict[str, list[ColumnMoments]] = {}
     alone: dict[str, ColumnMoments] = {}
     responses_of: dict[str, list[Array]] = {site.name: [] for site in linears}
     first = min(len(sampling.batches), -(-COLUMN_SAMPLES // len(sampling.batches[0])))
@@ -110,20 +111,23 @@ def collect_targets(
         outputs = feeds | (wider if b < first else session)(feeds)
         for site in sites:
             y, name = outputs[site.target], site.name
-            size = (y.shape[2], y.shape[3])
+            if site.join:
+                y = site.join.as_response(y)
+            size = y.shape[2:]
             where = sampling.positions(name, b, size, counts[name])
-            sampled = gather_points(y, *where)
+            sampled = gather_points(y, where)
             _check_finite(name, sampled)
             rows[name][filled[name] : filled[name] + len(sampled)] = sampled
             filled[name] += len(sampled)
             if site.join:
                 # Only their covariance is needed, which takes no room: a response counts as a column of its own.
-                responses = gather_points(outputs[site.output], *where)
+                responses = gather_points(outputs[site.output], where)
                 alone[name] = alone.get(name, ColumnMoments()) + ColumnMoments.of(responses[:, :, None, None])
             if b < first and name in to_cut:
                 some = max(1, min(counts[name], -(-COLUMN_PATCHES // (first * len(batch)))))
                 patches = site_patches(site, outputs[site.input], sampling.positions(name, b, size, some))
-                columns[name] = columns.get(name, ColumnMoments()) + ColumnMoments.of(patches)
+                so_far = columns.get(name, [ColumnMoments()] * site.group)
+                columns[name] = [sums + ColumnMoments.of(x) for sums, x in zip(so_far, patches, strict=True)]
         for linear in linears:
             y = outputs[linear.target]
             if y.shape != (len(batch), len(linear.bias)) or not np.abs(y).max(initial=0) < LARGEST:
@@ -131,11 +135,12 @@ def collect_targets(
             elif linear.name in responses_of:
                 responses_of[linear.name].append(y.astype(np.float32, copy=False))
         progress("profile", b + 1, len(sampling.batches))
-    cut, lone = ({name: moments.covariance for name, moments in parts.items()} for parts in (columns, alone))
+    cut = {name: tuple(moments.covariance for moments in of_groups) for name, of_groups in columns.items()}
+    lone = {name: moments.covariance for name, moments in alone.items()}
     return {
-        name: Targets(values[: filled[name]], counts[name], cut.get(name), lone.get(name))
+        name: Targets(values[: filled[name]], counts[name], cut.get(name, ()), lone.get(name))
         for name, values in rows.items()
-    } | {name: Targets(np.concatenate(parts), 1, None) for name, parts in responses_of.items()}
+    } | {name: Targets(np.concatenate(parts), 1) for name, parts in responses_of.items()}
 
 
 def positions_per_sample(
@@ -145,7 +150,7 @@ def positions_per_sample(
     counts = {}
     for site in sites:
         wanted = min(max(ROWS_PER_FILTER * len(site.kernel), FEWEST_ROWS), MOST_ROWS)
-        counts[site.name] = max(1, min(sizes[site.name][0] * sizes[site.name][1], -(-wanted // samples)))
+        counts[site.name] = max(1, min(math.prod(sizes[site.name]), -(-wanted // samples)))
     needed = sum(4 * counts[site.name] * samples * len(site.kernel) for site in sites)
     share = min(1.0, memory / needed)
     return {name: max(1, int(count * share)) for name, count in counts.items()}
@@ -160,7 +165,8 @@ def _check_finite(name: str, rows: Array) -> None:
         )
 
 
-def site_patches(site: ConvSite, x: Array, where: tuple[Array, Array]) -> Array:
-    """The patches [n, c, k, l] that a site reads of its input x [N, c, H, W] at output pixels (rows, columns)."""
-    pads = site.padding(x.shape[2], x.shape[3])
-    return gather_patches(x, *where, site.kernel.shape[2:], site.strides, site.dilations, pads)
+def site_patches(site: ConvSite, x: Array, where: NDArray[np.int64]) -> list[Array]:
+    """The patches that every group reads, [n, c of a group, *sizes], of x [N, c, ...] at some places of the output."""
+    pads = site.padding(x.shape[2:])
+    patches = gather_patches(x, where, site.kernel.shape[2:], site.strides, site.dilations, pads)
+    return np.split(patches, site.group, axis=1)

@@ -24,12 +24,22 @@ class FileReport:
 
 @dataclass(frozen=True)
 class MacsReport:
-    """Before and after: of all counted operations (Conv, ConvTranspose, Gemm, MatMul), and of the Convs alone."""
+    """Before and after: of all counted operations (Conv, ConvTranspose, Gemm, MatMul), and of the Convs alone.
+
+    ``gemm_before`` and ``gemm_after`` are of the fully connected layers, where these were to be factorised; else 0.
+    """
 
     before: int
     after: int
     conv_before: int
     conv_after: int
+    gemm_before: int = 0
+    gemm_after: int = 0
+
+    @property
+    def speedup(self) -> float:
+        """The ratio that was aimed at."""
+        return (self.conv_before + self.gemm_before) / (self.conv_after + self.gemm_after)
 
 
 @dataclass(frozen=True)
@@ -51,10 +61,11 @@ class Latency:
 
 @dataclass(frozen=True)
 class SpeedupReport:
-    """The conv MACs ratio reached, and the clock's.
+    """The MACs ratio reached, and the clock's.
 
-    ``requested``, of the ``target`` among the options, is None where a plan was given in its place. The clock's is one
-    short measurement of the result, informative where the target is "macs".
+    The MACs are those of convolutions, with ``include_gemm`` also of fully connected layers. ``requested``, of the
+    ``target`` among the options, is None where a plan was given in its place. The clock's is one short measurement of
+    the result, informative where the target is "macs".
     """
 
     requested: float | None
@@ -100,8 +111,10 @@ class OutputReport:
 
 @dataclass(frozen=True)
 class SiteReport:
-    """One eligible convolution.
+    """One eligible convolution or, with ``include_gemm``, fully connected layer.
 
+    ``kernel`` has a size for each spatial axis, so none for a fully connected layer; ``ranks`` are those of one of the
+    ``group`` groups.
     ``activation`` is what the response goes through next, or its sum with ``shortcut``, the tensor that is added to it.
     ``error_linear`` and ``error_nonlinear`` are relative errors behind the activation on held-out samples, of the
     best linear and the best nonlinear solution; None where that was not solved. ``kept`` is true where the original
@@ -111,7 +124,7 @@ class SiteReport:
 
     name: str
     form: str | None
-    kernel: tuple[int, int]
+    kernel: tuple[int, ...]
     channels: tuple[int, int]
     ranks: dict[str, int]
     macs_before: int
@@ -122,6 +135,7 @@ class SiteReport:
     error_nonlinear: float | None
     kept: bool
     reason: str
+    group: int = 1
     ms_before: float | None = None
     ms_after: float | None = None
 

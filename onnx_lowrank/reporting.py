@@ -184,14 +184,15 @@ def measured_report(clocked: Clocked) -> MeasuredReport:
 
 
 def _macs(run: "Prepared") -> MacsReport:
-    saved = sum(before - after for before, after in run.costs.values())
-    total, conv = sum(run.macs.all.values()), sum(run.macs.conv.values())
-    return MacsReport(total, total - saved, conv, conv - saved)
+    saved = {s.output: run.costs[s.name][0] - run.costs[s.name][1] for s in run.sites}
+    before = [sum(counted.values()) for counted in (run.macs.all, run.macs.conv, run.macs.dense)]
+    conv, gemm = (sum(saved.get(name, 0) for name in counted) for counted in (run.macs.conv, run.macs.dense))
+    total, convs, gemms = before
+    return MacsReport(total, total - conv - gemm, convs, convs - conv, gemms, gemms - gemm)
 
 
 def _speedup(run: "Prepared", options: Options, latency: Latency | None) -> SpeedupReport:
-    macs = _macs(run)
-    return SpeedupReport(None if run.given.plan else options.speedup, macs.conv_before / macs.conv_after, latency)
+    return SpeedupReport(None if run.given.plan else options.speedup, _macs(run).speedup, latency)
 
 
 def _skipped(run: "Prepared") -> tuple[SkippedReport, ...]:
@@ -226,30 +227,31 @@ def _site(
     why_alone: str,
     times: tuple[float, float] | None,
 ) -> SiteReport:
-    d, c, h, w = site.kernel.shape
-    fit = solution.fit if solution else None
+    d, c, *sizes = site.kernel.shape
+    outcome = solution.outcome if solution else None
     if choice.form is None:
         reason = why_alone
     elif solution is None:
         reason = "planned"
-    elif fit is None:
+    elif outcome is None:
         reason = "from the weights alone"
     else:
-        reason = fit.description
+        reason = outcome.description
     return SiteReport(
         name=site.name,
         form=choice.form,
-        kernel=(h, w),
-        channels=(c, d),
+        kernel=tuple(sizes),
+        channels=(c * site.group, d),
         ranks=dict(zip(RANK_NAMES[choice.form], choice.ranks, strict=True)) if choice.form else {},
         macs_before=costs[0],
         macs_after=costs[1],
         activation=site.activation.name if site.activation else None,
         shortcut=site.join.shortcut if site.join else None,
-        error_linear=fit.error_linear if fit else None,
-        error_nonlinear=fit.error_nonlinear if fit else None,
+        error_linear=outcome.error_linear if outcome else None,
+        error_nonlinear=outcome.error_nonlinear if outcome else None,
         kept=choice.form is None,
         reason=reason,
+        group=site.group,
         ms_before=round(times[0], 4) if times else None,
         ms_after=round(times[1], 4) if times else None,
     )

@@ -18,10 +18,10 @@ from threadpoolctl import ThreadpoolController
 
 from onnx_lowrank.calibration.positions import gather_points
 from onnx_lowrank.calibration.sampling import Sampling
-from onnx_lowrank.factorise.factors import Factorization
-from onnx_lowrank.factorise.fit import Fit, Rows
+from onnx_lowrank.factorise.factors import Factorization, side_by_side
 from onnx_lowrank.factorise.forms import Form, from_weights, make_form
-from onnx_lowrank.factorise.solve import solve
+from onnx_lowrank.factorise.groups import Outcome, solve_groups
+from onnx_lowrank.factorise.rows import Rows
 from onnx_lowrank.factorise.spatial import Columns
 from onnx_lowrank.frontier import Frontier
 from onnx_lowrank.graph.linears import LinearSite, behind
@@ -30,12 +30,17 @@ from onnx_lowrank.graph.segments import position
 from onnx_lowrank.graph.sites import ConvSite
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.planning import dense_bytes
 from onnx_lowrank.profile import Targets, site_patches
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.refit import Refitted, refit_bytes, refit_layer
 from onnx_lowrank.runtime import Opener
 
 Array = NDArray[Any]
+Forms = tuple[Form, ...]
+"""How every group of a convolution is split: one form for each."""
+
+Step = tuple[ConvSite, Forms] | LinearSite
 
 SMALL = 256
 """Regressors and responses below which one thread multiplies as fast as several. Several wait for one another by
@@ -47,10 +52,10 @@ OVERHEAD = 700 << 20
 
 @dataclass(frozen=True)
 class Solution:
-    """What was found for one site, from how many rows; ``fit`` is None where no data was looked at."""
+    """What was found for one site, from how many rows; ``outcome`` is None where no data was looked at."""
 
     factorization: Factorization
-    fit: Fit | None
+    outcome: Outcome | None
     rows: int
 
 
@@ -68,7 +73,7 @@ def walk(
     sites: Sequence[ConvSite],
     plan: Plan,
     targets: dict[str, Targets],
-    columns: Mapping[str, Columns],
+    columns: Mapping[str, tuple[Columns, ...]],
     costs: dict[str, tuple[int, int]],
     macs: dict[str, int],
     sampling: Sampling,
@@ -84,7 +89,7 @@ def walk(
     targets
         By site name, of the fully connected layers too; each is given up when its site is solved.
     columns
-        The spatial cuts by site name, of the sites whose form has one.
+        The spatial cuts of every group by site name, of the sites whose form has one.
     costs
         (MACs before, MACs after) by site name.
     macs
@@ -93,17 +98,18 @@ def walk(
         Fully connected layers to fit again where a rewritten convolution stands before them.
     """
     todo = [
-        (site, make_form(choice.form, site.kernel, choice.ranks, columns.get(site.name)))
+        (site, _forms(site, choice.form, choice.ranks, columns.get(site.name, (None,) * site.group)))
         for site, choice in zip(sites, plan.sites, strict=True)
         if choice.form
     ]
     solutions: dict[str, Solution] = {}
     current = dict(macs)
     changed = behind(graph, [site.output for site, _ in todo])
-    again = [site for site in linears if site.input in changed and site.name in targets]
+    solved = {site.name for site, _ in todo}
+    again = [s for s in linears if s.input in changed and s.name in targets and s.name not in solved]
     allowed = options.memory // 2
     refitted = []
-    steps: list[tuple[ConvSite, Form] | LinearSite] = [*todo, *again]
+    steps: list[Step] = [*todo, *again]
     # The frontier only goes forward. A rewritten site makes the same tensor, so the order stays what it is.
     steps.sort(key=lambda step: position(graph, step[0].output if isinstance(step, tuple) else step.output))
     progress("factorise", 0, len(steps))
@@ -117,11 +123,11 @@ def walk(
                 with _threads(step.weight.shape):
                     refitted.append(refit_layer(frontier, graph, step, rows_of_step, sampling, allowed))
             else:
-                site, form = step
+                site, forms = step
                 if options.solver == "weights":
-                    solutions[site.name] = Solution(from_weights(form, site.kernel, site.bias), None, 0)
+                    solutions[site.name] = Solution(_from_weights(site, forms), None, 0)
                 else:
-                    solutions[site.name] = _solve(frontier, site, form, targets.pop(site.name), sampling, options)
+                    solutions[site.name] = _solve(frontier, site, forms, targets.pop(site.name), sampling, options)
                 if not options.symmetric:
                     rewrite(graph, site, solutions[site.name].factorization)
                     current[site.output] = costs[site.name][1]
@@ -132,40 +138,50 @@ def walk(
     return Walked(solutions, frontier.macs_executed, tuple(refitted))
 
 
-def _solving_bytes(step: tuple[ConvSite, Form] | LinearSite, targets: Mapping[str, Targets], sampling: Sampling) -> int:
+def _forms(site: ConvSite, form: str, ranks: tuple[int, ...], columns: tuple[Columns | None, ...]) -> Forms:
+    return tuple(make_form(form, kernel, ranks, cut) for kernel, cut in zip(site.kernels, columns, strict=True))
+
+
+def _from_weights(site: ConvSite, forms: Forms) -> Factorization:
+    biases = np.split(site.bias, site.group)
+    return side_by_side([from_weights(*group) for group in zip(forms, site.kernels, biases, strict=True)])
+
+
+def _solving_bytes(step: Step, targets: Mapping[str, Targets], sampling: Sampling) -> int:
     """What a step holds at once: its inputs, and the regressors and targets in two orders."""
     if isinstance(step, LinearSite):
         return refit_bytes(step, sampling.samples)
-    site, form = step
+    site, forms = step
     if site.name not in targets:  # solved from the weights alone
         return 0
-    d, p = (int(size) for size in form.prior.shape)
-    inputs = p if form.first is None else int(site.kernel[0].size)
-    return 4 * len(targets[site.name].rows) * (inputs + 2 * p + 2 * d)
+    d, p = (int(size) for size in forms[0].prior.shape)
+    inputs = p if forms[0].first is None else int(site.kernel[0].size)
+    return dense_bytes(site) + 4 * len(targets[site.name].rows) * (len(forms) * inputs + 2 * p + 2 * d)
 
 
 def _solve(
-    frontier: Frontier, site: ConvSite, form: Form, target: Targets, sampling: Sampling, options: Options
+    frontier: Frontier, site: ConvSite, forms: Forms, target: Targets, sampling: Sampling, options: Options
 ) -> Solution:
-    inputs: Array | None = None
+    inputs: list[Array] = []
     made, shortcuts = 0, []
     for b, (x, shortcut) in enumerate(frontier.visit(site)):
-        size = site.output_size(x.shape[2], x.shape[3])
-        where = sampling.positions(site.name, b, size, target.per_sample)
-        part = form.inputs(site_patches(site, x, where))
-        if inputs is None:
-            inputs = np.empty((len(target.rows), *part.shape[1:]), np.float32)
-        inputs[made : made + len(part)] = part
-        made += len(part)
+        where = sampling.positions(site.name, b, site.output_size(x.shape[2:]), target.per_sample)
+        parts = [form.inputs(patches) for form, patches in zip(forms, site_patches(site, x, where), strict=True)]
+        if not inputs:
+            inputs = [np.empty((len(target.rows), *part.shape[1:]), np.float32) for part in parts]
+        for whole, part in zip(inputs, parts, strict=True):
+            whole[made : made + len(part)] = part
+        made += len(parts[0])
         if shortcut is not None:
+            assert site.join is not None
+            shortcut = site.join.as_response(shortcut)
             # One sample's shapes do not tell a shortcut that all samples of a batch share.
-            shortcuts.append(gather_points(np.broadcast_to(shortcut, (len(x), *shortcut.shape[1:])), *where))
-    assert inputs is not None
+            shortcuts.append(gather_points(np.broadcast_to(shortcut, (len(x), *shortcut.shape[1:])), where))
     joined = np.concatenate(shortcuts) if shortcuts else None
-    rows = Rows(inputs, target.rows, sampling.judging_rows(len(target.rows)), joined)
-    with _threads(form.prior.shape):
-        chain, best = solve(form, rows, site.activation, nonlinear=options.solver == "nonlinear")
-    return Solution(form.compose(chain), best, len(target.rows))
+    rows = Rows(target.rows, target.rows, sampling.judging_rows(len(target.rows)), joined)
+    with _threads(forms[0].prior.shape):
+        found = solve_groups(forms, inputs, rows, site.activation, nonlinear=options.solver == "nonlinear")
+    return Solution(*found, len(target.rows))
 
 
 def _threads(shape: Sequence[int]) -> AbstractContextManager[Any]:

@@ -256,23 +256,56 @@ def with_function() -> onnx.ModelProto:
 def odd_convolutions() -> onnx.ModelProto:
     """One convolution of every kind that is left alone, besides an eligible one, "fine"."""
     stored = {
-        "w0": weights(1, 6, 3, 3, 3), "wg": weights(2, 6, 2, 3, 3), "wt": weights(3, 6, 6, 3, 3),
+        "w0": weights(1, 6, 3, 3, 3), "wg": weights(2, 6, 1, 3, 3), "wt": weights(3, 6, 6, 3, 3),
         "wq": np.ones((6, 6, 3, 3), np.int8), "scale": np.array(0.05, np.float32), "w1d": weights(4, 6, 6, 3),
         "flat": np.array([0, 6, -1], np.int64), "wf": weights(5, 6, 6, 3, 3), "wd": weights(6, 6, 6, 3, 3),
         "image": np.array([0, 6, 12, -1], np.int64), "noise": np.array(1.0, np.float32),
     }  # fmt: skip
     nodes = [
-        conv("first", "x", "w0", "c0"), conv("grouped", "c0", "wg", "c1", group=3),
+        conv("first", "x", "w0", "c0"), conv("depthwise", "c0", "wg", "c1", group=6),
         helper.make_node("ConvTranspose", ["c1", "wt"], ["c2"], "transposed", pads=[1] * 4),
         helper.make_node("DequantizeLinear", ["wq", "scale"], ["wdq"]), conv("quantised", "c2", "wdq", "c3"),
         helper.make_node("ReduceMean", ["x"], ["mean"], keepdims=0), helper.make_node("Mul", ["wd", "mean"], ["wdyn"]),
         conv("dynamic", "c3", "wdyn", "c4"),
-        helper.make_node("Reshape", ["c4", "flat"], ["f"]), conv("one_d", "f", "w1d", "c5", pads=[1, 1]),
+        helper.make_node("Reshape", ["c4", "flat"], ["f"]),
+        helper.make_node("ConvTranspose", ["f", "w1d"], ["c5"], "transposed_1d", pads=[1, 1]),
         helper.make_node("Reshape", ["c5", "image"], ["g"]),
         helper.make_node("FusedConv", ["g", "wf"], ["c6"], "fused", domain="com.microsoft", pads=[1] * 4),
         conv("fine", "c6", "wf", "y"),
     ]  # fmt: skip
     return build(nodes, stored, domains=["com.microsoft"])
+
+
+HEADS = ("transB 1", "transB 0", "MatMul and Add", "MatMul")
+
+
+def classifier(head: str) -> onnx.ModelProto:
+    """Three convolutions, a pooling and two fully connected layers, "fc" and "head", written in one of several ways."""
+    stored = {
+        "w1": weights(1, 8, 3, 3, 3), "w2": weights(2, 12, 8, 3, 3), "w3": weights(3, 16, 12, 3, 3),
+        "b3": 0.3 * weights(4, 16), "wf": weights(5, 12, 16), "bf": 0.1 * weights(6, 12), "wg": weights(7, 5, 12),
+        "bg": 0.1 * weights(8, 5),
+    }  # fmt: skip
+    if head in ("transB 0", "MatMul and Add", "MatMul"):
+        stored["wf"], stored["wg"] = stored["wf"].T.copy(), stored["wg"].T.copy()
+    if head == "MatMul":
+        del stored["bf"], stored["bg"]
+    nodes = [
+        conv("conv1", "x", "w1", "c1"), relu("c1", "r1"), conv("conv2", "r1", "w2", "c2"), relu("c2", "r2"),
+        conv("conv3", "r2", "w3", "c3", "b3"), relu("c3", "r3"),
+        helper.make_node("GlobalAveragePool", ["r3"], ["g"]), helper.make_node("Flatten", ["g"], ["f"]),
+    ]  # fmt: skip
+    for name, x, w, b, y in (("fc", "f", "wf", "bf", "h"), ("head", "hr", "wg", "bg", "y")):
+        if head == "MatMul":
+            nodes.append(helper.make_node("MatMul", [x, w], [y], name))
+        elif head == "MatMul and Add":
+            nodes.append(helper.make_node("MatMul", [x, w], [f"{y}_product"], name))
+            nodes.append(helper.make_node("Add", [b, f"{y}_product"], [y]))
+        else:
+            nodes.append(helper.make_node("Gemm", [x, w, b], [y], name, transB=int(head == "transB 1")))
+        if y == "h":
+            nodes.append(relu("h", "hr"))
+    return build(nodes, stored, output_shape=("N", 5))
 
 
 _BUILDERS: tuple[Callable[[], onnx.ModelProto], ...] = (

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.factorise import curves, smooth
 from onnx_lowrank.factorise.activations import RELU, Activation, apply
-from onnx_lowrank.factorise.fit import SCHEDULE, Rows, fit
+from onnx_lowrank.factorise.fit import SCHEDULE, fit
 from onnx_lowrank.factorise.piecewise import PiecewiseLinear, clip, hard_sigmoid, leaky_relu, prelu
+from onnx_lowrank.factorise.rows import Rows
 
 Array = NDArray[Any]
 EPS32 = float(np.finfo(np.float32).eps)

@@ -50,11 +50,11 @@ def dense_convolution(x: NDArray[Any], kernel: NDArray[Any], conv: dict[str, Any
 @given(conv=convolutions(), seed=st.integers(0, 1000))
 def test_patches_times_kernel_is_the_convolution(conv: dict[str, Any], seed: int) -> None:
     x, (height, width) = conv["x"], conv["outputs"]
-    places = positions(seed, "site", 0, height, width, 5)
+    places = positions(seed, "site", 0, (height, width), 5)
     kernel = np.random.default_rng(seed).standard_normal((2, x.shape[1], *conv["kernel"])).astype(np.float32)
     geometry = (conv["kernel"], conv["strides"], conv["dilations"], conv["pads"])
-    patches = gather_patches(x, places[:, 0], places[:, 1], *geometry)
-    points = gather_points(dense_convolution(x, kernel, conv).astype(np.float32), places[:, 0], places[:, 1])
+    patches = gather_patches(x, places, *geometry)
+    points = gather_points(dense_convolution(x, kernel, conv).astype(np.float32), places)
     response = patches.reshape(len(patches), -1) @ kernel.reshape(2, -1).T
     np.testing.assert_allclose(response, points, atol=1e-4)
 
@@ -63,16 +63,16 @@ def test_patches_times_kernel_is_the_convolution(conv: dict[str, Any], seed: int
 @given(conv=convolutions())
 def test_patches_equal_a_plain_loop(conv: dict[str, Any]) -> None:
     x, (height, width), (kh, kw) = conv["x"], conv["outputs"], conv["kernel"]
-    places = positions(0, "site", 0, height, width, height * width)
+    places = positions(0, "site", 0, (height, width), height * width)
     expected = np.zeros((len(x), len(places), x.shape[1], kh, kw), np.float32)
     for n, p, i, j in np.ndindex(len(x), len(places), kh, kw):
-        u, v = places[p]
+        u, v = divmod(places[p], width)
         row = u * conv["strides"][0] - conv["pads"][0] + i * conv["dilations"][0]
         column = v * conv["strides"][1] - conv["pads"][1] + j * conv["dilations"][1]
         if 0 <= row < x.shape[2] and 0 <= column < x.shape[3]:
             expected[n, p, :, i, j] = x[n, :, row, column]
     geometry = (conv["kernel"], conv["strides"], conv["dilations"], conv["pads"])
-    patches = gather_patches(x, places[:, 0], places[:, 1], *geometry)
+    patches = gather_patches(x, places, *geometry)
     assert patches.flags.c_contiguous
     np.testing.assert_array_equal(patches, expected.reshape(patches.shape))
 
@@ -80,7 +80,7 @@ def test_patches_equal_a_plain_loop(conv: dict[str, Any]) -> None:
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_precisions_become_single(dtype: type) -> None:
     x: NDArray[Any] = np.arange(32).astype(dtype).reshape(1, 2, 4, 4)
-    patches = gather_patches(x, np.array([1]), np.array([2]), (1, 1), (1, 1), (1, 1), (0, 0, 0, 0))
+    patches = gather_patches(x, np.array([6]), (1, 1), (1, 1), (1, 1), (0, 0, 0, 0))
     assert patches.dtype == np.float32
     assert patches.ravel().tolist() == [6, 22]
 
@@ -88,7 +88,7 @@ def test_other_precisions_become_single(dtype: type) -> None:
 def test_layouts_in_memory_do_not_matter() -> None:
     x = np.random.default_rng(0).standard_normal((2, 5, 6, 3)).astype(np.float32).transpose(0, 3, 1, 2)
     first, second = (
-        gather_patches(form, np.array([0, 4]), np.array([5, 1]), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1))
+        gather_patches(form, np.array([5, 13]), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1))
         for form in (x, np.ascontiguousarray(x))
     )
     np.testing.assert_array_equal(first, second)
@@ -96,14 +96,14 @@ def test_layouts_in_memory_do_not_matter() -> None:
 
 def test_padding_is_zero_whatever_the_border_holds() -> None:
     x = np.full((1, 1, 2, 2), np.nan, np.float32)
-    patch = gather_patches(x, np.array([0]), np.array([0]), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1))[0, 0]
+    patch = gather_patches(x, np.array([0]), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1))[0, 0]
     assert not patch[0].any() and not patch[:, 0].any() and np.isnan(patch[1:, 1:]).all()
 
 
 def test_a_position_outside_the_output_is_refused() -> None:
     x = np.zeros((1, 1, 4, 4), np.float32)
-    with pytest.raises(ValueError, match=r"4\.\.4 lie outside the 4 outputs"):
-        gather_patches(x, np.array([4]), np.array([0]), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1))
+    with pytest.raises(ValueError, match=r"16\.\.16 lie outside the 16 outputs"):
+        gather_patches(x, np.array([16]), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1))
 
 
 @settings(deadline=None)
@@ -111,13 +111,13 @@ def test_a_position_outside_the_output_is_refused() -> None:
 def test_positions_are_distinct_inside_and_repeatable(
     seed: int, name: str, batch: int, height: int, width: int
 ) -> None:
-    places = positions(seed, name, batch, height, width, 30)
-    assert places.shape == (min(30, height * width), 2)
-    assert len({tuple(place) for place in places.tolist()}) == len(places)
-    assert (places >= 0).all() and (places < (height, width)).all()
-    np.testing.assert_array_equal(places, positions(seed, name, batch, height, width, 30))
+    places = positions(seed, name, batch, (height, width), 30)
+    assert places.shape == (min(30, height * width),)
+    assert len(set(places.tolist())) == len(places)
+    assert (places >= 0).all() and (places < height * width).all()
+    np.testing.assert_array_equal(places, positions(seed, name, batch, (height, width), 30))
 
 
 def test_seed_name_and_batch_all_change_the_positions() -> None:
     arguments = [(0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1)]
-    assert len({positions(*argument, 50, 50, 20).tobytes() for argument in arguments}) == 4
+    assert len({positions(*argument, (50, 50), 20).tobytes() for argument in arguments}) == 4

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from onnx_lowrank.factorise import curves, spatial
 from onnx_lowrank.factorise.activations import DIFFERENCE, RELU, Activation, apply
 from onnx_lowrank.factorise.descent import Chain, _Judge, _Steps, finish, refine
-from onnx_lowrank.factorise.fit import Rows, fit
+from onnx_lowrank.factorise.fit import fit
 from onnx_lowrank.factorise.forms import Form, make_form
 from onnx_lowrank.factorise.piecewise import leaky_relu
+from onnx_lowrank.factorise.rows import Rows
 from onnx_lowrank.factorise.solve import solve
 
 Array = NDArray[Any]

@@ -14,10 +14,11 @@ from onnx_lowrank.factorise import channel
 from onnx_lowrank.factorise.activations import RELU, Activation, apply
 from onnx_lowrank.factorise.descent import Chain
 from onnx_lowrank.factorise.factors import Factorization, Stage
-from onnx_lowrank.factorise.fit import Fit, Rows, fit
+from onnx_lowrank.factorise.fit import Fit, fit
 from onnx_lowrank.factorise.forms import from_weights, make_form
 from onnx_lowrank.factorise.moments import Moments
 from onnx_lowrank.factorise.regression import LowRankMap, Regression, leading_subspace
+from onnx_lowrank.factorise.rows import Rows
 
 Array = NDArray[Any]
 EPS32 = float(np.finfo(np.float32).eps)
@@ -250,7 +251,7 @@ def test_responses_are_the_convolution_at_the_patches() -> None:
 def test_spatial_stages_compose_to_an_outer_product() -> None:
     rng = np.random.default_rng(2)
     column, row = rng.standard_normal((4, 3, 3, 1)), rng.standard_normal((5, 4, 1, 2))
-    dense = Factorization("spatial", (Stage(column, True, False), Stage(row, False, True)), np.zeros(5)).dense()
+    dense = Factorization("spatial", (Stage(column, (True, False)), Stage(row, (False, True))), np.zeros(5)).dense()
     np.testing.assert_allclose(dense, np.einsum("omx,mcy->ocyx", row[:, :, 0], column[..., 0]), atol=1e-12)
 
 

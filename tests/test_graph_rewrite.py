@@ -22,23 +22,25 @@ from onnx_lowrank.graph.sites import ConvSite, find_sites
 from onnx_lowrank.graph.tensors import BFLOAT16
 from onnx_lowrank.graph.validate import validate
 
+BOTH, NEITHER = (True, True), (False, False)
+
 
 def exact(site: ConvSite, form: str) -> Factorization:
     """A factorisation at full rank, by SVD."""
     d, c, h, w = site.kernel.shape
     if form == "channel":
         p, s, q = np.linalg.svd(site.kernel.reshape(d, -1), full_matrices=False)
-        stages = [Stage((s[:, None] * q).reshape(-1, c, h, w), True, True), Stage(p[:, :, None, None], False, False)]
+        stages = [Stage((s[:, None] * q).reshape(-1, c, h, w), BOTH), Stage(p[:, :, None, None], NEITHER)]
     else:
         # Rows (c, h) against columns (d, w).
         p, s, q = np.linalg.svd(site.kernel.transpose(1, 2, 0, 3).reshape(c * h, d * w), full_matrices=False)
-        vertical = Stage(p.T.reshape(-1, c, h, 1), True, False)
-        horizontal = Stage((s[:, None] * q).reshape(-1, d, 1, w).transpose(1, 0, 2, 3), False, True)
+        vertical = Stage(p.T.reshape(-1, c, h, 1), (True, False))
+        horizontal = Stage((s[:, None] * q).reshape(-1, d, 1, w).transpose(1, 0, 2, 3), (False, True))
         stages = [vertical, horizontal]
         if form == "3d":
             rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(d, d)))[0]
             turned = np.einsum("ed,drij->erij", rotation.T, horizontal.kernel)
-            stages = [vertical, Stage(turned, False, True), Stage(rotation[:, :, None, None], False, False)]
+            stages = [vertical, Stage(turned, (False, True)), Stage(rotation[:, :, None, None], NEITHER)]
     factorization = Factorization(form, tuple(stages), site.bias)
     np.testing.assert_allclose(factorization.dense(), site.kernel, atol=1e-9)
     return factorization
@@ -94,8 +96,8 @@ def test_an_exact_chain_computes_the_dense_convolution(
     np.testing.assert_allclose(got, expected, atol=2e-5)
 
     site = find_sites(normalise(model), include="")[0][0]
-    assert site.output_size(*image) == expected.shape[2:]
-    top, left, bottom, right = site.padding(*image)
+    assert site.output_size(image) == expected.shape[2:]
+    top, left, bottom, right = site.padding(image)
     explicit = {"strides": [1, 1]} | geometry | {"pads": [top, left, bottom, right]}
     same = one_conv(kernel, weights(8, 4) if biased else None, **explicit)
     np.testing.assert_allclose(run_model(same, {"x": x})["y"], expected, atol=2e-5)
@@ -202,7 +204,7 @@ def test_a_factor_beyond_the_range_of_its_type_is_refused() -> None:
     graph = normalise(one_conv(weights(1, 4, 3, 3, 3)))
     site = find_sites(graph, include="conv")[0][0]
     chain = exact(site, "channel")
-    large = Factorization("channel", (Stage(chain.stages[0].kernel * 1e300, True, True), chain.stages[1]), chain.bias)
+    large = Factorization("channel", (Stage(chain.stages[0].kernel * 1e300, BOTH), chain.stages[1]), chain.bias)
     with pytest.raises(ValidationError, match=r"conv: a factor of size .* does not fit float32"):
         rewrite(graph, site, large)
     assert len(graph.nodes) == 1

@@ -76,7 +76,10 @@ def factorised(model: onnx.ModelProto, pattern: str = "^conv2$", rank: int = 4) 
     graph = normalise(loaded.proto)
     for site in find_sites(graph, include=pattern)[0]:
         d, c, h, w = site.kernel.shape
-        stages = (Stage(np.full((rank, c, h, w), 0.01), True, True), Stage(np.full((d, rank, 1, 1), 0.1), False, False))
+        stages = (
+            Stage(np.full((rank, c, h, w), 0.01), (True, True)),
+            Stage(np.full((d, rank, 1, 1), 0.1), (False, False)),
+        )
         rewrite(graph, site, Factorization("channel", stages, site.bias))
     return export(graph, loaded)
 

@@ -25,7 +25,7 @@ from onnx_lowrank.plan.energy import log_energies
 from onnx_lowrank.plan.select import GRID, Chosen, total_cost, total_energy
 from onnx_lowrank.runtime import Session
 
-GEOMETRY = ConvGeometry("float32", (1, 12, 9, 10), 16, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), True)
+GEOMETRY = ConvGeometry("float32", (1, 12, 9, 10), 16, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 1, True)
 HERE = Setting("a processor (2 cores)", "CPUExecutionProvider", "1.0", 2, 1)
 
 
@@ -131,24 +131,27 @@ def test_the_widest_free_step_is_found(step: int) -> None:
     "geometry",
     [
         GEOMETRY,
-        ConvGeometry("float32", (2, 5, 11, 8), 7, (3, 5), (2, 1), (1, 2), (1, 4, 1, 4), False),
-        ConvGeometry("float16", (1, 8, 6, 6), 8, (3, 3), (1, 1), (1, 1), (0, 0, 0, 0), True),
-        ConvGeometry("float32", (1, 8, 6, 6), 24, (1, 1), (1, 1), (1, 1), (0, 0, 0, 0), True),
+        ConvGeometry("float32", (2, 5, 11, 8), 7, (3, 5), (2, 1), (1, 2), (1, 4, 1, 4), 1, False),
+        ConvGeometry("float16", (1, 8, 6, 6), 8, (3, 3), (1, 1), (1, 1), (0, 0, 0, 0), 1, True),
+        ConvGeometry("float32", (1, 12, 9, 8), 16, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 2, True),
+        ConvGeometry("float32", (1, 8, 31), 6, (5,), (2,), (1,), (2, 2), 1, True),
+        ConvGeometry("float32", (1, 8, 4, 6, 5), 6, (3, 3, 3), (1, 1, 1), (1, 1, 1), (1,) * 6, 1, True),
+        ConvGeometry("float32", (1, 8, 6, 6), 24, (1, 1), (1, 1), (1, 1), (0, 0, 0, 0), 1, True),
     ],
 )
 def test_small_models_have_the_layer_s_geometry_and_run(geometry: ConvGeometry) -> None:
     forms: list[Choice] = [ALONE, ("channel", (3,))]
-    if min(geometry.kernel) > 1:
+    if len(geometry.kernel) > 1 and min(geometry.kernel) > 1:
         forms += [("spatial", (4,)), ("3d", (5, 3))]
     feeds = layer_input(geometry)
     shapes = set()
     for form, ranks in forms:
-        factors = placeholder(form, geometry.weights, ranks) if form else None
+        factors = placeholder(form, geometry.weights, geometry.group, ranks) if form else None
         model = onnx.load_from_string(layer_model(geometry, factors))
         onnx.checker.check_model(model, full_check=True)
         names = {tensor.name: tensor for tensor in model.graph.initializer}
         kernels = [names[n.input[1]].dims for n in model.graph.node if n.op_type == "Conv"][1:]
-        assert [kernel[0] for kernel in kernels] == [*ranks, geometry.filters]
+        assert [kernel[0] for kernel in kernels] == [*(rank * geometry.group for rank in ranks), geometry.filters]
         made = Session(model.SerializeToString(), ["CPUExecutionProvider"], 1, "a layer")(feeds)["y"]
         assert np.isfinite(made).all() and np.abs(made).max() > 1e-3
         shapes.add(made.shape)
@@ -159,9 +162,10 @@ def test_small_models_have_the_layer_s_geometry_and_run(geometry: ConvGeometry) 
             for axis, stride in enumerate(geometry.strides):
                 assert sorted(a["strides"][axis] for a in attributes)[-1] == stride
                 assert np.prod([a["kernel_shape"][axis] for a in attributes]) == geometry.kernel[axis]
-    assert shapes == {(geometry.input[0], geometry.filters, 1, 1)}
+    ones = (1,) * len(geometry.kernel)
+    assert shapes == {(geometry.input[0], geometry.filters, *ones)}
     around = Session(surrounding_model(geometry), ["CPUExecutionProvider"], 1, "surroundings")(feeds)["y"]
-    assert around.shape == (*geometry.input[:2], 1, 1)
+    assert around.shape == (*geometry.input[:2], *ones)
 
 
 # ---- the table

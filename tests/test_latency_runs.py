@@ -27,7 +27,7 @@ DEVICE = "a processor that is not here"
 
 def geometry() -> ConvGeometry:
     """Of conv2 and conv3, which are alike."""
-    return ConvGeometry("float32", (1, 16, 12, 10), 16, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), True)
+    return ConvGeometry("float32", (1, 16, 12, 10), 16, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 1, True)
 
 
 @pytest.fixture
@@ -202,6 +202,7 @@ def test_the_command_plans_by_the_clock_and_measures(
         ("net.onnx out.onnx --target watts", "invalid choice: 'watts'"),
         ("net.onnx out.onnx --target latency --plan p.json", "drop --target or --plan"),
         ("net.onnx out.onnx --latency-device x", "name the table, too"),
+        ("net.onnx out.onnx --target latency --include-gemm", "drop include_gemm"),
         ("net.onnx out.onnx --latency-batch 0", "latency_batch is 0"),
         ("net.onnx out.onnx --rank-multiple few", "neither a whole number nor auto"),
         ("net.onnx out.onnx --latency-table net.onnx", "the same file"),

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from models_for_tests import build, conv, photo, relu, run_model, weights
+from models_for_tests import HEADS, photo, run_model, weights
+from models_for_tests import classifier as network
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
@@ -107,38 +108,6 @@ def test_constant_inputs_and_dead_responses() -> None:
     fit = refit(X, Y, np.arange(20) % 5 == 2, weights(1, 3, 6), np.zeros(3), intercept=True)
     assert fit.error_after <= fit.error_before
     assert fit.weight is None or np.isfinite(fit.weight).all()
-
-
-def network(head: str) -> onnx.ModelProto:
-    """Three convolutions, a pooling and two fully connected layers, written in one of several ways."""
-    stored = {
-        "w1": weights(1, 8, 3, 3, 3), "w2": weights(2, 12, 8, 3, 3), "w3": weights(3, 16, 12, 3, 3),
-        "b3": 0.3 * weights(4, 16), "wf": weights(5, 12, 16), "bf": 0.1 * weights(6, 12), "wg": weights(7, 5, 12),
-        "bg": 0.1 * weights(8, 5),
-    }  # fmt: skip
-    if head in ("transB 0", "MatMul and Add", "MatMul"):
-        stored["wf"], stored["wg"] = stored["wf"].T.copy(), stored["wg"].T.copy()
-    if head == "MatMul":
-        del stored["bf"], stored["bg"]
-    nodes = [
-        conv("conv1", "x", "w1", "c1"), relu("c1", "r1"), conv("conv2", "r1", "w2", "c2"), relu("c2", "r2"),
-        conv("conv3", "r2", "w3", "c3", "b3"), relu("c3", "r3"),
-        helper.make_node("GlobalAveragePool", ["r3"], ["g"]), helper.make_node("Flatten", ["g"], ["f"]),
-    ]  # fmt: skip
-    for name, x, w, b, y in (("fc", "f", "wf", "bf", "h"), ("head", "hr", "wg", "bg", "y")):
-        if head == "MatMul":
-            nodes.append(helper.make_node("MatMul", [x, w], [y], name))
-        elif head == "MatMul and Add":
-            nodes.append(helper.make_node("MatMul", [x, w], [f"{y}_product"], name))
-            nodes.append(helper.make_node("Add", [b, f"{y}_product"], [y]))
-        else:
-            nodes.append(helper.make_node("Gemm", [x, w, b], [y], name, transB=int(head == "transB 1")))
-        if y == "h":
-            nodes.append(relu("h", "hr"))
-    return build(nodes, stored, output_shape=("N", 5))
-
-
-HEADS = ("transB 1", "transB 0", "MatMul and Add", "MatMul")
 
 
 def stored(model: onnx.ModelProto) -> dict[str, Array]:

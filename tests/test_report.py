@@ -30,7 +30,14 @@ SCHEMA: dict[str, Any] = {
     "data": {"description": str, "synthetic": bool, "calibration": int, "validation": int},
     "provider": str,
     "seed": int,
-    "macs": {"before": int, "after": int, "conv_before": int, "conv_after": int},
+    "macs": {
+        "before": int,
+        "after": int,
+        "conv_before": int,
+        "conv_after": int,
+        "gemm_before": int,
+        "gemm_after": int,
+    },
     "speedup": {
         "requested": {*NUMBER, None},
         "macs": float,
@@ -52,6 +59,7 @@ SCHEMA: dict[str, Any] = {
             "form": {str, None},
             "kernel": [int],
             "channels": [int],
+            "group": int,
             "ranks": {"*": int},
             "macs_before": int,
             "macs_after": int,
@@ -138,8 +146,8 @@ def test_a_replayed_plan_asks_for_no_speedup_and_gives_its_reasons() -> None:
     [
         ("channel", 1, "left alone: the planner reaches the speedup without it"),
         ("channel", 8, "left alone: no rank that is a multiple of 8 saves MACs here"),
-        ("spatial", 1, "left alone: the form spatial needs a kernel that extends in both directions"),
-        ("3d", 1, "left alone: the form 3d needs a kernel that extends in both directions"),
+        ("spatial", 1, "left alone: the form spatial needs a kernel that extends in two directions"),
+        ("3d", 1, "left alone: the form 3d needs a kernel that extends in two directions"),
     ],
 )
 def test_a_pointwise_convolution_that_is_left_alone(form: str, multiple: int, expected: str) -> None:

@@ -13,7 +13,8 @@ from onnx import helper
 from onnx_lowrank import Result, compress, walk
 from onnx_lowrank.factorise.activations import RELU, Activation, apply
 from onnx_lowrank.factorise.curves import SILU
-from onnx_lowrank.factorise.fit import Fit, Rows, fit
+from onnx_lowrank.factorise.fit import Fit, fit
+from onnx_lowrank.factorise.rows import Rows
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import plan_only
 from onnx_lowrank.plan.plan import Plan, SitePlan

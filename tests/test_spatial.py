@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from onnx_lowrank.factorise import spatial
 from onnx_lowrank.factorise.activations import RELU
 from onnx_lowrank.factorise.descent import features
-from onnx_lowrank.factorise.fit import Rows, fit
+from onnx_lowrank.factorise.fit import fit
 from onnx_lowrank.factorise.forms import from_weights, make_form
+from onnx_lowrank.factorise.rows import Rows
 
 Array = NDArray[Any]
 

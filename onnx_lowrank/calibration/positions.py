@@ -3,19 +3,22 @@
 A conv with kernel (kh, kw), strides (sh, sw), dilations (eh, ew) and pads (t, l, b, r) computes its response at the
 output position (u, v) from the patch
 
-    patch[c, i, j] = x[c, u·sh − t + i·eh, v·sw − l + j·ew],   zero outside x.
+    patch[c, i, j] = x[c, u·sh − t + i·eh, v·sw − l + j·ew],   zero outside x,
 
-Sampled rows are n×c×kh×kw (patches) and n×d (responses), image-major and then by position. The positions depend only
-on the seed, the site and the batch, so the original and the approximated network are sampled at the same places.
+and likewise with any other number of spatial axes. Sampled rows are n×c×kh×kw (patches) and n×d (responses),
+image-major and then by position. A position is the index into the flattened output map. The positions depend only on
+the seed, the site and the batch, so the original and the approximated network are sampled at the same places.
 """
 
+import math
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def positions(seed: int, name: str, batch: int, height: int, width: int, count: int) -> NDArray[np.int64]:
+def positions(seed: int, name: str, batch: int, size: Sequence[int], count: int) -> NDArray[np.int64]:
     """Choose output positions of one site for one batch, without replacement.
 
     Their order is random too: a prefix of them is spread over the whole map, so rows may be split anywhere.
@@ -28,61 +31,69 @@ def positions(seed: int, name: str, batch: int, height: int, width: int, count: 
         The site's name.
     batch
         The batch's number.
-    height, width
-        Size of the site's output map.
+    size
+        Of the site's output map, along every spatial axis.
     count
-        How many positions; clipped to ``height * width``.
+        How many positions; clipped to what the map has.
 
     Returns
     -------
     NDArray[np.int64]
-        Rows and columns, shape [count, 2].
+        Indices into the flattened map, shape [count].
     """
     generator = np.random.default_rng([seed, zlib.crc32(name.encode()), batch])
-    flat = generator.choice(height * width, size=min(count, height * width), replace=False)
-    return np.stack(np.divmod(flat.astype(np.int64), width), axis=1)
+    all_of_them = math.prod(size)
+    return generator.choice(all_of_them, size=min(count, all_of_them), replace=False).astype(np.int64)
 
 
 def gather_patches(
     x: NDArray[np.floating],
-    rows: NDArray[np.int64],
-    columns: NDArray[np.int64],
-    kernel: tuple[int, int],
-    strides: tuple[int, int],
-    dilations: tuple[int, int],
-    pads: tuple[int, int, int, int],
+    where: NDArray[np.int64],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    pads: Sequence[int],
 ) -> NDArray[np.float32]:
     """Gather the input patches that a conv sees at some output positions.
 
     Parameters
     ----------
     x
-        The conv's input, shape [N, c, H, W].
-    rows, columns
-        Output positions, shape [count] each, the same for every image.
+        The conv's input, shape [N, c, *size].
+    where
+        Output positions, shape [count], the same for every image.
     kernel, strides, dilations
-        The conv's attributes as (vertical, horizontal).
+        The conv's attributes, one number for each spatial axis.
     pads
-        Zero padding as (top, left, bottom, right).
+        Zero padding as ONNX has it: in front along every axis, then behind.
 
     Returns
     -------
     NDArray[np.float32]
-        Patches, shape [N * count, c, kh, kw], C-contiguous, so that a reshape to [N * count, c*kh*kw] is free.
+        Patches, shape [N * count, c, *kernel], C-contiguous, so that a reshape to [N * count, -1] is free.
 
     Raises
     ------
     ValueError
         If a position lies outside the conv's output map.
     """
-    images, channels, height, width = x.shape
-    y = _taps(rows, height, kernel[0], strides[0], dilations[0], (pads[0], pads[2]))
-    z = _taps(columns, width, kernel[1], strides[1], dilations[1], (pads[1], pads[3]))
-    inside = (((y >= 0) & (y < height))[:, :, None] & ((z >= 0) & (z < width))[:, None, :]).reshape(len(rows), -1)
-    pixel = (np.clip(y, 0, height - 1) * width)[:, :, None] + np.clip(z, 0, width - 1)[:, None, :]
+    images, channels, *sizes = x.shape
+    axes, count = len(sizes), len(where)
+    outputs = [
+        (sizes[a] + pads[a] + pads[axes + a] - dilations[a] * (kernel[a] - 1) - 1) // strides[a] + 1
+        for a in range(axes)
+    ]
+    if count and (where.min() < 0 or where.max() >= math.prod(outputs)):
+        raise ValueError(f"positions {where.min()}..{where.max()} lie outside the {math.prod(outputs)} outputs")
+    pixel, inside = np.zeros((count, 1), np.int64), np.ones((count, 1), bool)
+    for a, places in enumerate(np.unravel_index(where, outputs) if axes else ()):
+        taps = places[:, None] * strides[a] - pads[a] + np.arange(kernel[a]) * dilations[a]
+        within = (taps >= 0) & (taps < sizes[a])
+        inside = (inside[:, :, None] & within[:, None, :]).reshape(count, -1)
+        pixel = (pixel[:, :, None] * sizes[a] + np.clip(taps, 0, sizes[a] - 1)[:, None, :]).reshape(count, -1)
     # One table of addresses in the final order serves all images: each image costs one pass that writes its output
     # in sequence, with neither a padded copy of x nor a transposition. Taps outside read a neighbour, zeroed below.
-    address = pixel.reshape(len(rows), 1, -1) + (np.arange(channels) * (height * width))[:, None]
+    address = pixel[:, None, :] + (np.arange(channels) * math.prod(sizes))[:, None]
     patches = np.empty((images, *address.shape), np.float32)
     for image, patch in zip(x, patches, strict=True):
         if image.dtype == np.float32:
@@ -92,34 +103,23 @@ def gather_patches(
     position, tap = np.nonzero(~inside)
     if len(position):
         patches[:, position, :, tap] = 0
-    return patches.reshape(images * len(rows), channels, *kernel)
+    return patches.reshape(images * count, channels, *kernel)
 
 
-def gather_points(y: NDArray[np.floating], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
+def gather_points(y: NDArray[np.floating], where: NDArray[np.int64]) -> NDArray[np.float32]:
     """Gather a site's responses at some output positions.
 
     Parameters
     ----------
     y
-        Responses, shape [N, d, height, width].
-    rows, columns
-        Output positions, shape [count] each.
+        Responses, shape [N, d, *size].
+    where
+        Output positions, shape [count].
 
     Returns
     -------
     NDArray[np.float32]
         Shape [N * count, d], C-contiguous, in the row order of :func:`gather_patches`.
     """
-    points = y[:, :, rows, columns].transpose(0, 2, 1)
+    points = y.reshape(*y.shape[:2], -1)[:, :, where].transpose(0, 2, 1)
     return np.ascontiguousarray(points, dtype=np.float32).reshape(-1, y.shape[1])
-
-
-def _taps(
-    places: NDArray[np.int64], size: int, kernel: int, stride: int, dilation: int, pad: tuple[int, int]
-) -> NDArray[np.int64]:
-    """Input coordinates [count, kernel] along one axis; negative or ≥ size in the padding."""
-    outputs = (size + sum(pad) - dilation * (kernel - 1) - 1) // stride + 1
-    if len(places) and (places.min() < 0 or places.max() >= outputs):
-        raise ValueError(f"positions {places.min()}..{places.max()} lie outside the {outputs} outputs along this axis")
-    taps: NDArray[np.int64] = places[:, None] * stride - pad[0] + np.arange(kernel) * dilation
-    return taps

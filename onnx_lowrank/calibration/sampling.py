@@ -1,7 +1,7 @@
 """How the samples are divided: some are solved on, some judge the solutions, some only validate the result."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,10 +66,9 @@ class Sampling:
         size = len(self.batches[0])
         return _batches(range(samples - samples % size if self.fixed else samples), size)
 
-    def positions(self, name: str, batch: int, size: tuple[int, int], count: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Rows and columns of the output pixels at which a batch is sampled, at the site of that name."""
-        chosen = positions(self.seed, name, batch, *size, count)
-        return chosen[:, 0], chosen[:, 1]
+    def positions(self, name: str, batch: int, size: Sequence[int], count: int) -> NDArray[np.int64]:
+        """The places in the output map, of that size, at which a batch is sampled, at the site of that name."""
+        return positions(self.seed, name, batch, size, count)
 
     def judging_rows(self, rows: int) -> NDArray[np.bool_]:
         """[rows], bool: which of a site's rows judge; rows come in batches, the same number from every sample."""

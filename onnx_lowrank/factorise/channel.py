@@ -16,19 +16,24 @@ Array = NDArray[Any]
 
 
 def responses(patches: Array, kernel: Array) -> Array:
-    """The layer's responses without bias, [n, d], for patches [n, c, h, w] and its kernel [d, c, h, w]."""
+    """The layer's responses without bias, [n, d], for patches [n, c, *sizes] and its kernel [d, c, *sizes]."""
     return np.asarray(patches.reshape(len(patches), -1) @ kernel.reshape(len(kernel), -1).T.astype(patches.dtype))
 
 
 def compose(kernel: Array, chain: Chain) -> Factorization:
     """The two convolutions that factors of a map of the responses stand for."""
-    d = len(kernel)
+    d, axes = len(kernel), kernel.ndim - 2
     first = (chain.first @ kernel.reshape(d, -1)).reshape(-1, *kernel.shape[1:])
-    second = chain.rest[0][:, :, None, None]
-    return Factorization("channel", (Stage(first, True, True), Stage(second, False, False)), chain.bias)
+    second = chain.rest[0].reshape(d, -1, *(1,) * axes)
+    return Factorization("channel", (Stage(first, (True,) * axes), Stage(second, (False,) * axes)), chain.bias)
+
+
+def weight_gram(kernel: Array) -> Array:
+    """W Wᵀ, [d, d], for the kernel as a d×ckk matrix W."""
+    W = kernel.reshape(len(kernel), -1)
+    return np.asarray(W @ W.T)
 
 
 def weight_energies(kernel: Array) -> Array:
     """Squared singular values of the kernel as a d×ckk matrix, descending, [d]."""
-    W = kernel.reshape(len(kernel), -1)
-    return np.maximum(np.linalg.eigvalsh(W @ W.T)[::-1], 0)
+    return np.maximum(np.linalg.eigvalsh(weight_gram(kernel))[::-1], 0)

@@ -23,8 +23,8 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.activations import Activation, apply, slope
-from onnx_lowrank.factorise.fit import Rows
 from onnx_lowrank.factorise.moments import BLOCK
+from onnx_lowrank.factorise.rows import Rows
 
 Array = NDArray[Any]
 

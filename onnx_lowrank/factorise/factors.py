@@ -7,9 +7,13 @@ vertical geometry (stride, padding, dilation along the height) belongs to one st
     spatial          k×1 c→d'  (rows)            1×k d'→d (columns)
     3d (§2.5)        k×1 c→d'' (rows)            1×k d''→d' (columns)   1×1 d'→d
 
-The bias b of the factorisation (§2.2, after eq. 3) sits on the last stage alone.
+With another number of spatial axes it is the same: each axis belongs to one stage. The bias b of the factorisation
+(§2.2, after eq. 3) sits on the last stage alone.
+
+A grouped convolution is several small ones side by side, so its chain consists of grouped convolutions, too.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,20 +30,19 @@ class Stage:
     Attributes
     ----------
     kernel
-        [filters, channels, height, width].
-    rows, columns
-        Whether this stage carries the original's stride, padding and dilation along the height and the width;
+        [filters, channels of a group, *sizes].
+    carries
+        For every spatial axis whether this stage carries the original's stride, padding and dilation along it;
         where it does not, it has stride 1, no padding, and its kernel has size 1 in that direction.
     """
 
     kernel: Array
-    rows: bool
-    columns: bool
+    carries: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
 class Factorization:
-    """A chain of stages that replaces one convolution c→d with a kernel of h×w.
+    """A chain of stages that replaces one convolution c→d.
 
     Attributes
     ----------
@@ -49,27 +52,40 @@ class Factorization:
         From the input to the output.
     bias
         [d], on the last stage.
+    group
+        Into how many groups every stage divides its channels and filters.
     """
 
     form: str
     stages: tuple[Stage, ...]
     bias: Array
+    group: int = 1
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """The numbers of channels between the stages."""
-        return tuple(stage.kernel.shape[0] for stage in self.stages[:-1])
+        """The numbers of channels between the stages, of one group."""
+        return tuple(stage.kernel.shape[0] // self.group for stage in self.stages[:-1])
 
     def dense(self) -> Array:
-        """The one kernel [d, c, h, w] to which the chain composes, in float64."""
-        kernel = self.stages[0].kernel.astype(np.float64)
-        for stage in self.stages[1:]:
-            # Each direction is carried by one stage only, so the composed kernel is an outer product in space.
-            kernel = np.einsum("omij,mcyx->ociyjx", stage.kernel.astype(np.float64), kernel)
-            o, c, i, y, j, x = kernel.shape
-            kernel = kernel.reshape(o, c, i * y, j * x)
-        return kernel
+        """The one kernel [d, c of a group, *sizes] to which the chain composes, in float64."""
+        first, *others = (self._by_group(stage) for stage in self.stages)
+        for other in others:
+            # Each axis is carried by one stage only: of two sizes along it, one is 1.
+            first = np.einsum("gom...,gmc...->goc...", other, first)
+        return first.reshape(-1, *first.shape[2:])
+
+    def _by_group(self, stage: Stage) -> Array:
+        return stage.kernel.astype(np.float64).reshape(self.group, -1, *stage.kernel.shape[1:])
 
     def parameters(self) -> int:
         """The number of stored weights, biases included."""
         return sum(stage.kernel.size for stage in self.stages) + self.bias.size
+
+
+def side_by_side(parts: Sequence[Factorization]) -> Factorization:
+    """The chain of a grouped convolution, made of those of its groups, which have the same form and ranks."""
+    stages = tuple(
+        Stage(np.concatenate([stage.kernel for stage in of_groups]), of_groups[0].carries)
+        for of_groups in zip(*(part.stages for part in parts), strict=True)
+    )
+    return Factorization(parts[0].form, stages, np.concatenate([part.bias for part in parts]), len(parts))

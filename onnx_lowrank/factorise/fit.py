@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.factorise.activations import Activation, apply
 from onnx_lowrank.factorise.moments import BLOCK, Moments
 from onnx_lowrank.factorise.regression import LowRankMap, Regression, leading_subspace
+from onnx_lowrank.factorise.rows import Rows
 
 Array = NDArray[Any]
 
@@ -46,28 +47,6 @@ PROBE = 1
 
 LAST = 2
 """Iterations on all samples, from the winner on."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The samples of one layer.
-
-    Attributes
-    ----------
-    regressors
-        X, [n, p], float32.
-    targets
-        Y, [n, d], float32: the original's responses before the activation, with its shortcut where one joins.
-    judges
-        [n], bool: rows that judge and take no part in the solution.
-    shortcut
-        ŝ, [n, d], float32: what is added to the predictions before the activation; None where nothing is.
-    """
-
-    regressors: Array
-    targets: Array
-    judges: NDArray[np.bool_]
-    shortcut: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -117,9 +96,13 @@ class Fitter:
         r, between 1 and d.
     activation
         What follows the layer; None for a linear solution.
+    gram
+        W Wᵀ, [d, d], where regressors are responses and so few that it has to stand in for more of them; else None.
     """
 
-    def __init__(self, rows: Rows, prior: Array, rank: int, activation: Activation | None) -> None:
+    def __init__(
+        self, rows: Rows, prior: Array, rank: int, activation: Activation | None, gram: Array | None = None
+    ) -> None:
         # Solving rows first, judging rows last: every part is then a slice, and nothing is copied again.
         order = np.argsort(rows.judges, kind="stable")
         X, Y = rows.regressors[order], rows.targets[order]
@@ -135,6 +118,8 @@ class Fitter:
         if S is not None:  # what is left for the layer to answer
             Y = Y - S
         moments = Moments.of(X[solving], Y[solving])
+        if gram is not None:
+            moments = moments.with_weights(gram)
         self._curved = activation is not None
         self._judge = _Judge(X[judging], target[judging], _part(S, judging), activation)
         self._problem = _Problem(X[solving], target[solving], _part(S, solving), moments, prior, rank, activation)
@@ -240,7 +225,7 @@ class _Problem:
         self._X, self._target, self._shortcut = X, target, shortcut
         self._rank, self._activation = rank, activation
         self._x_mean, self._y_mean = moments.x_mean, moments.y_mean
-        self._gram, self._cross = moments.xx, moments.yx
+        self._gram, self._cross, self._unseen = moments.xx, moments.yx, moments.unseen
         U = leading_subspace(moments.yy, rank)
         # The symmetric solution (§2.2): the projection on the leading principal components of the responses.
         right = U.T @ prior
@@ -295,4 +280,4 @@ class _Problem:
                 Z -= self._shortcut[block]
             cross += Z.T @ X
             total += Z.sum(axis=0)
-        return cross - np.outer(total, self._x_mean), total / n
+        return cross - np.outer(total, self._x_mean) + self._unseen, total / n

@@ -32,7 +32,7 @@ class Form:
     Attributes
     ----------
     inputs
-        Patches [n, c, k, l] → what the form reads of them, [n, s, q]: s columns of q numbers.
+        Patches [n, c, *sizes] → what the form reads of them, [n, s, q]: s columns of q numbers.
     first
         [r, q], the fixed first factor that makes the regressors; None where the inputs are the regressors.
     prior
@@ -43,6 +43,8 @@ class Form:
         The map → all factors.
     compose
         The factors → the chain of convolutions.
+    gram
+        See ``Fitter``.
     """
 
     inputs: Callable[[Array], Array]
@@ -51,6 +53,7 @@ class Form:
     rank: int
     chain: Callable[[LowRankMap], Chain]
     compose: Callable[[Chain], Factorization]
+    gram: Array | None = None
 
     def regressors(self, inputs: Array) -> Array:
         """Rows [n, p] for the inputs [n, s, q]."""
@@ -58,11 +61,11 @@ class Form:
 
 
 def make_form(name: str, kernel: Array, ranks: tuple[int, ...], columns: spatial.Columns | None) -> Form:
-    """The form of that name for a kernel [d, c, k, l], at ranks from the input on.
+    """The form of that name for a kernel [d, c, *sizes], at ranks from the input on.
 
     ``columns`` is the kernel's spatial cut, for the forms that have one.
     """
-    d, _, height, width = kernel.shape
+    d, _, *sizes = kernel.shape
     if name == "channel":
         return Form(
             lambda patches: channel.responses(patches, kernel)[:, None, :],
@@ -71,6 +74,7 @@ def make_form(name: str, kernel: Array, ranks: tuple[int, ...], columns: spatial
             ranks[0],
             lambda solution: Chain(solution.right, (solution.left,), solution.bias),
             lambda chain: channel.compose(kernel, chain),
+            None if sizes else channel.weight_gram(kernel),  # without positions there is one row of every sample
         )
     assert columns is not None
     first = columns.filters[: ranks[0]]
@@ -85,7 +89,7 @@ def make_form(name: str, kernel: Array, ranks: tuple[int, ...], columns: spatial
         columns.prior(ranks[0]),
         ranks[1] if name == "3d" else d,
         chain,
-        lambda chain: spatial.compose(chain, height, width, name),
+        lambda chain: spatial.compose(chain, sizes, name),
     )
 
 

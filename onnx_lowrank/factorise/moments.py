@@ -3,6 +3,10 @@
 Products are float32 within a block, where they are fast, and float64 across blocks. Rows are shifted by a common
 reference before they are multiplied, so that large means do not eat the precision of small variances; sets of rows are
 merged by the parallel formula of Chan, Golub and LeVeque (1983).
+
+A fully connected layer has one row of every sample, often fewer than it has responses y = W x. What the samples do not
+show, W tells: if the inputs were uncorrelated, the responses' covariance would be a multiple of W Wᵀ. So it is counted
+in, as in shrinkage estimators of covariances (Ledoit and Wolf, 2004), like some more samples of their mean size.
 """
 
 from dataclasses import dataclass
@@ -17,6 +21,10 @@ BLOCK = 1024
 """Rows that are handled together: a few megabytes at 512 channels, about a processor's second-level cache."""
 
 
+WEIGHTS_WORTH = 20
+"""How many samples W Wᵀ counts as."""
+
+
 @dataclass(frozen=True)
 class Moments:
     """Of n rows of regressors X [n, p] and targets Y [n, d].
@@ -29,6 +37,8 @@ class Moments:
         [p], [d].
     xx, yx, yy
         (X − x̄)ᵀ(X − x̄) [p, p], (Y − ȳ)ᵀ(X − x̄) [d, p], (Y − ȳ)ᵀ(Y − ȳ) [d, d], float64.
+    unseen
+        What ``with_weights`` has added to each of the three.
     """
 
     n: int
@@ -37,6 +47,7 @@ class Moments:
     xx: Array
     yx: Array
     yy: Array
+    unseen: Array | float = 0.0
 
     @classmethod
     def of(cls, X: Array, Y: Array) -> "Moments":
@@ -66,4 +77,10 @@ class Moments:
             self.xx + other.xx + weight * np.outer(dx, dx),
             self.yx + other.yx + weight * np.outer(dy, dx),
             self.yy + other.yy + weight * np.outer(dy, dy),
+            self.unseen + other.unseen,
         )
+
+    def with_weights(self, gram: Array) -> "Moments":
+        """These moments, where X and Y are responses, with those of ``WEIGHTS_WORTH`` rows that W Wᵀ [d, d] implies."""
+        extra = gram * (WEIGHTS_WORTH / self.n * np.trace(self.yy) / (np.trace(gram) or 1.0))
+        return Moments(self.n, self.x_mean, self.y_mean, self.xx + extra, self.yx + extra, self.yy + extra, extra)

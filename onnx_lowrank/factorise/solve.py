@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from onnx_lowrank.factorise.activations import Activation
 from onnx_lowrank.factorise.descent import EPOCHS, Chain, finish, refine
-from onnx_lowrank.factorise.fit import Fit, Fitter, Rows
+from onnx_lowrank.factorise.fit import Fit, Fitter
 from onnx_lowrank.factorise.forms import Form
+from onnx_lowrank.factorise.rows import Rows
 
 
 def solve(form: Form, rows: Rows, activation: Activation | None, *, nonlinear: bool) -> tuple[Chain, Fit]:
@@ -28,7 +29,8 @@ def solve(form: Form, rows: Rows, activation: Activation | None, *, nonlinear: b
     nonlinear
         Whether to go beyond the linear regression, to the objective behind the activation.
     """
-    fitter = Fitter(replace(rows, regressors=form.regressors(rows.regressors)), form.prior, form.rank, activation)
+    regressed = replace(rows, regressors=form.regressors(rows.regressors))
+    fitter = Fitter(regressed, form.prior, form.rank, activation, form.gram)
     best = linear = fitter.linear()
     if not nonlinear:
         return form.chain(linear.map), linear

@@ -11,8 +11,13 @@ error but the responses': with the covariance S of the patch columns (c·k × c�
 With V fixed, the 1×l convolution and what follows it are a linear map of f = (V·column_x)_x, l·d'' numbers that come
 from the same patch. So the data-driven refit of the 1×l kernel, and the 1×1 behind it (the 3D form), are the same
 reduced-rank regression as the channel form, on these regressors, with H as the prior.
+
+A kernel with three spatial axes is cut behind the first one along which it extends, k×1×1 and 1×l×m, as in the (2+1)D
+networks (Tran et al., CVPR 2018): seen as k×(l·m) it is the same problem.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +32,22 @@ Array = NDArray[Any]
 
 FLOOR = 1e-3
 """Added to S, as a share of its mean variance: directions that the samples never showed still count a little."""
+
+
+def cut_behind(sizes: Sequence[int]) -> int:
+    """How many of a kernel's spatial axes belong to the first stage; the others belong to the second."""
+    return next((axis for axis, size in enumerate(sizes[:-1]) if size > 1), 0) + 1
+
+
+def two_sizes(sizes: Sequence[int]) -> tuple[int, int]:
+    """(k, l) as which a kernel of these sizes is seen; both exceed 1 where it extends in two directions."""
+    behind = cut_behind(sizes)
+    return math.prod(sizes[:behind]), math.prod(sizes[behind:])
+
+
+def _seen(array: Array) -> Array:
+    """Kernels or patches [n, c, *sizes] as [n, c, k, l]."""
+    return array.reshape(*array.shape[:2], *two_sizes(array.shape[2:]))
 
 
 @dataclass(frozen=True)
@@ -63,9 +84,9 @@ class ColumnMoments:
 
     @classmethod
     def of(cls, patches: Array) -> "ColumnMoments":
-        """The sums over patches [n, c, k, l]."""
-        n, c, k, width = patches.shape
-        columns = patches.transpose(0, 3, 1, 2).reshape(n * width, c * k)
+        """The sums over patches [n, c, *sizes]."""
+        n, c, k, width = _seen(patches).shape
+        columns = _seen(patches).transpose(0, 3, 1, 2).reshape(n * width, c * k)
         # Centred before the product: squares of large means would leave nothing of a small variance in float32.
         mean = columns.mean(axis=0, dtype=np.float64).astype(columns.dtype)
         centred = columns - mean
@@ -87,9 +108,9 @@ class ColumnMoments:
 
 
 def cut(kernel: Array, covariance: Array | None) -> Columns:
-    """The spatial cut of a kernel [d, c, k, l], for the covariance S of its patch columns, or for S = I (None)."""
-    d, c, k, width = kernel.shape
-    A = kernel.transpose(3, 0, 1, 2).reshape(width * d, c * k)
+    """The spatial cut of a kernel [d, c, *sizes], for the covariance S of its patch columns, or for S = I (None)."""
+    d, c, k, width = _seen(kernel).shape
+    A = _seen(kernel).transpose(3, 0, 1, 2).reshape(width * d, c * k)
     S = np.eye(c * k) if covariance is None else covariance
     S = S + FLOOR * (np.trace(S) / len(S) or 1.0) * np.eye(len(S))
     L = np.linalg.cholesky(S)
@@ -103,20 +124,21 @@ def cut(kernel: Array, covariance: Array | None) -> Columns:
 
 
 def columns_of(patches: Array) -> Array:
-    """The columns of patches [n, c, k, l], as [n, l, c·k]."""
-    n, c, k, width = patches.shape
-    return np.ascontiguousarray(patches.transpose(0, 3, 1, 2)).reshape(n, width, c * k)
+    """The columns of patches [n, c, *sizes], as [n, l, c·k]."""
+    n, c, k, width = _seen(patches).shape
+    return np.ascontiguousarray(_seen(patches).transpose(0, 3, 1, 2)).reshape(n, width, c * k)
 
 
-def compose(chain: Chain, height: int, width: int, form: str) -> Factorization:
+def compose(chain: Chain, sizes: Sequence[int], form: str) -> Factorization:
     """The convolutions that factors on the columns stand for: k×1, 1×l, and 1×1 for "3d"."""
-    vertical = chain.first.reshape(len(chain.first), -1, height, 1)
-    stages = [Stage(vertical, True, False), Stage(_kernel(chain.rest[0], width), False, True)]
+    axes, behind = len(sizes), cut_behind(sizes)
+    carries = tuple(axis < behind for axis in range(axes))
+    first = chain.first.reshape(len(chain.first), -1, *sizes[:behind], *(1,) * (axes - behind))
+    # [o, l·d''] as the kernel of a 1×l convolution.
+    second = chain.rest[0].reshape(len(chain.rest[0]), two_sizes(sizes)[1], -1).transpose(0, 2, 1)
+    second = second.reshape(*second.shape[:2], *(1,) * behind, *sizes[behind:])
+    stages = [Stage(first, carries), Stage(second, tuple(not own for own in carries))]
     if form == "3d":
-        stages.append(Stage(chain.rest[1][:, :, None, None], False, False))
+        last = chain.rest[1]
+        stages.append(Stage(last.reshape(*last.shape, *(1,) * axes), (False,) * axes))
     return Factorization(form, tuple(stages), chain.bias)
-
-
-def _kernel(rows: Array, width: int) -> Array:
-    """[o, l·d''] as the kernel [o, d'', 1, l] of a 1×l convolution."""
-    return rows.reshape(len(rows), width, -1).transpose(0, 2, 1)[:, :, None, :]

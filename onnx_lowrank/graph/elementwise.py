@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 import scipy.special
 from numpy.typing import NDArray
 
-from onnx_lowrank.graph.normalise import STANDARD, find_constant
+from onnx_lowrank.graph.constants import STANDARD, find_constant
 
 Array = NDArray[np.float64]
 

@@ -4,6 +4,9 @@
     y → + s                a shortcut s that joins, and nothing that the solver knows behind the sum
     y → + s → r            a residual block: r is that of the sum
 
+Nodes that change no value may stand between any two of these: an Identity, a Cast to the type that is there already, a
+Transpose where the network keeps its channels last.
+
 What is approximated must be seen by nobody else. So an activation is one only if every reader of its argument is part
 of it, and a join is one only if y is read by the addition alone; y, or what lies between y and r(y), must not be an
 output of the model.
@@ -20,8 +23,9 @@ from numpy.typing import NDArray
 from onnx_lowrank.factorise import curves
 from onnx_lowrank.factorise.activations import RELU, Activation
 from onnx_lowrank.factorise.piecewise import clip, hard_sigmoid, leaky_relu, prelu
+from onnx_lowrank.graph.constants import STANDARD, find_constant
 from onnx_lowrank.graph.elementwise import clip_bounds, evaluate
-from onnx_lowrank.graph.normalise import STANDARD, find_constant
+from onnx_lowrank.graph.fold import moved_axes
 from onnx_lowrank.graph.protos import reads
 from onnx_lowrank.graph.refusals import is_convolution
 from onnx_lowrank.graph.segments import varying_tensors
@@ -37,6 +41,8 @@ COMPOSED: tuple[Activation, ...] = (
     curves.TANH,
 )
 """The activations that exporters put together from several nodes."""
+
+SINGLE: np.dtype[Any] = np.dtype(np.float32)
 
 LONGEST = 12
 """Nodes of the longest spelling, and a few more."""
@@ -58,10 +64,17 @@ class Join:
         What is added; it does not depend on the response.
     total
         The sum.
+    axes
+        How the sum lies: its axis i is axis ``axes[i]`` of the response. The first is the samples' in both.
     """
 
     shortcut: str
     total: str
+    axes: tuple[int, ...]
+
+    def as_response(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The sum, or the shortcut, with its axes in the order of the response's: [N, d, …]."""
+        return values.transpose(np.argsort(self.axes))
 
 
 class Followers:
@@ -85,7 +98,9 @@ class Followers:
                 self._readers.setdefault(name, []).append(number)
             self._maker.update((tensor.name, number) for tensor in node.outputs)
 
-    def of(self, response: str, filters: int) -> tuple[Activation | None, Join | None]:
+    def of(
+        self, response: str, filters: int, rank: int = 4, element: np.dtype[Any] = SINGLE
+    ) -> tuple[Activation | None, Join | None]:
         """The activation behind a convolution's response, or behind the sum that it joins, and the join.
 
         Parameters
@@ -94,21 +109,36 @@ class Followers:
             The name of the tensor that the convolution makes.
         filters
             d, the number of its channels.
+        rank, element
+            The number of its axes and the type of its values.
         """
-        join = self._join(response)
-        return self._activation(join.total if join else response, filters), join
+        seen, axes = self._same_values(response, tuple(range(rank)), element)
+        join = self._join(response, seen, axes)
+        if join:
+            seen, axes = self._same_values(join.total, axes, element)
+        return self._activation(seen, axes, filters), join
 
-    def _join(self, response: str) -> Join | None:
-        readers = self._readers.get(response, [])
-        if response in self._outputs or len(readers) != 1:
+    def _same_values(self, name: str, axes: tuple[int, ...], element: np.dtype[Any]) -> tuple[str, tuple[int, ...]]:
+        """The last of the tensors that hold the values of a tensor, and how it lies; nobody else reads those before."""
+        while name not in self._outputs and len(self._readers.get(name, [])) == 1:
+            node = self._nodes[self._readers[name][0]]
+            moved = moved_axes(node, element, len(axes))
+            if moved is None or moved[0] != 0:
+                break
+            name, axes = node.outputs[0].name, tuple(axes[axis] for axis in moved)
+        return name, axes
+
+    def _join(self, response: str, seen: str, axes: tuple[int, ...]) -> Join | None:
+        readers = self._readers.get(seen, [])
+        if seen in self._outputs or len(readers) != 1:
             return None
         node = self._nodes[readers[0]]
         if node.op not in ("Add", "Sum") or node.domain not in STANDARD or len(node.inputs) != 2:
             return None
-        shortcut = next((tensor.name for tensor in node.inputs if tensor.name != response), response)
-        if shortcut not in self._varying or shortcut == response or not self._is_at_hand(shortcut, response):
+        shortcut = next((tensor.name for tensor in node.inputs if tensor.name != seen), seen)
+        if shortcut not in self._varying or shortcut == seen or not self._is_at_hand(shortcut, response):
             return None
-        return Join(shortcut, node.outputs[0].name)
+        return Join(shortcut, node.outputs[0].name, axes)
 
     def _is_at_hand(self, shortcut: str, response: str) -> bool:
         """Whether what comes behind the convolution does not have to be run, but for one projection, for a shortcut."""
@@ -121,12 +151,12 @@ class Followers:
                 stack.extend(reads(self._nodes[number]))
         return sum(is_convolution(self._nodes[number]) for number in seen) <= 1
 
-    def _activation(self, argument: str, filters: int) -> Activation | None:
+    def _activation(self, argument: str, axes: tuple[int, ...], filters: int) -> Activation | None:
         if argument in self._outputs:
             return None
         readers = self._readers.get(argument, [])
         if len(readers) == 1 and self._reads_only(self._nodes[readers[0]], {argument}):
-            alone = _operator(self._nodes[readers[0]], argument, filters)
+            alone = _operator(self._nodes[readers[0]], argument, axes, filters)
             if alone:
                 return alone
         return self._composed(argument)
@@ -160,7 +190,7 @@ class Followers:
         return None
 
 
-def _operator(node: gs.Node, argument: str, filters: int) -> Activation | None:
+def _operator(node: gs.Node, argument: str, axes: tuple[int, ...], filters: int) -> Activation | None:
     """The activation that a single node is, of its first input."""
     if node.domain not in STANDARD or node.inputs[0].name != argument or len(node.outputs) != 1:
         return None
@@ -174,7 +204,7 @@ def _operator(node: gs.Node, argument: str, filters: int) -> Activation | None:
         case "LeakyRelu":
             return leaky_relu(float(attribute.get("alpha", 0.01)))
         case "PRelu":
-            slopes = _channel_slopes(node.inputs[1], filters)
+            slopes = _channel_slopes(node.inputs[1], axes, filters)
             return prelu(slopes) if slopes else None
         case "Elu":
             return curves.elu(float(attribute.get("alpha", 1.0)))
@@ -196,13 +226,15 @@ def _operator(node: gs.Node, argument: str, filters: int) -> Activation | None:
     return None
 
 
-def _channel_slopes(tensor: gs.Tensor, filters: int) -> tuple[float, ...] | None:
-    """The slopes of a PRelu that differ from channel to channel at most, of a response [N, d, H, W]."""
+def _channel_slopes(tensor: gs.Tensor, axes: tuple[int, ...], filters: int) -> tuple[float, ...] | None:
+    """The slopes of a PRelu that differ from channel to channel at most, of a response that lies so."""
     values = find_constant(tensor)
     if values is None or not np.isfinite(values.astype(np.float64)).all():
         return None
-    shape = (1,) * (4 - values.ndim) + values.shape
-    if len(shape) != 4 or shape[0] != 1 or shape[1] not in (1, filters) or shape[2:] != (1, 1):
+    shape = (1,) * (len(axes) - values.ndim) + values.shape
+    if len(shape) != len(axes) or shape[axes.index(1)] not in (1, filters):
+        return None
+    if any(extent != 1 for axis, extent in zip(axes, shape, strict=True) if axis != 1):
         return None
     return tuple(float(value) for value in values.reshape(-1))
 

@@ -37,13 +37,15 @@ class ConvGeometry:
     dtype
         Of the weights, as NumPy names it.
     input
-        [samples, channels, height, width].
+        [samples, channels, *size].
     filters
-        d.
+        d, of all groups.
     kernel, strides, dilations
-        (vertical, horizontal).
+        Along every spatial axis.
     pads
-        (top, left, bottom, right).
+        In front along every spatial axis, then behind.
+    group
+        Into how many groups channels and filters are divided.
     relu
         Whether a ReLU follows, which the runtime makes part of the convolution.
     """
@@ -55,6 +57,7 @@ class ConvGeometry:
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     pads: tuple[int, ...]
+    group: int
     relu: bool
 
     @classmethod
@@ -67,14 +70,15 @@ class ConvGeometry:
             tuple(int(size) for size in site.kernel.shape[2:]),
             tuple(int(step) for step in site.strides),
             tuple(int(step) for step in site.dilations),
-            tuple(int(size) for size in site.padding(*shape[2:])),
+            tuple(int(size) for size in site.padding(shape[2:])),
+            site.group,
             site.join is None and site.activation is not None and site.activation.name == "Relu",
         )
 
     @property
     def weights(self) -> tuple[int, ...]:
-        """[d, c, height, width] of the kernel."""
-        return (self.filters, self.input[1], *self.kernel)
+        """[d, c of a group, *sizes] of the kernel."""
+        return (self.filters, self.input[1] // self.group, *self.kernel)
 
     @property
     def bytes(self) -> int:
@@ -85,7 +89,8 @@ class ConvGeometry:
     def __str__(self) -> str:
         """As ``64→128 3×3 on 112×112``."""
         kernel, size = ("×".join(map(str, part)) for part in (self.kernel, self.input[2:]))
-        return f"{self.input[1]}→{self.filters} {kernel} on {size}"
+        groups = f" in {self.group} groups" if self.group > 1 else ""
+        return f"{self.input[1]}→{self.filters}{groups} {kernel} on {size}"
 
 
 def layer_model(geometry: ConvGeometry, factorization: Factorization | None) -> bytes:
@@ -121,7 +126,7 @@ def _model(geometry: ConvGeometry, *, with_layer: bool) -> onnx.ModelProto:
     nodes.append(helper.make_node("Conv", [nodes[0].output[0] if nodes else "x", "spread.weight"], ["input"], "spread"))
     last, channels = "input", c
     if with_layer:
-        fan_in = c * int(np.prod(geometry.kernel))
+        fan_in = int(np.prod(geometry.weights[1:]))
         stored["weight"] = (rng.random(geometry.weights) - 0.5) * (12 / fan_in) ** 0.5
         stored["bias"] = np.ones(geometry.filters)
         nodes.append(
@@ -134,6 +139,7 @@ def _model(geometry: ConvGeometry, *, with_layer: bool) -> onnx.ModelProto:
                 strides=geometry.strides,
                 dilations=geometry.dilations,
                 pads=geometry.pads,
+                group=geometry.group,
             )
         )
         last, channels = "response", geometry.filters

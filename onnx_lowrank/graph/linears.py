@@ -10,7 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_lowrank.graph.normalise import STANDARD
+from onnx_lowrank.graph.constants import STANDARD
 from onnx_lowrank.graph.protos import copy_fields, reads
 from onnx_lowrank.graph.segments import position
 from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse, make_constant, tensor_proto, unique
@@ -61,19 +61,32 @@ def find_linears(graph: gs.Graph, sources: Iterable[str], taken: Iterable[str]) 
     taken
         Names that no layer may have.
     """
-    changed, names = behind(graph, sources), set(taken)
-    readers = Counter(name for node in graph.nodes for name in reads(node))
-    readers.update(tensor.name for tensor in graph.outputs)
+    changed, names, readers = behind(graph, sources), set(taken), count_readers(graph)
     sites = []
     for node in graph.nodes:
         if node.domain not in STANDARD or node.op not in ("Gemm", "MatMul") or node.inputs[0].name not in changed:
             continue
         if not _owned(node, 1, readers) or len(node.inputs[1].shape) != 2:
             continue
-        site = _gemm(node, readers) if node.op == "Gemm" else _matmul(node, readers)
+        site = linear_site(node, readers)
         if site and all(np.isfinite(values.astype(np.float64)).all() for values in (site.bias, *site.weight)):
             sites.append(replace(site, name=unique(site.name, names)))
     return tuple(sites)
+
+
+def linear_site(node: gs.Node, readers: Counter[str]) -> LinearSite | None:
+    """Describe a Gemm or MatMul with a constant matrix; None where it does more than that and a bias.
+
+    ``readers`` are those of ``count_readers``.
+    """
+    return _gemm(node, readers) if node.op == "Gemm" else _matmul(node, readers)
+
+
+def count_readers(graph: gs.Graph) -> Counter[str]:
+    """Count who reads every tensor: nodes, and the model's outputs."""
+    readers = Counter(name for node in graph.nodes for name in reads(node))
+    readers.update(tensor.name for tensor in graph.outputs)
+    return readers
 
 
 def behind(graph: gs.Graph, sources: Iterable[str]) -> set[str]:

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 
 import onnx_graphsurgeon as gs
 
-from onnx_lowrank.graph.normalise import STANDARD
+from onnx_lowrank.graph.constants import STANDARD
+from onnx_lowrank.graph.normalise import is_dense
 
 _CONVS = ("Conv", "ConvTranspose")
 _PRODUCTS = ("Gemm", "MatMul")
@@ -56,6 +57,11 @@ def macs_by_output(graph: gs.Graph, shapes: Mapping[str, tuple[int, ...]]) -> di
         If a shape is missing.
     """
     return {node.outputs[0].name: (node.op, _macs(node, shapes)) for node in _counted(graph)}
+
+
+def dense_outputs(graph: gs.Graph) -> tuple[str, ...]:
+    """Return what the fully connected layers of the main graph make: Gemms, and MatMuls by a constant matrix."""
+    return tuple(node.outputs[0].name for node in graph.nodes if is_dense(node))
 
 
 def _counted(graph: gs.Graph) -> Iterator[gs.Node]:

@@ -1,12 +1,13 @@
-"""The reasons for leaving a convolution alone."""
+"""The reasons for leaving a convolution, or a fully connected layer, alone."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_lowrank.graph.normalise import STANDARD, is_conv
+from onnx_lowrank.graph.constants import STANDARD
+from onnx_lowrank.graph.normalise import is_conv, is_dense
 from onnx_lowrank.graph.protos import reads
 from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse
 
@@ -24,21 +25,21 @@ def is_convolution(node: gs.Node) -> bool:
     return _CONVOLUTION.search(node.op) is not None
 
 
-def hidden_convolutions(graph: gs.Graph) -> Iterator[tuple[str, str]]:
-    """Yield name and reason of the convolutions in the bodies of If, Loop and Scan and in model-local functions."""
-    yield from _in_bodies(graph)
+def hidden_layers(graph: gs.Graph, is_layer: Callable[[gs.Node], bool]) -> Iterator[tuple[str, str]]:
+    """Yield name and reason of the layers in the bodies of If, Loop and Scan and in model-local functions."""
+    yield from _in_bodies(graph, is_layer)
     for function in graph.functions:
         for node in function.nodes:
-            if is_convolution(node):
+            if is_layer(node):
                 yield _label(node), f"inside the function {function.name!r}"
-        yield from _in_bodies(function)
+        yield from _in_bodies(function, is_layer)
 
 
-def _in_bodies(graph: gs.Graph) -> Iterator[tuple[str, str]]:
+def _in_bodies(graph: gs.Graph, is_layer: Callable[[gs.Node], bool]) -> Iterator[tuple[str, str]]:
     for owner in graph.nodes:
         for body in owner.subgraphs(recursive=True):
             for node in body.nodes:
-                if is_convolution(node):
+                if is_layer(node):
                     yield _label(node), f"inside the body of {owner.op} {_label(owner)!r}"
 
 
@@ -62,12 +63,12 @@ def first_convolutions(graph: gs.Graph) -> set[str]:
 
 
 def obstacle(node: gs.Node) -> str | None:
-    """Say in a few words why a convolution of the main graph cannot be factorised; None if it can."""
+    """Say in a few words why a layer of the main graph cannot be factorised; None if it can."""
     if node.op in ("QLinearConv", "ConvInteger") or any(
         producer.op == "DequantizeLinear" for tensor in node.inputs[1:2] for producer in tensor.inputs
     ):
         return "weights are quantised: compress before quantising"
-    if not is_conv(node):
+    if not is_conv(node) and not is_dense(node):
         domain = "" if node.domain in STANDARD else f" of the domain {node.domain!r}"
         return f"{node.op}{domain} is not supported"
     weight = node.inputs[1]
@@ -75,11 +76,11 @@ def obstacle(node: gs.Node) -> str | None:
         return "weights are not constant"
     if is_sparse(weight):
         return "weights are stored sparse"
-    if len(weight.shape) != 4:
-        return f"{len(weight.shape) - 2}-D convolution"
+    if is_dense(node) and len(weight.shape) != 2:
+        return f"weights with {len(weight.shape)} axes"
     group = node.attrs.get("group", 1)
-    if group != 1:
-        return f"grouped convolution (group={group})"
+    if group > 1 and weight.shape[1] == 1:
+        return f"depthwise convolution (group={group})"
     if dtype(weight) not in FLOATS:
         return f"weights of type {dtype(weight)}"
     if len(node.inputs) > 2 and node.inputs[2].name and not isinstance(node.inputs[2], gs.Constant):

@@ -1,4 +1,4 @@
-"""One Conv replaced by a chain of Convs that makes the same tensor."""
+"""One Conv replaced by a chain of Convs that makes the same tensor; one Gemm or MatMul by two."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ValidationError
 from onnx_lowrank.factorise.factors import Factorization, Stage
-from onnx_lowrank.graph.normalise import remove_unread
 from onnx_lowrank.graph.protos import node_proto
 from onnx_lowrank.graph.segments import position
 from onnx_lowrank.graph.sites import ConvSite
 from onnx_lowrank.graph.tensors import make_constant, taken_names, unique
+from onnx_lowrank.graph.unread import remove_unread
 
 
 def rewrite(graph: gs.Graph, site: ConvSite, factorization: Factorization) -> None:
-    """Replace the convolution that makes ``site.output``, in place.
+    """Replace the convolution, or the fully connected layer, that makes ``site.output``, in place.
 
     The stages stand where the node stood, so cuts in front of it stay valid. The last stage makes the same tensor and
     keeps the node's doc string and metadata; the old weights go where nobody else reads them.
@@ -44,25 +44,37 @@ def rewrite(graph: gs.Graph, site: ConvSite, factorization: Factorization) -> No
     taken = taken_names(graph)
     source, output, inputs = node_proto(old), old.outputs[0], list(old.inputs)
     count = len(factorization.stages)
+    add = graph.nodes[position(graph, site.sum_with_bias)] if site.sum_with_bias else None
 
     tensor = inputs[0]
     nodes = []
     for number, stage in enumerate(factorization.stages, 1):
         name = unique(f"{site.name}/rank-{number}of{count}", taken)
         last = number == count
-        reads = [tensor, _constant(site, f"{name}.weight", stage.kernel, taken)]
-        if last and (had_bias or np.any(factorization.bias)):
+        biased = last and add is None and bool(had_bias or np.any(factorization.bias))
+        if site.kernel.ndim > 2:
+            op, attributes, kernel = "Conv", _attributes(site, stage), stage.kernel
+        elif biased or (last and old.op == "Gemm"):
+            op, attributes, kernel = "Gemm", {"transB": 1}, stage.kernel
+        else:
+            op, attributes, kernel = "MatMul", {}, stage.kernel.T
+        reads = [tensor, _constant(site, f"{name}.weight", kernel, taken)]
+        if biased:
             reads.append(_constant(site, f"{name}.bias", factorization.bias, taken))
         tensor = None if last else gs.Variable(unique(f"{name}.output", taken))
-        nodes.append((name, _attributes(site, stage), reads, tensor))
+        nodes.append((op, name, attributes, reads, tensor))
+    if add:
+        index_of_bias = int(add.inputs[0] is output)
+        values = factorization.bias.reshape(add.inputs[index_of_bias].shape)
+        add.inputs[index_of_bias] = _constant(site, f"{name}.bias", values, taken)
 
     # The old node has to let go of its output before another may make it.
     old.inputs.clear()
     old.outputs.clear()
     chain = []
-    for name, attributes, reads, made in nodes:
-        node = gs.Node("Conv", name, attributes, reads, [output if made is None else made], old.domain)
-        node.proto = onnx.helper.make_node("Conv", [], [], name, domain=old.domain, **attributes)
+    for op, name, attributes, reads, made in nodes:
+        node = gs.Node(op, name, attributes, reads, [output if made is None else made], old.domain)
+        node.proto = onnx.helper.make_node(op, [], [], name, domain=old.domain, **attributes)
         chain.append(node)
     chain[-1].proto.doc_string = source.doc_string
     if hasattr(source, "metadata_props"):
@@ -83,13 +95,15 @@ def _constant(site: ConvSite, wanted: str, values: NDArray[Any], taken: set[str]
 
 
 def _attributes(site: ConvSite, stage: Stage) -> dict[str, Any]:
-    """Return the geometry of one stage: the original's in the directions it carries, none in the other."""
-    carries = (stage.rows, stage.columns)
+    """Return the geometry of one stage: the original's along the axes it carries, none along the others."""
+    carries = stage.carries
     attributes: dict[str, Any] = {
         "kernel_shape": [int(size) for size in stage.kernel.shape[2:]],
         "strides": [stride if carried else 1 for stride, carried in zip(site.strides, carries, strict=True)],
         "dilations": [dilation if carried else 1 for dilation, carried in zip(site.dilations, carries, strict=True)],
     }
+    if site.group > 1:
+        attributes["group"] = site.group
     if site.pads is not None:
         attributes["pads"] = [pad if carried else 0 for pad, carried in zip(site.pads, carries * 2, strict=True)]
     elif site.auto_pad.startswith("SAME") and any(carries):

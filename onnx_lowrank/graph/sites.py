@@ -1,4 +1,7 @@
-"""Which convolutions can be factorised, and why the others are left alone."""
+"""Which convolutions can be factorised, and why the others are left alone.
+
+A fully connected layer is a convolution without any spatial axis: it makes one response from one row.
+"""
 
 import re
 from collections import Counter
@@ -13,7 +16,9 @@ from numpy.typing import NDArray
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.factorise.activations import Activation
 from onnx_lowrank.graph.followers import Followers, Join
-from onnx_lowrank.graph.refusals import FIRST, first_convolutions, hidden_convolutions, is_convolution, obstacle
+from onnx_lowrank.graph.linears import count_readers, linear_site
+from onnx_lowrank.graph.normalise import is_dense
+from onnx_lowrank.graph.refusals import FIRST, first_convolutions, hidden_layers, is_convolution, obstacle
 from onnx_lowrank.graph.segments import varying_tensors
 from onnx_lowrank.graph.tensors import array, dtype, unique
 
@@ -30,21 +35,26 @@ class ConvSite:
     input, output
         Names of the tensors that the convolution reads and makes (before the non-linearity).
     kernel
-        [filters d, channels c, height, width], float64.
+        [filters d, channels of a group, *sizes], float64; a size for each of the spatial axes, of which there may be
+        one (sounds), two (images) or three (videos), or none for a fully connected layer.
     bias
         [d], float64; zeros where the model has none.
     dtype
         The weights' type in the model, to which the factors are written back.
     strides, dilations
-        (vertical, horizontal).
+        Along every spatial axis.
     pads
-        (top, left, bottom, right), as stored; None where ``auto_pad`` decides.
+        In front along every spatial axis, then behind, as stored; None where ``auto_pad`` decides.
     auto_pad
         "NOTSET", "VALID", "SAME_UPPER" or "SAME_LOWER".
     activation
         What the response, or the sum that it joins, goes through next, where nobody else sees it; else None.
     join
         The shortcut that is added to the response, where nothing else reads it; else None.
+    group
+        Into how many groups channels and filters are divided; each group of filters sees its own channels alone.
+    sum_with_bias
+        Where an Add brings the bias, as behind a MatMul, the name of what it makes; else None.
     """
 
     name: str
@@ -53,53 +63,50 @@ class ConvSite:
     kernel: NDArray[np.float64]
     bias: NDArray[np.float64]
     dtype: np.dtype[Any]
-    strides: tuple[int, int]
-    dilations: tuple[int, int]
-    pads: tuple[int, int, int, int] | None
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...] | None
     auto_pad: str
     activation: Activation | None
     join: Join | None
+    group: int = 1
+    sum_with_bias: str | None = None
 
     @property
     def target(self) -> str:
-        """Name of the tensor that a solution is to reproduce: the sum where a shortcut joins, else the output."""
-        return self.join.total if self.join else self.output
+        """Name of the tensor that a solution is to reproduce: the sum where one is made, else the output."""
+        return self.join.total if self.join else self.sum_with_bias or self.output
 
-    def padding(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Return the padding for an input of this size.
+    @property
+    def kernels(self) -> list[NDArray[np.float64]]:
+        """The kernel of every group, [d of a group, channels of a group, *sizes]."""
+        return np.split(self.kernel, self.group)
 
-        Parameters
-        ----------
-        height, width
-            Of the input, in pixels.
-
-        Returns
-        -------
-        tuple of int
-            (top, left, bottom, right), in pixels.
-        """
+    def padding(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Return the padding for an input of this size along its spatial axes: in front along each, then behind."""
         if self.pads is not None:
             return self.pads
         if self.auto_pad == "VALID":
-            return (0, 0, 0, 0)
+            return (0,) * (2 * len(size))
         before, after = [], []
-        for axis, size in enumerate((height, width)):
-            stride = self.strides[axis]
-            extent = (self.kernel.shape[2 + axis] - 1) * self.dilations[axis] + 1
-            # SAME means ceil(size / stride) outputs; an odd pixel goes to the side that the name says.
-            total = max((-(-size // stride) - 1) * stride + extent - size, 0)
+        for length, stride, extent in zip(size, self.strides, self._extents, strict=True):
+            # SAME means ceil(length / stride) outputs; an odd pixel goes to the side that the name says.
+            total = max((-(-length // stride) - 1) * stride + extent - length, 0)
             less, more = total // 2, total - total // 2
             before.append(less if self.auto_pad == "SAME_UPPER" else more)
             after.append(more if self.auto_pad == "SAME_UPPER" else less)
-        return (before[0], before[1], after[0], after[1])
+        return (*before, *after)
 
-    def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the (height, width) of the output for an input of this size."""
-        top, left, bottom, right = self.padding(height, width)
-        padded = (height + top + bottom, width + left + right)
-        extents = [(self.kernel.shape[2 + axis] - 1) * self.dilations[axis] + 1 for axis in (0, 1)]
-        rows, columns = ((padded[axis] - extents[axis]) // self.strides[axis] + 1 for axis in (0, 1))
-        return (rows, columns)
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Return the size of the output along the spatial axes for an input of this size."""
+        pads, axes = self.padding(size), len(size)
+        padded = [length + pads[axis] + pads[axes + axis] for axis, length in enumerate(size)]
+        return tuple((n - e) // s + 1 for n, e, s in zip(padded, self._extents, self.strides, strict=True))
+
+    @property
+    def _extents(self) -> list[int]:
+        """How far the dilated kernel reaches along every spatial axis."""
+        return [(k - 1) * step + 1 for k, step in zip(self.kernel.shape[2:], self.dilations, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ class Skip:
 
 
 def find_sites(
-    graph: gs.Graph, include: str | None = None, exclude: str | None = None
+    graph: gs.Graph, include: str | None = None, exclude: str | None = None, *, gemm: bool = False
 ) -> tuple[tuple[ConvSite, ...], tuple[Skip, ...]]:
     """Sort every convolution of the model into those that can be factorised and those that stay.
 
@@ -122,13 +129,15 @@ def find_sites(
     include, exclude
         Regular expressions, searched in the node's name. With `include`, only what it names is factorised; what
         `exclude` names never is.
+    gemm
+        Whether fully connected layers are wanted, too.
 
     Returns
     -------
     sites
         In topological order.
     skips
-        All other convolutions: those of the main graph in topological order, then those in bodies and functions.
+        All others: those of the main graph in topological order, then those in bodies and functions.
 
     Raises
     ------
@@ -136,9 +145,14 @@ def find_sites(
         If one of the expressions is not one.
     """
     wanted, unwanted = _pattern("--include", include), _pattern("--exclude", exclude)
-    nodes = [node for node in graph.nodes if is_convolution(node)]
+
+    def is_layer(node: gs.Node) -> bool:
+        return is_convolution(node) or (gemm and is_dense(node))
+
+    nodes = [node for node in graph.nodes if is_layer(node)]
     names, taken = _names(nodes)
     first, varying, followers = first_convolutions(graph), varying_tensors(graph), Followers(graph)
+    readers = count_readers(graph)
     sites, skips = [], []
     for node, name in zip(nodes, names, strict=True):
         reason = obstacle(node)
@@ -150,11 +164,15 @@ def find_sites(
             reason = "not named by --include"
         if reason is None and wanted is None and node.outputs[0].name in first:
             reason = FIRST
-        if reason is None:
-            sites.append(_site(node, name, followers))
-        else:
+        if reason is not None:
             skips.append(Skip(name, reason))
-    skips += [Skip(unique(name, taken), reason) for name, reason in hidden_convolutions(graph)]
+        elif is_convolution(node):
+            sites.append(_site(node, name, followers))
+        elif dense := _dense_site(node, name, followers, readers):
+            sites.append(dense)
+        else:
+            skips.append(Skip(name, "alpha, beta, transA, or a bias that is no vector"))
+    skips += [Skip(unique(name, taken), reason) for name, reason in hidden_layers(graph, is_layer)]
     return tuple(sites), tuple(skips)
 
 
@@ -180,10 +198,9 @@ def _site(node: gs.Node, name: str, followers: Followers) -> ConvSite:
     bias = np.zeros(kernel.shape[0])
     if len(node.inputs) > 2 and node.inputs[2].name:
         bias = array(node.inputs[2]).astype(np.float64)
-    strides, dilations = (node.attrs.get(key, (1, 1)) for key in ("strides", "dilations"))
+    axes = kernel.ndim - 2
     auto_pad = node.attrs.get("auto_pad", "NOTSET") or "NOTSET"
-    top, left, bottom, right = node.attrs.get("pads", (0, 0, 0, 0))
-    activation, join = followers.of(output.name, len(kernel))
+    activation, join = followers.of(output.name, len(kernel), kernel.ndim, dtype(weight))
     return ConvSite(
         name=name,
         input=node.inputs[0].name,
@@ -191,10 +208,33 @@ def _site(node: gs.Node, name: str, followers: Followers) -> ConvSite:
         kernel=kernel,
         bias=bias,
         dtype=dtype(weight),
-        strides=(strides[0], strides[1]),
-        dilations=(dilations[0], dilations[1]),
-        pads=(top, left, bottom, right) if auto_pad == "NOTSET" else None,
+        strides=tuple(node.attrs.get("strides", (1,) * axes)),
+        dilations=tuple(node.attrs.get("dilations", (1,) * axes)),
+        pads=tuple(node.attrs.get("pads", (0,) * (2 * axes))) if auto_pad == "NOTSET" else None,
         auto_pad=auto_pad,
         activation=activation,
         join=join,
+        group=node.attrs.get("group", 1),
+    )
+
+
+def _dense_site(node: gs.Node, name: str, followers: Followers, readers: Counter[str]) -> ConvSite | None:
+    linear = linear_site(node, readers)
+    if linear is None:
+        return None
+    activation, join = followers.of(linear.target, len(linear.weight), 2, dtype(node.inputs[1]))
+    return ConvSite(
+        name=name,
+        input=linear.input,
+        output=linear.output,
+        kernel=linear.weight.astype(np.float64),
+        bias=linear.bias,
+        dtype=dtype(node.inputs[1]),
+        strides=(),
+        dilations=(),
+        pads=(),
+        auto_pad="NOTSET",
+        activation=None if join else activation,
+        join=None,
+        sum_with_bias=linear.target if linear.target != linear.output else None,
     )

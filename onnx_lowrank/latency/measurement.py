@@ -83,7 +83,7 @@ def measure_models(sessions: Sequence[Session], feeds: Feeds, budget: Budget = W
 def _session(geometry: ConvGeometry, choice: Choice, open_session: Opener) -> Session:
     form, ranks = choice
     assert form is not None
-    model = layer_model(geometry, placeholder(form, geometry.weights, ranks))
+    model = layer_model(geometry, placeholder(form, geometry.weights, geometry.group, ranks))
     return open_session(model, "a measured layer")
 
 

@@ -113,7 +113,9 @@ def rank_multiple(
         return int(options.multiple)
     progress("measure", 0, 1)
     stopwatch, batch, _ = open_for(sampling, options)
-    multiple = stopwatch.step([ConvGeometry.of(s, macs.shapes[s.input], len(batch)) for s in sites])
+    convolutions = [site for site in sites if site.kernel.ndim > 2]
+    geometries = [ConvGeometry.of(s, macs.shapes[s.input], len(batch)) for s in convolutions]
+    multiple = stopwatch.step(geometries) if geometries else 1
     stopwatch.save()
     if options.target == "macs":
         progress("measure", 1, 1)
@@ -212,7 +214,7 @@ def choose_by_clock(
     clocked: Clocked,
     loaded: LoadedModel,
     sites: Sequence[ConvSite],
-    columns: Mapping[str, Columns],
+    columns: Mapping[str, tuple[Columns, ...]],
     layers_at: Callable[[Mapping[str, Costs]], Sequence[Layer]],
     sampling: Sampling,
     options: Options,

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from onnx_lowrank.factorise.factors import Factorization
+import numpy as np
+
+from onnx_lowrank.factorise.factors import Factorization, side_by_side
 from onnx_lowrank.factorise.forms import from_weights, make_form
 from onnx_lowrank.factorise.placeholder import placeholder
 from onnx_lowrank.factorise.spatial import Columns
@@ -21,10 +23,10 @@ def meaningless(site: ConvSite, choice: SitePlan) -> Factorization:
     """Factors of the right shapes."""
     assert choice.form is not None
     shape = tuple(int(size) for size in site.kernel.shape)
-    return placeholder(choice.form, shape, choice.ranks)
+    return placeholder(choice.form, shape, site.group, choice.ranks)
 
 
-def weights_alone(columns: Mapping[str, Columns]) -> Factors:
+def weights_alone(columns: Mapping[str, tuple[Columns, ...]]) -> Factors:
     """Factors that the weights alone give, so that the values inside the network are of the usual size.
 
     ``columns`` holds the spatial cuts by site name. What was made once is kept.
@@ -34,8 +36,14 @@ def weights_alone(columns: Mapping[str, Columns]) -> Factors:
     def factors(site: ConvSite, choice: SitePlan) -> Factorization:
         if choice not in made:
             assert choice.form is not None
-            form = make_form(choice.form, site.kernel, choice.ranks, columns.get(site.name))
-            made[choice] = from_weights(form, site.kernel, site.bias)
+            cuts = columns.get(site.name, (None,) * site.group)
+            biases = np.split(site.bias, site.group)
+            made[choice] = side_by_side(
+                [
+                    from_weights(make_form(choice.form, kernel, choice.ranks, cut), kernel, bias)
+                    for kernel, bias, cut in zip(site.kernels, biases, cuts, strict=True)
+                ]
+            )
         return made[choice]
 
     return factors

@@ -14,16 +14,19 @@ Array = NDArray[Any]
 class ConvShape:
     """The geometry that decides a convolution's cost.
 
+    A grouped convolution costs what one of its groups would cost at as many times the pixels; the ranks are those of
+    one group.
+
     Attributes
     ----------
     filters, channels
-        d, c.
+        d, c, of one group.
     kernel
-        (height k, width l).
+        (height k, width l); with another number of spatial axes, its sizes along those before and behind the cut.
     positions
-        Output pixels.
+        Output pixels, of all groups.
     between
-        Pixels between the k×1 and the 1×l convolution: the output's height times the input's width.
+        Pixels between the k×1 and the 1×l convolution, of all groups: the output's height times the input's width.
     """
 
     filters: int
@@ -39,7 +42,7 @@ class ConvShape:
 
     @property
     def splits_in_space(self) -> bool:
-        """Whether the kernel extends in both directions, so that k×1 and 1×l are smaller than it."""
+        """Whether the kernel extends in two directions, so that k×1 and 1×l are smaller than it."""
         return min(self.kernel) > 1
 
     @property

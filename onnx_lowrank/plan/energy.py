@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lowrank.factorise.moments import Moments
+
 Array = NDArray[Any]
 
 
@@ -19,6 +21,22 @@ def eigenvalues(covariance: Array) -> Array:
     return np.maximum(np.linalg.eigvalsh(covariance)[::-1], 0)
 
 
+def held_out_spectrum(responses: Array, gram: Array) -> Array:
+    """What each principal component of a half of the responses [n, d], with W Wᵀ [d, d], holds of the other half, [d].
+
+    Added up over both halves. Of a single row W Wᵀ alone has to tell.
+    """
+    halves = responses[::2], responses[1::2]
+    if not len(halves[1]):
+        return eigenvalues(gram)
+    held = np.zeros(responses.shape[1])
+    for own, other in (halves, halves[::-1]):
+        moments = Moments.of(own, own).with_weights(gram)
+        components = np.linalg.eigh(moments.yy)[1][:, ::-1]
+        held += np.square((other - moments.y_mean) @ components).sum(axis=0)
+    return held
+
+
 def log_energies(values: Array) -> Array:
     """log E(r) for r = 1..d, [d]: the share of the spectrum [d] that the first r eigenvalues hold.
 
@@ -27,5 +45,5 @@ def log_energies(values: Array) -> Array:
     total = values.sum()
     if total <= 0:
         return np.zeros(len(values))
-    # Round-off may push the last share above 1; E = 0 (leading zeros cannot occur in a descending spectrum).
-    return np.asarray(np.log(np.minimum(np.cumsum(values) / total, 1.0)))
+    # Round-off may push the last share above 1. On held-out samples the first component may hold nothing.
+    return np.asarray(np.log(np.clip(np.cumsum(values) / total, np.finfo(np.float64).tiny, 1.0)))
