@@ -111,6 +111,8 @@ def benchmark(
     LowRankError
         The subclass says what kind of thing is wrong; see ``errors``.
     """
+    if not models:
+        raise UsageError("there is no model to measure: give at least one")
     settings, warnings = settings or Settings(), list[str]()
 
     def note(text: str) -> None:
@@ -142,8 +144,8 @@ def benchmark(
             measurements.append(_measurement(threads, batch, times, profiles))
             if not times.settled:
                 note(
-                    f"with {threads or 'the default number of'} threads and batch {batch} the models were still "
-                    "getting faster when their warm-up ended: give more --seconds"
+                    f"with {threads or 'the default number of'} threads and batch {batch} the warm-up ended before the "
+                    "times had settled: give more --seconds, or a machine that does nothing else"
                 )
             progress("measure", len(measurements), total)
     return BenchReport(

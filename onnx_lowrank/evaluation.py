@@ -21,7 +21,7 @@ from onnx_lowrank.timing import Budget, take_turns
 
 Array = NDArray[Any]
 
-LATENCY_BUDGET = Budget(rounds=50, seconds=3)
+LATENCY_BUDGET = Budget(rounds=15, seconds=1, turn=0.001)
 """Enough for an informative number; ``onnx-lowrank-bench`` measures thoroughly."""
 
 

@@ -13,7 +13,7 @@ from onnx_lowrank.interface import TensorSpec
 Shapes = Mapping[str, tuple[int, ...]]
 """By the input's name; "" is the only input of a model."""
 
-_NEXT = re.compile(r"[;\s]+|,(?=[^,\[\]]*:)")
+_NEXT = re.compile(r"[;\s]+|,(?=[^,;\s\[\]]*:)")
 """Between two inputs; a comma within a shape is not followed by a name."""
 
 

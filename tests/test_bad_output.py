@@ -1,5 +1,6 @@
 """Outputs and options that cannot be: an exit code, one line, and nothing left behind."""
 
+import contextlib
 import errno
 import os
 import re
@@ -8,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 import pytest
 from models_for_tests import plain
 
 from onnx_lowrank import cli
+from onnx_lowrank.errors import EnvironmentFault
+from onnx_lowrank.runtime import Session, provider_names
 
 pytestmark = pytest.mark.usefixtures("good_files")
 
@@ -92,6 +96,17 @@ def test_a_speedup_without_a_meaning(speedup: str, refuses: Callable[..., str]) 
 
 def test_a_provider_that_is_not_there(refuses: Callable[..., str]) -> None:
     assert "provider 'npu'" in refuses(2, "in.onnx", "out.onnx", "--data", "data.npy", "--providers", "npu")
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="this ONNX Runtime knows no CUDA"
+)
+def test_a_provider_that_cannot_run_is_not_replaced_by_the_next(refuses: Callable[..., str]) -> None:
+    with contextlib.suppress(EnvironmentFault):
+        Session("in.onnx", provider_names(["cuda"]), 1, "the model")
+        pytest.skip("CUDA runs here")
+    line = refuses(6, "in.onnx", "out.onnx", "--data", "data.npy", "--providers", "cuda,cpu")
+    assert "CUDAExecutionProvider cannot run the model on this machine" in line and "--providers cpu" in line
 
 
 def test_a_plan_for_another_model(refuses: Callable[..., str]) -> None:

@@ -213,6 +213,16 @@ def test_a_provider_that_cannot_run_is_refused(capsys: pytest.CaptureFixture[str
 def test_settings_are_checked_in_python_too() -> None:
     with pytest.raises(UsageError, match="threads"):
         Settings(threads=())
+    with pytest.raises(UsageError, match="no model"):
+        benchmark([])
+
+
+def test_times_that_had_no_chance_to_settle_are_said() -> None:
+    said: list[str] = []
+    report = benchmark(["fixed.onnx"], settings=Settings((1,), budget=Budget(seconds=1e-9)), warn=said.append)
+    assert report.warnings == tuple(said) and "before the times had settled" in said[0]
+    (measurement,) = report.measurements
+    assert (measurement.settled, measurement.warmup_rounds, measurement.rounds) == (False, 1, 6)
 
 
 def test_the_module_is_the_command() -> None:

@@ -28,6 +28,7 @@ IMAGE = TensorSpec("x", FLOAT, ("N", 3, None, None))
         ("a:1,3,b:2,4", {"a": (1, 3), "b": (2, 4)}),
         ("a:[1,3],b:0:[2, 4]", {"a": (1, 3), "b:0": (2, 4)}),
         ("a:1x3 b:2; c:7", {"a": (1, 3), "b": (2,), "c": (7,)}),
+        ("a:1,3 b:2,4;c:7,8", {"a": (1, 3), "b": (2, 4), "c": (7, 8)}),
     ],
 )
 def test_three_spellings_of_shapes(text: str, expected: dict[str, tuple[int, ...]]) -> None:
@@ -45,7 +46,7 @@ def test_three_spellings_of_shapes(text: str, expected: dict[str, tuple[int, ...
     st.sampled_from([",", ", ", " ", ";", "; "]),
     st.booleans(),
 )
-@settings(deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_what_is_written_is_read(
     shapes: dict[str, tuple[int, ...]], between: str, separator: str, brackets: bool
 ) -> None:
