@@ -1,6 +1,7 @@
 """The command line as data: what ``onnx-lowrank`` may be told, and the `Options` that it comes to."""
 
 import argparse
+import errno
 import re
 from collections.abc import Sequence
 from dataclasses import fields
@@ -54,6 +55,14 @@ def path(text: str) -> Path:
     """A file or folder; for argparse."""
     if not text:
         raise argparse.ArgumentTypeError("an empty name")
+    try:
+        Path(text).stat()
+    except FileNotFoundError:
+        pass  # it may be one to be written
+    except (OSError, ValueError) as error:
+        # Too long, with a NUL in it, or not to be encoded: every later look at it would fail.
+        if not isinstance(error, OSError) or error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
+            raise argparse.ArgumentTypeError(f"no file can have the name {text[:80]!r} ({error})") from None
     return Path(text)
 
 
@@ -160,6 +169,9 @@ def arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:
     """
     # Intermixed: OUT may follow an option.
     args = _parser().parse_intermixed_args(argv)
+    for name, value in vars(args).items():
+        if isinstance(value, list):  # argparse takes the value out of --option=--
+            raise UsageError(f"argument --{name}: expected one argument (see {PROGRAM} --help)")
     args.preprocess = parse(args.preprocess)
     given = {field.name: getattr(args, field.name) for field in fields(Options) if hasattr(args, field.name)}
     if args.measure_latency:

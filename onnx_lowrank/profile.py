@@ -130,7 +130,7 @@ def collect_targets(
                 columns[name] = [sums + ColumnMoments.of(x) for sums, x in zip(so_far, patches, strict=True)]
         for linear in linears:
             y = outputs[linear.target]
-            if y.shape != (len(batch), len(linear.bias)) or not np.abs(y).max(initial=0) < LARGEST:
+            if y.shape != (len(batch), len(linear.bias)) or not float(np.abs(y).max(initial=0)) < LARGEST:
                 responses_of.pop(linear.name, None)
             elif linear.name in responses_of:
                 responses_of[linear.name].append(y.astype(np.float32, copy=False))

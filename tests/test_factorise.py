@@ -115,6 +115,21 @@ def test_an_endless_ridge_gives_the_prior() -> None:
     np.testing.assert_allclose(solution.left @ solution.right, prior, atol=1e-6)
 
 
+@pytest.mark.parametrize("decay", [0.99, 0.999])
+def test_leading_subspaces_of_large_matrices_hold_what_the_exact_ones_hold(
+    decay: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(8)
+    A = rng.standard_normal((400, 400)) * decay ** np.arange(400)
+    S = A.T @ A
+    exact = np.linalg.eigvalsh(S)[::-1]
+    monkeypatch.setattr("onnx_lowrank.factorise.regression.LARGE", 100)
+    for rank in (1, 20, 100):
+        V = leading_subspace(S, rank)
+        np.testing.assert_allclose(V.T @ V, np.eye(rank), atol=1e-10)
+        assert 0.98 * exact[:rank].sum() < np.vdot(V, S @ V) <= exact[:rank].sum() * (1 + 1e-9)
+
+
 # ---- the moments
 
 

@@ -305,6 +305,21 @@ def test_a_kernel_is_cut_behind_the_first_axis_along_which_it_extends() -> None:
     assert [stage.kernel.shape[2:] for stage in chain.stages] == [(1, 3, 1), (1, 1, 2)]
 
 
+@pytest.mark.parametrize("form", ["spatial", "3d"])
+@pytest.mark.parametrize("sizes", [(1, 3, 3), (3, 1, 3), (2, 3, 2)])
+def test_what_is_cut_in_three_dimensions_costs_what_was_planned(sizes: tuple[int, ...], form: str) -> None:
+    stored = {"w0": weights(1, 12, 3, 3, 3, 3), "w1": weights(2, 12, 12, *sizes)}
+    nodes = [
+        conv("stem", "x", "w0", "c0", pads=[1] * 6),
+        conv("cut", "c0", "w1", "y", strides=[1, 2, 2], pads=[0, 1, 2, 1, 0, 1]),
+    ]
+    free = [None] * 3
+    model = build(nodes, stored, input_shape=("N", 3, *free), output_shape=("N", 12, *free))
+    result = compress(model, samples(3, 6), 1.1, threads=1, form=form, solver="weights")
+    assert [site.form for site in result.report.sites] == [form]
+    assert result.report.macs.conv_after == conv_macs(result.model, 3)
+
+
 # ---- where they cannot be reached
 
 
@@ -332,3 +347,31 @@ def test_other_kinds_in_bodies_and_functions_are_named(axes: int, group: int) ->
     assert reasons.pop("stem").startswith("the first convolution")
     assert reasons == dict.fromkeys(("in_then_branch", "in_else_branch"), "inside the body of If 'choice'")
     assert [site.name for site in result.report.sites] == ["after"]
+
+
+@pytest.mark.parametrize(("axes", "group"), [(1, 1), (1, 3), (2, 3), (3, 1), (3, 3)])
+def test_other_operators_of_every_kind_have_their_reasons(axes: int, group: int) -> None:
+    sizes, free = (3,) * axes, [None] * axes
+    stored = {
+        "w": weights(1, 12, 12 // group, *sizes),
+        "wd": weights(2, 12, 1, *sizes),
+        "wq": np.ones((12, 12 // group, *sizes), np.int8),
+        "scale": np.array(0.1, np.float32),
+    }
+    nodes = [
+        helper.make_node("ConvTranspose", ["x", "w"], ["a"], "transposed", group=group),
+        helper.make_node("FusedConv", ["a", "w"], ["b"], "fused", domain="com.microsoft", group=group),
+        conv("depthwise", "b", "wd", "c", group=12, pads=[1] * (2 * axes)),
+        helper.make_node("DequantizeLinear", ["wq", "scale"], ["wf"]),
+        conv("quantised", "c", "wf", "y", group=group, pads=[1] * (2 * axes)),
+    ]
+    shapes: dict[str, Any] = {"input_shape": ("N", 12, *free), "output_shape": ("N", None, *free)}
+    model = build(nodes, stored, domains=["com.microsoft"], **shapes)
+    sites, skips = find_sites(normalise(model), include="")
+    assert not sites
+    assert {skip.name: skip.reason for skip in skips} == {
+        "transposed": "ConvTranspose is not supported",
+        "fused": "FusedConv of the domain 'com.microsoft' is not supported",
+        "depthwise": "depthwise convolution (group=12)",
+        "quantised": "weights are quantised: compress before quantising",
+    }

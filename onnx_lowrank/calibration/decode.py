@@ -47,8 +47,11 @@ def decode(path: Path, channels: int, size: Size, preprocess: Preprocess) -> NDA
         If the photo cannot be read or does not give that size; the text is the reason alone.
     """
     try:
-        with Image.open(path) as image:
-            photo = eight_bits(image, "L" if channels == 1 else "RGB")
+        with warnings.catch_warnings():
+            # Of transparency, which is dropped on purpose, and of files that are cut short: what cannot be used raises.
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                photo = eight_bits(image, "L" if channels == 1 else "RGB")
     except Exception as error:
         # Pillow's plug-ins raise almost anything on files that are cut short or damaged (OSError, SyntaxError,
         # zlib.error, struct.error, DecompressionBombError, ...): none of it may end a run of hours.
@@ -63,9 +66,7 @@ def eight_bits(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit gray; convert() would clip it to 255 instead of scaling it
         gray = np.asarray(image).astype(np.int64) >> 8
         return Image.fromarray(np.clip(gray, 0, 255).astype(np.uint8)).convert(mode)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "palette images with transparency": the alpha is dropped on purpose
-        return image.convert(mode)
+    return image.convert(mode)
 
 
 def fit(photo: Image.Image, size: Size, preprocess: Preprocess) -> Image.Image:

@@ -5,6 +5,7 @@ The decoded pixels are kept while they fit a budget, otherwise decoded again for
 """
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -156,7 +157,9 @@ def open_images(
         except ValueError as error:
             return error
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    # How warnings are treated belongs to the process: what threads that overlap leave behind is undone at the end.
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        warnings.simplefilter("ignore")
         # In chunks, so that a folder too large to keep is not queued up decoded.
         for start in range(0, len(chosen), 64):
             part = chosen[start : start + 64].tolist()

@@ -4,6 +4,7 @@ An array of Python objects is stored as a pickle, and a pickle can run code when
 arrays those are, so they are refused before their data are touched.
 """
 
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ from onnx_lowrank.errors import DataError
 
 ARRAY_SUFFIXES = frozenset((".npy", ".npz"))
 
-_DAMAGE = (OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (
+    *(OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error),
+    *(SyntaxError, tokenize.TokenError),
+)
 # What a damaged or encrypted file makes NumPy and zipfile raise.
 
 

@@ -36,6 +36,9 @@ from onnx_lowrank.factorise.rows import Rows
 
 Array = NDArray[Any]
 
+EXACT = 1e-12
+"""A relative error, squared as all are, that single precision alone makes: to go on would only follow the noise."""
+
 RIDGES = (np.inf, 10.0, 1.0, 1e-1, 1e-2, 1e-3)
 """Strengths of the shrinkage, in units of the regressors' mean variance; the first one is the symmetric map itself."""
 
@@ -72,7 +75,8 @@ class Fit:
         """Which candidate won, in a few words."""
         refined = f", refined in {self.epochs:g} epochs" if self.epochs else ""
         if np.isinf(self.ridge):
-            return "the symmetric solution" + (refined or ": too few samples to do better")
+            alone = ": it is exact" if self.error_linear <= EXACT else ": too few samples to do better"
+            return "the symmetric solution" + (refined or alone)
         kind = f"nonlinear, {self.iterations} iterations" if self.iterations else "linear"
         return f"{kind}, ridge {self.ridge:g}{refined}"
 
@@ -153,6 +157,8 @@ def _best_ridge(problem: "_Problem", judge: "_Judge") -> tuple[float, float]:
     """(ridge, error) of the best linear solution, from the symmetric map on: weaker ridges until they are worse."""
     best = RIDGES[0], judge(problem.linear(RIDGES[0]))
     for ridge in RIDGES[1:]:
+        if best[1] <= EXACT:
+            break
         error = judge(problem.linear(ridge))
         if error > best[1]:
             break

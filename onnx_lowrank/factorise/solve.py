@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from onnx_lowrank.factorise.activations import Activation
 from onnx_lowrank.factorise.descent import EPOCHS, Chain, finish, refine
-from onnx_lowrank.factorise.fit import Fit, Fitter
+from onnx_lowrank.factorise.fit import EXACT, Fit, Fitter
 from onnx_lowrank.factorise.forms import Form
 from onnx_lowrank.factorise.rows import Rows
 
@@ -32,7 +32,7 @@ def solve(form: Form, rows: Rows, activation: Activation | None, *, nonlinear: b
     regressed = replace(rows, regressors=form.regressors(rows.regressors))
     fitter = Fitter(regressed, form.prior, form.rank, activation, form.gram)
     best = linear = fitter.linear()
-    if not nonlinear:
+    if not nonlinear or linear.error_linear <= EXACT:
         return form.chain(linear.map), linear
     refined = None
     if rows.judges.any() and not rows.judges.all():

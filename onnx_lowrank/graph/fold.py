@@ -63,8 +63,10 @@ def fold(graph: gs.Graph, conv: gs.Node, taken: set[str]) -> None:
     bias = conv.inputs[2] if len(conv.inputs) > 2 and conv.inputs[2].name else None
     if not isinstance(weight, gs.Constant) or is_sparse(weight) or dtype(weight) not in FLOATS:
         return
+    if len(weight.shape) < 3:
+        return
     offset = np.zeros(weight.shape[0]) if bias is None else find_constant(bias)
-    if offset is None:
+    if offset is None or offset.shape != tuple(weight.shape[:1]):
         return
     element, rank = dtype(weight), len(weight.shape)
     outputs, nodes = {id(tensor) for tensor in graph.outputs}, {id(node) for node in graph.nodes}
@@ -80,7 +82,8 @@ def fold(graph: gs.Graph, conv: gs.Node, taken: set[str]) -> None:
             affine = _affine(node, tensor, channels, (rank, weight.shape[0]), graph.opset)
             if affine is None:
                 break
-            gain, shift = gain * affine[0], shift * affine[0] + affine[1]
+            with np.errstate(all="ignore"):
+                gain, shift = gain * affine[0], shift * affine[0] + affine[1]
             folded.append(node)
         tensor = node.outputs[0]
     if folded and _reweight(conv, gain, shift, taken):
@@ -92,14 +95,16 @@ def _affine(node: gs.Node, y: gs.Tensor, channels: int, size: tuple[int, int], o
     if node.domain not in STANDARD:
         return None
     if node.op == "BatchNormalization":
-        return _norm(node) if node.inputs[0] is y and channels == 1 and is_inference_norm(node, opset) else None
+        return (
+            _norm(node, size[1]) if node.inputs[0] is y and channels == 1 and is_inference_norm(node, opset) else None
+        )
     if node.op not in ("Add", "Sub", "Mul", "Div") or len(node.inputs) != 2 or node.attrs:
         return None
     first = node.inputs[0] is y
     values = _of_channels(node.inputs[1 if first else 0], channels, size)
     if values is None or (node.op == "Div" and not first):
         return None
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         match node.op:
             case "Add":
                 gain, shift = np.ones(1), values
@@ -124,12 +129,12 @@ def _of_channels(tensor: gs.Tensor, channels: int, size: tuple[int, int]) -> NDA
     return values.astype(np.float64).reshape(-1)
 
 
-def _norm(norm: gs.Node) -> Affine | None:
+def _norm(norm: gs.Node, filters: int) -> Affine | None:
     parameters = [find_constant(tensor) for tensor in norm.inputs[1:5]]
-    if any(parameter is None for parameter in parameters):
+    if any(parameter is None or parameter.shape != (filters,) for parameter in parameters):
         return None
-    gamma, beta, mean, variance = (np.asarray(parameter, np.float64) for parameter in parameters)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(all="ignore"):  # what is not finite is not folded
+        gamma, beta, mean, variance = (np.asarray(parameter, np.float64) for parameter in parameters)
         gain = gamma / np.sqrt(variance + float(norm.attrs.get("epsilon", 1e-5)))
         return gain, beta - mean * gain
 
@@ -150,7 +155,7 @@ def _reweight(conv: gs.Node, gain: NDArray[np.float64], shift: NDArray[np.float6
     """Give the convolution the new weights; False, and nothing is changed, where its type cannot hold them."""
     weight = conv.inputs[1]
     filters, element = weight.shape[0], dtype(weight)
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(all="ignore"):
         kernel = array(weight).astype(np.float64) * gain.reshape(-1, *[1] * (len(weight.shape) - 1))
     if not (np.isfinite(kernel).all() and np.isfinite(shift).all()):
         return False

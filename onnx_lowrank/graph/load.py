@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import external_data_helper
+from onnx import external_data_helper, numpy_helper
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.protos import bodies
@@ -110,9 +110,9 @@ def _from_memory(model: onnx.ModelProto) -> LoadedModel:
 
 
 def _read(path: Path) -> bytes:
-    if path.is_dir():
-        raise ModelError(f"{path}: a folder; give the .onnx file in it")
     try:
+        if path.is_dir():
+            raise ModelError(f"{path}: a folder; give the .onnx file in it")
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file") from error
@@ -138,6 +138,12 @@ def _check(proto: onnx.ModelProto, where: str, path: Path | None) -> None:
                 f"{where}: opset {imported.version} is not one of 1 to {newest}, which the installed onnx "
                 f"{onnx.__version__} knows; update onnx, or export with an older opset"
             )
+    for tensor in _tensors(proto.graph):
+        try:
+            # The checker does not ask whether the stored values fill the shape.
+            numpy_helper.to_array(tensor)
+        except Exception as error:  # what it raises depends on the element type and on the version of onnx
+            raise ModelError(f"{where}: the tensor {tensor.name!r} cannot be read ({_line(error)})") from error
     try:
         onnx.checker.check_model(proto)
     except onnx.checker.ValidationError as error:

@@ -140,11 +140,12 @@ def piece(
     model = onnx.ModelProto()
     source = vars(graph).get("proto")
     if source is not None:
-        model.ir_version = source.ir_version
+        # Below 4 every initializer has to be among the inputs, which are for what a piece is given.
+        model.ir_version = max(source.ir_version, 4)
         model.opset_import.extend(source.opset_import)
         model.functions.extend(source.functions)
     else:
-        model.ir_version = graph.ir_version or 8
+        model.ir_version = max(graph.ir_version or 8, 4)
         model.opset_import.extend(graph.import_domains or [onnx.helper.make_opsetid("", graph.opset)])
         model.functions.extend(OnnxExporter.export_function(function) for function in graph.functions)
     model.graph.name = graph.name
@@ -161,7 +162,6 @@ def piece(
         if is_sparse(known[name]):
             model.graph.sparse_initializer.append(known[name]._values.tensor)
             continue
-        # IR versions below 4 want these among the inputs too, but ONNX Runtime does not insist.
         model.graph.initializer.append(tensor_proto(known[name]))
     return model
 

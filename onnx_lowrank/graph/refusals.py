@@ -62,6 +62,16 @@ def first_convolutions(graph: gs.Graph) -> set[str]:
     return first
 
 
+def _has_geometry(node: gs.Node, dimensions: int) -> bool:
+    """Whether strides, dilations and pads are there for every dimension of the kernel, or left out."""
+
+    def fit(key: str, count: int, least: int) -> bool:
+        values = node.attrs.get(key, [least] * count)
+        return isinstance(values, (list, tuple)) and len(values) == count and all(value >= least for value in values)
+
+    return fit("strides", dimensions, 1) and fit("dilations", dimensions, 1) and fit("pads", 2 * dimensions, 0)
+
+
 def obstacle(node: gs.Node) -> str | None:
     """Say in a few words why a layer of the main graph cannot be factorised; None if it can."""
     if node.op in ("QLinearConv", "ConvInteger") or any(
@@ -78,6 +88,10 @@ def obstacle(node: gs.Node) -> str | None:
         return "weights are stored sparse"
     if is_dense(node) and len(weight.shape) != 2:
         return f"weights with {len(weight.shape)} axes"
+    if is_conv(node) and len(weight.shape) < 3:
+        return "its kernel has no size"
+    if is_conv(node) and not _has_geometry(node, len(weight.shape) - 2):
+        return "its strides, dilations or pads do not fit its kernel"
     group = node.attrs.get("group", 1)
     if group > 1 and weight.shape[1] == 1:
         return f"depthwise convolution (group={group})"
@@ -85,6 +99,8 @@ def obstacle(node: gs.Node) -> str | None:
         return f"weights of type {dtype(weight)}"
     if len(node.inputs) > 2 and node.inputs[2].name and not isinstance(node.inputs[2], gs.Constant):
         return "bias is not constant"
-    if not all(np.isfinite(array(tensor).astype(np.float64)).all() for tensor in node.inputs[1:] if tensor.name):
+    with np.errstate(invalid="ignore"):  # some NaNs cannot be converted without a warning
+        values = [array(tensor).astype(np.float64) for tensor in node.inputs[1:] if tensor.name]
+    if not all(np.isfinite(value).all() for value in values):
         return "weights that are infinite or not a number"
     return None

@@ -80,7 +80,7 @@ class Plan:
         """
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{source} is not JSON ({error}): save a plan with --dry-run --plan FILE") from None
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise DataError(f"{source} is no plan of schema {SCHEMA}: save a plan with --dry-run --plan FILE")
@@ -96,7 +96,7 @@ def _site(entry: Any, source: str) -> SitePlan:
     )
     if not isinstance(name, str):
         raise DataError(f"{source} has a site without a name: {json.dumps(entry)[:80]}")
-    if form not in NUMBER_OF_RANKS:
+    if not isinstance(form, str | None) or form not in NUMBER_OF_RANKS:
         known = ", ".join(str(json.dumps(known)) for known in NUMBER_OF_RANKS)
         raise DataError(f"{source}: site {name!r} has form {json.dumps(form)}; use one of {known}")
     expected = NUMBER_OF_RANKS[form]

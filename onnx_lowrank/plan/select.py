@@ -18,6 +18,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,12 @@ def allocate(layers: Sequence[Layer], others: int, speedup: float, how: str) -> 
     """
     before = others + sum(layer.alone for layer in layers)
     check_reach(before, others + sum(int(layer.costs[0]) for layer in layers), speedup)
-    return ALLOCATIONS[how](layers, int(before / speedup) - others)
+    return ALLOCATIONS[how](layers, _budget(before, speedup) - others)
+
+
+def _budget(before: int, speedup: float) -> int:
+    """The most MACs that a speedup leaves, with the decimals that its user wrote: 112 MACs at 1.12 leave 100."""
+    return int(before / Fraction(str(float(speedup))))
 
 
 def check_reach(before: int, lowest: int, speedup: float, multiple: int = 1) -> None:
@@ -160,7 +166,7 @@ def check_reach(before: int, lowest: int, speedup: float, multiple: int = 1) -> 
     TargetError
         With the highest speedup that it can have, rounded down.
     """
-    if int(before / speedup) < lowest:
+    if _budget(before, speedup) < lowest:
         reach = math.floor(100 * before / lowest) / 100
         ranks, way_out = "ranks", "lower --speedup or widen --include"
         if multiple > 1:
