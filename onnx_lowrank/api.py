@@ -22,6 +22,8 @@ def compress(
     data: object = None,
     speedup: float = DEFAULTS.speedup,
     *,
+    target: str = DEFAULTS.target,
+    rank_multiple: int | str | None = DEFAULTS.rank_multiple,
     preprocess: Preprocess | str = "imagenet",
     form: str = DEFAULTS.form,
     solver: str = DEFAULTS.solver,
@@ -30,7 +32,6 @@ def compress(
     refit: bool = DEFAULTS.refit,
     include_gemm: bool = DEFAULTS.include_gemm,
     ranks: str = DEFAULTS.ranks,
-    rank_multiple: int = DEFAULTS.rank_multiple,
     preset: str | None = DEFAULTS.preset,
     include: str | None = DEFAULTS.include,
     exclude: str | None = DEFAULTS.exclude,
@@ -40,6 +41,9 @@ def compress(
     memory: int = DEFAULTS.memory,
     providers: tuple[str, ...] = DEFAULTS.providers,
     threads: int = DEFAULTS.threads,
+    latency_table: str | None = DEFAULTS.latency_table,
+    latency_device: str | None = DEFAULTS.latency_device,
+    latency_batch: int | None = DEFAULTS.latency_batch,
     plan: Plan | None = None,
     test: str | os.PathLike[str] | None = None,
     progress: Progress = silent,
@@ -56,15 +60,16 @@ def compress(
         Runtime ``CalibrationDataReader``, or any iterable of feeds; None for synthetic images.
     speedup
         The conv MACs before over those after; with ``include_gemm`` those of fully connected layers are among them.
+        With ``target`` "latency" the time of a run.
     preprocess
         How photos become inputs, for example "imagenet" or "caffe,resize=none".
-    form, solver, symmetric, residual, refit, include_gemm, ranks, rank_multiple, include, exclude
+    target, rank_multiple, form, solver, symmetric, residual, refit, include_gemm, ranks, include, exclude, images, seed
         See ``Options``.
     preset
         "tensorrt" or "tensorrt-int8": sets those of the options that are left at their defaults; see ``presets``.
     input_shapes
         Sizes that the model leaves open, by the input's name, or as text: "x:1,3,224,224".
-    images, seed, memory, providers, threads
+    memory, providers, threads, latency_table, latency_device, latency_batch
         See ``Options``.
     plan
         Ranks to use in place of a search.
@@ -86,6 +91,8 @@ def compress(
     """
     options = Options(
         speedup=speedup,
+        target=target,
+        rank_multiple=rank_multiple,
         form=form,
         solver=solver,
         symmetric=symmetric,
@@ -93,7 +100,6 @@ def compress(
         refit=refit,
         include_gemm=include_gemm,
         ranks=ranks,
-        rank_multiple=rank_multiple,
         preset=preset,
         include=include,
         exclude=exclude,
@@ -103,6 +109,9 @@ def compress(
         memory=memory,
         providers=providers,
         threads=threads,
+        latency_table=latency_table,
+        latency_device=latency_device,
+        latency_batch=latency_batch,
     )
     if plan is None:  # forms and ranks are the plan's
         options = completed(options)

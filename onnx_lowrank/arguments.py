@@ -12,7 +12,7 @@ from onnx_lowrank._version import __version__
 from onnx_lowrank.calibration.preprocess import PRESETS as PREPROCESSES
 from onnx_lowrank.calibration.preprocess import parse
 from onnx_lowrank.errors import UsageError
-from onnx_lowrank.options import ALLOCATIONS, DEFAULTS, FORMS, PRESETS, SOLVERS, Options
+from onnx_lowrank.options import ALLOCATIONS, AUTO, DEFAULTS, FORMS, PRESETS, SOLVERS, TARGETS, Options
 from onnx_lowrank.presets import STANDS_FOR
 from onnx_lowrank.shapes import parse_shapes
 
@@ -39,6 +39,8 @@ PREPROCESS_HELP = (
 )
 SHAPES_HELP = "sizes that the model leaves open: name:1,3,224,224 or name:1x3x224x224; with one input also 1,3,224,224"
 TEST_HELP = "labelled samples for the accuracy before and after: an .npz, or a folder with a sub-folder for each class"
+
+MULTIPLE_HELP = "every rank is one of N; auto: of what pays here (default: 1, and auto by the clock)"
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "kib": 2**10, "mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": 2**30}
 
@@ -78,6 +80,15 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def _multiple(text: str) -> int | str:
+    if text == AUTO:
+        return AUTO
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor {AUTO}") from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         PROGRAM,
@@ -94,7 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     # An option of `Options` that is not given is absent, so that class alone states the defaults.
     group = parser.add_argument_group("what to reach", argument_default=argparse.SUPPRESS)
     add = group.add_argument
-    add("--speedup", metavar="X", type=float, help=f"conv MACs before over after (default: {DEFAULTS.speedup:g})")
+    add("--speedup", metavar="X", type=float, help=f"before over after, of the target (default: {DEFAULTS.speedup:g})")
+    add("--target", choices=TARGETS, help=f"conv MACs, or the clock on this machine (default: {DEFAULTS.target})")
     add("--form", choices=FORMS, help=f"how a convolution is split (default: {DEFAULTS.form})")
     add("--solver", choices=SOLVERS, help=f"weights: the kernel's SVD, without data (default: {DEFAULTS.solver})")
     add("--symmetric", action="store_true", help="solve every layer on the original network's inputs")
@@ -103,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--refit", action=toggle, help="fit the fully connected layers to what the new ones deliver (default: it is)")
     add("--include-gemm", action="store_true", help="factorise fully connected layers, too; X counts their MACs, then")
     add("--ranks", choices=ALLOCATIONS, help=f"how the layers share the budget (default: {DEFAULTS.ranks})")
-    add("--rank-multiple", metavar="N", type=int, help=f"every rank is one of N (default: {DEFAULTS.rank_multiple})")
+    add("--rank-multiple", metavar="N", type=_multiple, help=MULTIPLE_HELP)
     add("--preset", choices=PRESETS, help="forms and ranks that suit the place where the result will run")
     add("--include", metavar="RE", help="only Conv nodes whose name matches this regular expression")
     add("--exclude", metavar="RE", help="leave Conv nodes whose name matches alone")
@@ -113,6 +125,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--memory", metavar="SIZE", type=_bytes, help=f"for activations (default: {DEFAULTS.memory >> 30}GiB)")
     add("--providers", metavar="LIST", type=names, help=f"such as cuda,cpu (default: {','.join(DEFAULTS.providers)})")
     add("--threads", metavar="N", type=int, help="of ONNX Runtime (default: its own choice)")
+
+    group = parser.add_argument_group("latency", argument_default=argparse.SUPPRESS)
+    add = group.add_argument
+    add("--latency-table", metavar="FILE", type=str, help="keep measured times here, and use those that are there")
+    add("--latency-device", metavar="NAME", help="plan for this device of the table; measure nothing")
+    add(
+        "--latency-batch", metavar="N", type=int, help="samples in a measured run (default: 1, or as the model demands)"
+    )
+    add("--measure-latency", action="store_true", help="only fill the table: no OUT, no data", default=False)
 
     add = parser.add_argument_group("data").add_argument
     add("--data", metavar="PATH", type=path, help=DATA_HELP)
@@ -152,20 +173,29 @@ def arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:
     # Intermixed: OUT may follow an option.
     args = _parser().parse_intermixed_args(argv)
     for name, value in vars(args).items():
-        if isinstance(value, list):  # argparse takes the value out of --option=--
+        values = value if name == "input_shapes" and value else [value]  # an option that may be given several times
+        if any(isinstance(item, list) for item in values):  # argparse takes the value out of --option=--
             raise UsageError(f"argument --{name}: expected one argument (see {PROGRAM} --help)")
     args.preprocess = parse(args.preprocess)
     given = {field.name: getattr(args, field.name) for field in fields(Options) if hasattr(args, field.name)}
     if "input_shapes" in given:
         given["input_shapes"] = parse_shapes(given["input_shapes"])
-    if args.dry_run:
+    if args.measure_latency:
+        if "latency_table" not in given:
+            raise UsageError("--measure-latency fills a table: name it with --latency-table FILE")
+        for name in ("out", "data", "test", "plan", "report", "dry_run", "latency_device"):
+            if getattr(args, name, None):
+                shown = "OUT" if name == "out" else f"--{name.replace('_', '-')}"
+                raise UsageError(f"--measure-latency only measures: drop {shown}")
+        given["target"] = "latency"
+    elif args.dry_run:
         for name, purpose in (("report", "write"), ("test", "measure")):
             if getattr(args, name):
                 raise UsageError(f"--dry-run leaves nothing to {purpose}: drop --{name} or --dry-run")
     elif args.out is None:
         raise UsageError("OUT is missing: name the ONNX file to write, or only look with --dry-run")
     elif args.plan:
-        for name in ("speedup", "form", "ranks", "rank_multiple"):
+        for name in ("speedup", "target", "form", "ranks", "rank_multiple", "latency_device"):
             if name in given:
                 option = f"--{name.replace('_', '-')}"
                 raise UsageError(f"--plan replays forms and ranks that are already chosen: drop {option} or --plan")

@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from onnx_lowrank.arguments import PROGRAM, arguments
 from onnx_lowrank.errors import DataError, UsageError
 from onnx_lowrank.graph.load import weights_files
 from onnx_lowrank.graph.save import check_writable, data_file
+from onnx_lowrank.measuredtable import measured_table
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import silent
@@ -36,6 +37,7 @@ def _check_files(args: argparse.Namespace) -> None:
     """Refuse to overwrite what is read, and outputs that cannot be written, before any work."""
     read = {"IN": args.model, "--data": args.data, "--test": args.test}
     written = {"OUT": None if args.dry_run else args.out, "--report": args.report}
+    written["--latency-table"] = getattr(args, "latency_table", None) and Path(args.latency_table)
     (written if args.dry_run else read)["--plan"] = args.plan
     others = {name: path for name, path in (read | written).items() if path}
     for name, path in written.items():
@@ -68,6 +70,8 @@ def _fewer(report: Report | PlanReport) -> str:
 
 def _summary(report: Report) -> str:
     parts = [_fewer(report)]
+    if report.latency_plan and report.speedup.latency:
+        parts.insert(0, f"{report.speedup.latency.ratio:.2f}× faster by the clock")
     if report.outputs:
         parts.append(f"relative error {max(output.relative_error for output in report.outputs.values()):.3g}")
     agreements = [o.top1_agreement for o in report.outputs.values() if o.top1_agreement is not None]
@@ -86,10 +90,15 @@ def _dry_run(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Table
     planned = pipeline.plan_only(args.model, args.data, **work)
     if args.plan:
         command.write_text(args.plan, planned.plan.to_json())
-    skipped = draw.skipped_table(planned.skipped, _layers(work["options"]))
-    tables = [draw.costs_table(planned.macs), draw.sites_table(planned.sites), skipped]
+    tables = [
+        draw.costs_table(planned.macs, None, planned.latency_plan),
+        draw.sites_table(planned.sites),
+        draw.skipped_table(planned.skipped, _layers(work["options"])),
+    ]
     done = f"wrote the plan {args.plan}" if args.plan else "dry run"
-    return tables, f"{done}: {_fewer(planned)}"
+    by_clock = planned.latency_plan
+    clock = f", {by_clock.predicted_ratio:.2f}× faster by the clock" if by_clock else ""
+    return tables, f"{done}: {_fewer(planned)}{clock}"
 
 
 def _compress(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Table], str]:
@@ -106,7 +115,7 @@ def _compress(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Tabl
     if args.report:
         command.write_text(args.report, report.to_json())
     tables = [
-        draw.costs_table(report.macs, report),
+        draw.costs_table(report.macs, report, report.latency_plan),
         draw.outputs_table(report.outputs),
         draw.sites_table(report.sites),
         draw.refitted_table(report.refitted),
@@ -115,13 +124,25 @@ def _compress(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Tabl
     return tables, f"wrote {args.out}: {_summary(report)}"
 
 
+def _measure(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Table], str]:
+    measured = pipeline.measure_only(args.model, args.data, **work)
+    done = f"{measured.measurements} new measurements in {args.latency_table}: {measured.setting}"
+    return [measured_table(measured)], done
+
+
+def _command(args: argparse.Namespace) -> Callable[[argparse.Namespace, dict[str, Any]], tuple[list[Table], str]]:
+    if args.measure_latency:
+        return _measure
+    return _dry_run if args.dry_run else _compress
+
+
 def _run(args: argparse.Namespace, options: Options) -> None:
     started = time.monotonic()
     _check_files(args)
     with draw.Stages(_speaker.say) as stages:
         progress = silent if args.quiet else stages
         work = {"options": options, "preprocess": args.preprocess, "progress": progress, "warn": _speaker.warn}
-        tables, done = (_dry_run if args.dry_run else _compress)(args, work)
+        tables, done = _command(args)(args, work)
     if not args.quiet:
         command.print_tables(tables, f"{done}, {draw.duration(time.monotonic() - started)}")
 

@@ -16,7 +16,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from onnx_lowrank.report import MacsReport, OutputReport, RefittedReport, Report, SiteReport, SkippedReport
+from onnx_lowrank.report import (
+    LatencyPlanReport,
+    MacsReport,
+    OutputReport,
+    RefittedReport,
+    Report,
+    SiteReport,
+    SkippedReport,
+)
 
 NONE = "–"
 WIDEST = 1 << 16
@@ -93,7 +101,7 @@ def empty_table(title: str, *columns: str, words: Sequence[str] = ()) -> Table:
     return table
 
 
-def costs_table(macs: MacsReport, report: Report | None = None) -> Table:
+def costs_table(macs: MacsReport, report: Report | None = None, by_clock: LatencyPlanReport | None = None) -> Table:
     """Compare before and after: the MACs, which a plan knows too, and all that a whole run measured."""
     table = empty_table("Before and after", "", "before", "after", "change", words=("", "change"))
 
@@ -104,6 +112,9 @@ def costs_table(macs: MacsReport, report: Report | None = None) -> Table:
     if macs.gemm_before:
         row("fully connected MACs", count, macs.gemm_before, macs.gemm_after, ("fewer", "more"))
     row("all MACs", count, macs.before, macs.after, ("fewer", "more"))
+    if by_clock:
+        planned = (by_clock.before_ms, by_clock.predicted_ms)
+        table.add_row("planned latency", *(f"{t:.3g} ms" for t in planned), _change(*planned, "faster", "slower"))
     if report is None:
         return table
     row("parameters", count, *report.parameters, ("fewer", "more"))
@@ -138,9 +149,11 @@ def _channels(channels: tuple[int, int], group: int) -> str:
 
 def sites_table(sites: Sequence[SiteReport]) -> Table:
     """List every eligible layer and what happened to it; errors are on held-out samples."""
+    clocked = any(site.ms_before is not None for site in sites)
+    times = ("ms\nbefore", "ms\nafter") if clocked else ()
     table = empty_table(
         "Convolutions" if all(site.kernel for site in sites) else "Convolutions and fully connected layers",
-        *("layer", "kernel", "channels", "activation", "form", "ranks", "MACs\nbefore", "MACs\nafter", ""),
+        *("layer", "kernel", "channels", "activation", "form", "ranks", "MACs\nbefore", "MACs\nafter", "", *times),
         *("error\nlinear", "error\nnonlinear", "what happened"),
         words=("layer", "form", "what happened"),
     )
@@ -155,6 +168,7 @@ def sites_table(sites: Sequence[SiteReport]) -> Table:
             count(site.macs_before),
             count(site.macs_after),
             _percent(site.macs_after / site.macs_before if site.macs_before else None),
+            *(_error(time) for time in (site.ms_before, site.ms_after) if clocked),
             _error(site.error_linear),
             _error(site.error_nonlinear),
             one_line(site.reason),

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibration.labels import Labelled
 from onnx_lowrank.calibration.sampling import Batches, Sampling
 from onnx_lowrank.calibration.source import Source
-from onnx_lowrank.errors import DataError, ValidationError
+from onnx_lowrank.errors import DataError, TargetError, ValidationError
 from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.nodetimes import breakdown, elsewhere
 from onnx_lowrank.options import Options
+from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.report import AccuracyReport, Latency, OutputReport
 from onnx_lowrank.runtime import CPU, Session, provider_names, trace
@@ -189,6 +190,28 @@ def measure_latency(before: Session, after: Session, source: Source, batch: tupl
         confidence=round(speed.confidence, 4),
         rounds=len(times.seconds),
     )
+
+
+def check_faster(latency: Latency, plan: Plan, options: Options, note: Callable[[str], None]) -> None:
+    """Refuse a result that was to be faster by the clock and is not; say where it is not as fast as was asked for.
+
+    Raises
+    ------
+    TargetError
+        Where the new model was measured to be slower than the original.
+    """
+    if options.target != "latency" or options.latency_device or not any(site.form for site in plan.sites):
+        return
+    if latency.ratio < 1:
+        raise TargetError(
+            f"the rewritten model takes {latency.after_ms:.3g} ms and the original {latency.before_ms:.3g} ms: nothing "
+            "was written; measure on an idle machine, or leave this model as it is"
+        )
+    if latency.ratio < options.speedup:
+        note(
+            f"the result is {latency.ratio:.2f} times as fast ({latency.ratio_low:.2f} to {latency.ratio_high:.2f}), a "
+            f"little less than the {options.speedup:g} that were asked for and met before it was solved"
+        )
 
 
 def note_placement(

@@ -10,6 +10,8 @@ from onnx_lowrank.errors import UsageError
 FORMS = ("auto", "channel", "spatial", "3d")
 SOLVERS = ("nonlinear", "linear", "weights")
 ALLOCATIONS = ("exact", "greedy", "uniform")
+TARGETS = ("macs", "latency")
+AUTO = "auto"
 PRESETS = ("tensorrt", "tensorrt-int8")
 
 GIB = 1 << 30
@@ -22,8 +24,11 @@ class Options:
     Attributes
     ----------
     speedup
-        The multiply-accumulates (MACs) of all convolutions before, over those after; at least 1. With ``include_gemm``
-        those of convolutions and fully connected layers together.
+        The multiply-accumulates (MACs) of all convolutions before, over those after; with ``include_gemm`` those of
+        convolutions and fully connected layers together; or, with the target "latency", the time of the whole model. At
+        least 1.
+    target
+        What ``speedup`` is about: "macs", or "latency", measured here with the providers and threads below.
     form
         How a convolution is split: "channel" is k×k c→d' and 1×1 d'→d (paper §2.2); "spatial" is k×1 c→d'' and
         1×k d''→d; "3d" is k×1 c→d'', 1×k d''→d' and 1×1 d'→d (§2.6); "auto" takes the best of them for every layer.
@@ -46,7 +51,8 @@ class Options:
         takes the same ratio everywhere.
     rank_multiple
         What every rank is a multiple of. Processors compute channels in groups, of 8 or 16 for example, and a group
-        that is not full takes as long as a full one.
+        that is not full takes as long as a full one. "auto" measures which multiple pays on this machine; None is
+        "auto" for the target "latency" and 1 for "macs".
     preset
         Where the result will run, one of ``PRESETS``, or None: what to know there is told. The options that the preset
         stands for are in ``presets``.
@@ -66,6 +72,12 @@ class Options:
         must run on this machine; nodes that it does not know run on the next, and at last on the CPU.
     threads
         Threads of ONNX Runtime; 0 leaves it to the runtime.
+    latency_table
+        The file where measured times are kept, read and added to; None: they are forgotten.
+    latency_device
+        Plan for this device of the latency table and measure nothing; None: for the machine at hand.
+    latency_batch
+        Samples in a run whose time is measured; None: one, or as many as the model demands.
     """
 
     speedup: float = 4.0
@@ -76,7 +88,8 @@ class Options:
     refit: bool = True
     include_gemm: bool = False
     ranks: str = "exact"
-    rank_multiple: int = 1
+    target: str = "macs"
+    rank_multiple: int | str | None = None
     preset: str | None = None
     include: str | None = None
     exclude: str | None = None
@@ -86,6 +99,9 @@ class Options:
     memory: int = 4 * GIB
     providers: tuple[str, ...] = ("cpu",)
     threads: int = 0
+    latency_table: str | None = None
+    latency_device: str | None = None
+    latency_batch: int | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.speedup) and self.speedup >= 1):
@@ -94,6 +110,7 @@ class Options:
             ("form", self.form, FORMS),
             ("solver", self.solver, SOLVERS),
             ("ranks", self.ranks, ALLOCATIONS),
+            ("target", self.target, TARGETS),
             ("preset", self.preset, (*PRESETS, None)),
         ):
             if value not in allowed:
@@ -103,8 +120,6 @@ class Options:
                 re.compile(pattern or "")
             except re.error as error:
                 raise UsageError(f"{name} is {pattern!r}, which is no regular expression: {error}") from None
-        if self.rank_multiple < 1:
-            raise UsageError(f"rank_multiple is {self.rank_multiple}: give a whole number of at least 1")
         if self.images < 1:
             raise UsageError(f"images is {self.images}: give at least 1, and a few hundred for good ranks")
         for name, shape in self.input_shapes.items():
@@ -116,8 +131,29 @@ class Options:
             raise UsageError(f"memory is {self.memory} bytes: give at least 1MiB")
         if self.threads < 0:
             raise UsageError(f"threads is {self.threads}: give 0 (the runtime's own choice) or more")
+        multiple = 1 if self.rank_multiple in (None, AUTO) else self.rank_multiple
+        if not isinstance(multiple, int) or multiple < 1:
+            raise UsageError(f"rank_multiple is {multiple}: give a whole number of at least 1, or auto")
+        if self.target == "latency" and self.include_gemm:
+            raise UsageError("the target latency is for convolutions alone: drop include_gemm, or take the target macs")
+        if self.latency_batch is not None and self.latency_batch < 1:
+            raise UsageError(f"latency_batch is {self.latency_batch}: give at least 1")
+        if self.latency_device is not None and self.latency_table is None:
+            raise UsageError("latency_device names a device of a latency table: name the table, too")
         if not self.providers:
             raise UsageError("providers is empty: name at least one, for example cpu")
+
+    @property
+    def multiple(self) -> int | str:
+        """The rank multiple, a number or ``AUTO``."""
+        if self.rank_multiple is not None:
+            return self.rank_multiple
+        return AUTO if self.target == "latency" else 1
+
+    @property
+    def measures(self) -> bool:
+        """Whether layers are measured."""
+        return self.target == "latency" or self.multiple == AUTO
 
 
 DEFAULTS = Options()

@@ -13,15 +13,21 @@ import onnx
 from onnx_lowrank import reporting
 from onnx_lowrank.calibration.preprocess import Preprocess
 from onnx_lowrank.costs import check_costs
-from onnx_lowrank.evaluation import compare_outputs, measure_accuracy, measure_latency, note_placement
+from onnx_lowrank.evaluation import (
+    check_faster,
+    compare_outputs,
+    measure_accuracy,
+    measure_latency,
+    note_placement,
+)
 from onnx_lowrank.graph.load import inputs, outputs
 from onnx_lowrank.graph.save import export, write
 from onnx_lowrank.graph.validate import validate
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
-from onnx_lowrank.preparation import ModelLike, Warn, prepare
+from onnx_lowrank.preparation import ModelLike, Warn, measure, prepare
 from onnx_lowrank.progress import Progress, silent
-from onnx_lowrank.report import PlanReport, Report
+from onnx_lowrank.report import MeasuredReport, PlanReport, Report
 from onnx_lowrank.runtime import opener
 from onnx_lowrank.walk import walk
 
@@ -60,6 +66,19 @@ def plan_only(
     """Profile the original and choose the ranks; solve and write nothing. See ``compress``."""
     prepared = prepare(model, data, options, preprocess, plan, None, progress, warn)
     return reporting.plan_report(prepared, options)
+
+
+def measure_only(
+    model: ModelLike,
+    data: object = None,
+    *,
+    options: Options,
+    preprocess: Preprocess | str = "imagenet",
+    progress: Progress = silent,
+    warn: Warn = lambda text: None,
+) -> MeasuredReport:
+    """Measure all that a plan by the clock asks for, and keep it in the options' table. See ``compress``."""
+    return reporting.measured_report(measure(model, data, options, preprocess, progress, warn))
 
 
 def compress(
@@ -134,7 +153,8 @@ def compress(
         seen = sampling.validation or sampling.batches
         compared = compare_outputs(before, after, source, seen, specs, progress, note)
         progress("latency", 0, 1)
-        latency = measure_latency(before, after, source, sampling.single)
+        latency = measure_latency(before, after, source, run.timed_batch)
+        check_faster(latency, run.plan, options, note)
         progress("latency", 1, 1)
         accuracy = None
         if run.labelled:

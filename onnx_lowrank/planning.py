@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,8 +11,8 @@ from onnx_lowrank.factorise import channel, spatial
 from onnx_lowrank.graph.linears import LinearSite
 from onnx_lowrank.graph.sites import ConvSite, Skip
 from onnx_lowrank.options import Options
-from onnx_lowrank.plan.choices import FORMS, choices
-from onnx_lowrank.plan.cost import ConvShape
+from onnx_lowrank.plan.choices import FORMS, Layer, choices
+from onnx_lowrank.plan.cost import ConvShape, Costs
 from onnx_lowrank.plan.energy import eigenvalues, held_out_spectrum, log_energies, spectrum
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.plan.select import allocate, check_reach
@@ -77,7 +77,7 @@ def with_the_joins(sites: Sequence[ConvSite], macs: Macs, options: Options) -> t
     return tuple(site if keeps(site) else replace(site, join=None, activation=None) for site in sites)
 
 
-def check_speedup(shapes: Mapping[str, ConvShape], all_macs: int, options: Options) -> None:
+def check_speedup(shapes: Mapping[str, ConvShape], all_macs: int, options: Options, multiple: int) -> None:
     """Refuse a speedup that no choice reaches, before anything is profiled.
 
     Raises
@@ -85,19 +85,23 @@ def check_speedup(shapes: Mapping[str, ConvShape], all_macs: int, options: Optio
     TargetError
         With the highest that can be reached.
     """
-    forms, multiple = forms_allowed(options), options.rank_multiple
-    saved = sum(shape.macs - shape.lowest(forms, multiple) for shape in shapes.values())
+    saved = sum(shape.macs - shape.lowest(forms_allowed(options), multiple) for shape in shapes.values())
     check_reach(all_macs, all_macs - saved, options.speedup, multiple)
 
 
-def why_left_alone(shape: ConvShape, options: Options, *, given: bool) -> str:
-    """Why a site is not factorised; ``given`` says whether the plan came from the user."""
+def why_left_alone(shape: ConvShape, options: Options, multiple: int, *, given: bool, slower: bool = False) -> str:
+    """Why a site is not factorised.
+
+    ``given`` says whether the plan came from the user, ``slower`` whether nothing was measured to be faster.
+    """
     if given:
         return "left alone by the given plan"
     if "channel" not in forms_allowed(options) and not shape.splits_in_space:
         return f"left alone: the form {options.form} needs a kernel that extends in two directions"
-    if shape.lowest(forms_allowed(options), options.rank_multiple) == shape.macs:
-        rank = "rank" if options.rank_multiple == 1 else f"rank that is a multiple of {options.rank_multiple}"
+    if slower:
+        return "left alone: measured slower in every form"
+    if shape.lowest(forms_allowed(options), multiple) == shape.macs:
+        rank = "rank" if multiple == 1 else f"rank that is a multiple of {multiple}"
         return f"left alone: no {rank} saves MACs here"
     return "left alone: the planner reaches the speedup without it"
 
@@ -141,7 +145,28 @@ def conv_shapes(sites: Sequence[ConvSite], macs: Macs) -> dict[str, ConvShape]:
     return shapes
 
 
-def _energies(site: ConvSite, target: Targets | None) -> Array:
+@dataclass(frozen=True)
+class Energies:
+    """What a site keeps at every rank: log E(d'), [d], and log E_s(d''), None without a spatial cut."""
+
+    channel: Array
+    columns: Array | None
+
+
+def energies(
+    sites: Sequence[ConvSite], targets: Mapping[str, Targets], columns: Mapping[str, tuple[spatial.Columns, ...]]
+) -> dict[str, Energies]:
+    """By site name; of the weights alone where nothing was profiled."""
+    found = {}
+    for site in sites:
+        values = _spectrum(site, targets.get(site.name))
+        cuts = columns.get(site.name)
+        spatial_energy = log_energies(np.sum([cut.energies for cut in cuts], axis=0)) if cuts else None
+        found[site.name] = Energies(log_energies(values), spatial_energy)
+    return found
+
+
+def _spectrum(site: ConvSite, target: Targets | None) -> Array:
     """The PCA energies of a site's responses, without the shortcut: only they are of low rank; or of its weights.
 
     Where there is one row of every sample they are those of held-out ones, or the samples would seem to need no more
@@ -161,14 +186,24 @@ def _energies(site: ConvSite, target: Targets | None) -> Array:
     return np.asarray(np.sum(parts, axis=0))
 
 
-def choose(
-    sites: Sequence[ConvSite],
+def layers_to_choose(
+    kept: Mapping[str, Energies],
     shapes: Mapping[str, ConvShape],
-    targets: Mapping[str, Targets],
-    columns: Mapping[str, tuple[spatial.Columns, ...]],
-    all_macs: int,
     options: Options,
-) -> Plan:
+    multiple: int,
+    costs: Mapping[str, Costs] | None = None,
+) -> list[Layer]:
+    """The choices of all sites, at MACs, or at ``costs`` by site name."""
+    forms = forms_allowed(options)
+    return [
+        choices(
+            name, shapes[name], e.channel, e.columns, forms, multiple=multiple, costs=costs[name] if costs else None
+        )
+        for name, e in kept.items()
+    ]
+
+
+def choose(layers: Sequence[Layer], all_macs: int, options: Options) -> Plan:
     """The forms and ranks of all sites for the requested speedup of ``all_macs``.
 
     Raises
@@ -176,12 +211,6 @@ def choose(
     TargetError
         Where no choice reaches it.
     """
-    forms, multiple, layers = forms_allowed(options), options.rank_multiple, []
-    for site in sites:
-        values = _energies(site, targets.get(site.name))
-        cuts = columns.get(site.name)
-        spatial_energy = log_energies(np.sum([cut.energies for cut in cuts], axis=0)) if cuts else None
-        layers.append(choices(site.name, shapes[site.name], log_energies(values), spatial_energy, forms, multiple))
     others = all_macs - sum(layer.alone for layer in layers)
     chosen = allocate(layers, others, options.speedup, options.ranks)
     return Plan(tuple(SitePlan(x.name, *x.choice(i)) for x, i in zip(layers, chosen, strict=True)))

@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import onnx
@@ -26,6 +27,15 @@ from onnx_lowrank.graph.linears import LinearSite, find_linears
 from onnx_lowrank.graph.load import LoadedModel, inputs, load, opset, outputs
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.sites import ConvSite, Skip, find_sites
+from onnx_lowrank.latency.planning import (
+    Clocked,
+    LatencyPlan,
+    check_reach,
+    choose_by_clock,
+    clock_layers,
+    rank_multiple,
+    timed_batch,
+)
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.planning import (
@@ -33,6 +43,9 @@ from onnx_lowrank.planning import (
     choose,
     conv_shapes,
     cut_columns,
+    energies,
+    forms_allowed,
+    layers_to_choose,
     named_as,
     sites_to_cut,
     with_a_row_each,
@@ -50,6 +63,9 @@ SYNTHETIC = (
     "there are no calibration data, so made-up ones take their place ({}): expect a worse result than with real ones; "
     "give --data a few hundred samples such as the model will see, without labels"
 )
+
+SAMPLES_TO_MEASURE = 8
+"""Their shapes count, not what they hold; enough for a model that demands a batch."""
 
 ModelLike: TypeAlias = str | os.PathLike[str] | onnx.ModelProto
 Warn: TypeAlias = Callable[[str], None]
@@ -73,6 +89,9 @@ class Prepared:
     labelled: Labelled | None
     given: reporting.Given
     clock: Clock
+    multiple: int
+    by_clock: LatencyPlan | None
+    timed_batch: tuple[int, ...]
 
     @property
     def costs(self) -> dict[str, tuple[int, int]]:
@@ -126,11 +145,20 @@ def prepare(
         linears = named_as(with_a_row_each(found, macs), sites)
         shapes, aimed_at = conv_shapes(sites, macs), sum(macs.aimed_at.values())
         given = reporting.Given.of(how, data, plan)
-        # What cannot be is said before the long work.
-        if plan:
-            plan = plan.fitted(shapes, {skip.name: skip.reason for skip in skipped})
-        else:
-            check_speedup(shapes, aimed_at, options)
+    # What cannot be is said before the long work.
+    multiple, clocked = 1, None
+    if plan:
+        plan = plan.fitted(shapes, {skip.name: skip.reason for skip in skipped})
+    else:
+        with clock.stage("measure") if options.measures else contextlib.nullcontext():
+            multiple = rank_multiple(sites, macs, sampling, options, progress)
+            if options.target == "latency":
+                allowed = forms_allowed(options)
+                clocked = clock_layers(loaded, sites, shapes, macs, sampling, options, allowed, multiple, progress)
+                check_reach(clocked, loaded, sites, sampling, options, allowed)
+            else:
+                check_speedup(shapes, aimed_at, options, multiple)
+    with clock.stage("profile"):
         targets, to_cut = {}, sites_to_cut(sites, options, plan)
         if options.solver != "weights":
             sizes = {site.name: macs.shapes[site.output][2:] for site in sites}
@@ -141,7 +169,16 @@ def prepare(
             progress("profile", 1, 1)
     with _stage("plan", clock, progress):
         columns = cut_columns(sites, to_cut, targets)
-        chosen = plan or choose(sites, shapes, targets, columns, aimed_at, options)
+        by_clock = None
+        if plan:
+            chosen = plan
+        else:
+            kept = energies(sites, targets, columns)
+            if clocked:
+                layers_at = partial(layers_to_choose, kept, shapes, options, multiple)
+                chosen, by_clock = choose_by_clock(clocked, loaded, sites, columns, layers_at, sampling, options)
+            else:
+                chosen = choose(layers_to_choose(kept, shapes, options, multiple), aimed_at, options)
     return Prepared(
         loaded,
         graph,
@@ -157,7 +194,38 @@ def prepare(
         labelled,
         given,
         clock,
+        multiple,
+        by_clock,
+        timed_batch(sampling, options),
     )
+
+
+def measure(
+    model: ModelLike, data: object, options: Options, preprocess: Preprocess | str, progress: Progress, warn: Warn
+) -> Clocked:
+    """Measure all that a plan by the clock asks for, without planning; without data, on made-up samples.
+
+    Raises
+    ------
+    ModelError
+        Where there is nothing to factorise.
+    """
+    check_installation(warn)
+    open_session = opener(options.providers, options.threads, spinning=False)
+    loaded = load(model)
+    graph = normalise(loaded.proto)
+    sites, skipped = find_sites(graph, options.include, options.exclude)
+    _check_any(sites, skipped)
+    specs = inputs(loaded.proto)
+    how = parse(preprocess) if isinstance(preprocess, str) else preprocess
+    source = open_source(data, specs, preprocess=how, count=SAMPLES_TO_MEASURE, seed=options.seed, on_warning=warn)
+    sampling = split(source, specs, options.seed)
+    macs = measure_macs(graph, sampling, open_session, [site.join.shortcut for site in sites if site.join])
+    sites, strangers = with_the_batch(sites, macs, options)
+    _check_any(sites, (*skipped, *strangers))
+    sites, shapes = with_the_joins(sites, macs, options), conv_shapes(sites, macs)
+    multiple = rank_multiple(sites, macs, sampling, options, progress)
+    return clock_layers(loaded, sites, shapes, macs, sampling, options, forms_allowed(options), multiple, progress)
 
 
 @contextlib.contextmanager

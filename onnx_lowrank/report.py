@@ -61,15 +61,43 @@ class Latency:
 
 @dataclass(frozen=True)
 class SpeedupReport:
-    """The MACs ratio asked for and reached, and the clock's (informative; one short measurement).
+    """The MACs ratio reached, and the clock's.
 
-    The MACs are those of convolutions, with ``include_gemm`` also of fully connected layers.
-    ``requested`` is None where a plan was given in its place.
+    The MACs are those of convolutions, with ``include_gemm`` also of fully connected layers. ``requested``, of the
+    ``target`` among the options, is None where a plan was given in its place. The clock's is one short measurement of
+    the result, informative where the target is "macs".
     """
 
     requested: float | None
     macs: float
     latency: Latency | None
+
+
+@dataclass(frozen=True)
+class LatencyPlanReport:
+    """How a plan by the clock came about: milliseconds of a run.
+
+    ``device``, ``onnxruntime``, ``threads`` and ``batch`` say where and how was measured. ``before_ms`` is the
+    original's time; the layers' measured times alone predict ``from_layers_ms`` for the plan. ``trial_ms`` and
+    ``trial_ratio`` are the whole model's, with these ranks but weights that nobody solved for, after ``rounds`` such
+    trials, and None where the plan is for another device. ``predicted_ms`` and ``predicted_ratio`` are what is said of
+    the result: the trial's, or what was expected where there was none. ``correction`` is the share of what the layers
+    promise to save that the trial showed. ``measurements`` counts what was not yet in the table.
+    """
+
+    device: str
+    onnxruntime: str
+    threads: int
+    batch: int
+    before_ms: float
+    from_layers_ms: float
+    trial_ms: float | None
+    trial_ratio: float | None
+    predicted_ms: float
+    predicted_ratio: float
+    correction: float
+    rounds: int
+    measurements: int
 
 
 @dataclass(frozen=True)
@@ -90,7 +118,8 @@ class SiteReport:
     ``activation`` is what the response goes through next, or its sum with ``shortcut``, the tensor that is added to it.
     ``error_linear`` and ``error_nonlinear`` are relative errors behind the activation on held-out samples, of the
     best linear and the best nonlinear solution; None where that was not solved. ``kept`` is true where the original
-    convolution stays, for ``reason``; for a factorised one ``reason`` says which solution won.
+    convolution stays, for ``reason``; for a factorised one ``reason`` says which solution won. ``ms_before`` and
+    ``ms_after`` are the layer's own measured milliseconds where the plan is by the clock.
     """
 
     name: str
@@ -107,6 +136,8 @@ class SiteReport:
     kept: bool
     reason: str
     group: int = 1
+    ms_before: float | None = None
+    ms_after: float | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +210,8 @@ class Report:
     accuracy: AccuracyReport | None
     cost: CostReport
     warnings: tuple[str, ...]
+    rank_multiple: int = 1
+    latency_plan: LatencyPlanReport | None = None
 
     def to_json(self) -> str:
         """The report as JSON text, keys in the order of the fields."""
@@ -194,3 +227,29 @@ class PlanReport:
     macs: MacsReport
     speedup: SpeedupReport
     plan: Plan
+    rank_multiple: int = 1
+    latency_plan: LatencyPlanReport | None = None
+
+
+@dataclass(frozen=True)
+class MeasuredLayer:
+    """One convolution on the stopwatch: milliseconds as it is, and in its fastest form of ``points`` measured ones."""
+
+    name: str
+    geometry: str
+    ms: float
+    fastest: str
+    fastest_ms: float
+    points: int
+
+
+@dataclass(frozen=True)
+class MeasuredReport:
+    """What a latency table knows of a model: the answer to ``--measure-latency``."""
+
+    device: str
+    setting: str
+    rank_multiple: int
+    model_ms: float
+    layers: tuple[MeasuredLayer, ...]
+    measurements: int

@@ -15,6 +15,8 @@ from onnx_lowrank.clock import peak_rss_bytes
 from onnx_lowrank.graph.external import fingerprint
 from onnx_lowrank.graph.sites import ConvSite, Skip
 from onnx_lowrank.graph.size import parameters
+from onnx_lowrank.latency.planning import Clocked, LatencyPlan
+from onnx_lowrank.latency.table import ALONE
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.planning import conv_shapes, why_left_alone
@@ -25,7 +27,10 @@ from onnx_lowrank.report import (
     CostReport,
     FileReport,
     Latency,
+    LatencyPlanReport,
     MacsReport,
+    MeasuredLayer,
+    MeasuredReport,
     OutputReport,
     PlanReport,
     RefittedReport,
@@ -92,7 +97,9 @@ def why_nothing(skipped: Sequence[Skip]) -> str:
 def plan_report(run: "Prepared", options: Options) -> PlanReport:
     """The plan and what it will cost, before anything is solved."""
     macs = _macs(run)
-    return PlanReport(_sites(run, options, {}), _skipped(run), macs, _speedup(run, options, None), run.plan)
+    speedup = _speedup(run, options, None)
+    by_clock = latency_plan(run.by_clock) if run.by_clock else None
+    return PlanReport(_sites(run, options, {}), _skipped(run), macs, speedup, run.plan, run.multiple, by_clock)
 
 
 def report(run: "Prepared", options: Options, measured: Measured) -> Report:
@@ -133,6 +140,46 @@ def report(run: "Prepared", options: Options, measured: Measured) -> Report:
             rows_per_site=max((s.rows for s in measured.walked.solutions.values()), default=0),
         ),
         warnings=measured.warnings,
+        rank_multiple=run.multiple,
+        latency_plan=latency_plan(run.by_clock) if run.by_clock else None,
+    )
+
+
+def latency_plan(plan: LatencyPlan) -> LatencyPlanReport:
+    """How a plan by the clock came about."""
+    found, setting = plan.found, plan.clocked.stopwatch.setting
+    before = found.measured.before_ms if found.measured else plan.clocked.original_ms
+    after = found.measured.after_ms if found.measured else found.predicted_ms
+    ratio = found.measured.ratio if found.measured else before / after
+    return LatencyPlanReport(
+        device=setting.device,
+        onnxruntime=setting.onnxruntime,
+        threads=setting.threads,
+        batch=setting.batch,
+        before_ms=round(before, 4),
+        # From the original's time in the same rounds: it may have been another when the layers were measured.
+        from_layers_ms=round(found.from_layers_ms * before / plan.clocked.original_ms, 4),
+        trial_ms=round(after, 4) if found.measured else None,
+        trial_ratio=round(ratio, 4) if found.measured else None,
+        predicted_ms=round(after, 4),
+        predicted_ratio=round(ratio, 4),
+        correction=round(found.correction, 4),
+        rounds=found.rounds,
+        measurements=plan.clocked.stopwatch.measured,
+    )
+
+
+def measured_report(clocked: Clocked) -> MeasuredReport:
+    """What the latency table knows of a model."""
+    layers = []
+    for name, geometry in clocked.geometries.items():
+        times = clocked.costs(name).times
+        form, ranks = min(times, key=lambda choice: times[choice])
+        fastest = f"{form} {', '.join(map(str, ranks))}" if form else "as it is"
+        layers.append(MeasuredLayer(name, str(geometry), times[ALONE], fastest, times[form, ranks], len(times)))
+    setting, stopwatch = clocked.stopwatch.setting, clocked.stopwatch
+    return MeasuredReport(
+        setting.device, str(setting), clocked.multiple, clocked.original_ms, tuple(layers), stopwatch.measured
     )
 
 
@@ -154,15 +201,31 @@ def _skipped(run: "Prepared") -> tuple[SkippedReport, ...]:
 
 def _sites(run: "Prepared", options: Options, solutions: dict[str, Solution]) -> tuple[SiteReport, ...]:
     shapes = conv_shapes(run.sites, run.macs)
-    reasons = {name: why_left_alone(shape, options, given=run.given.plan) for name, shape in shapes.items()}
+    clocked = run.by_clock.clocked if run.by_clock else None
+    reasons = {
+        name: why_left_alone(
+            shape,
+            options,
+            run.multiple,
+            given=run.given.plan,
+            slower=clocked is not None and not clocked.costs(name).gains,
+        )
+        for name, shape in shapes.items()
+    }
+    times = run.by_clock.milliseconds if run.by_clock else {}
     return tuple(
-        _site(site, choice, run.costs[site.name], solutions.get(site.name), reasons[site.name])
+        _site(site, choice, run.costs[site.name], solutions.get(site.name), reasons[site.name], times.get(site.name))
         for site, choice in zip(run.sites, run.plan.sites, strict=True)
     )
 
 
 def _site(
-    site: ConvSite, choice: SitePlan, costs: tuple[int, int], solution: Solution | None, why_alone: str
+    site: ConvSite,
+    choice: SitePlan,
+    costs: tuple[int, int],
+    solution: Solution | None,
+    why_alone: str,
+    times: tuple[float, float] | None,
 ) -> SiteReport:
     d, c, *sizes = site.kernel.shape
     outcome = solution.outcome if solution else None
@@ -189,6 +252,8 @@ def _site(
         kept=choice.form is None,
         reason=reason,
         group=site.group,
+        ms_before=round(times[0], 4) if times else None,
+        ms_after=round(times[1], 4) if times else None,
     )
 
 

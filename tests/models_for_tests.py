@@ -101,6 +101,22 @@ def plain() -> onnx.ModelProto:
     return build(nodes, stored)
 
 
+def three_convs(channels: int = 16, size: Sequence[Any] = ("H", "W")) -> onnx.ModelProto:
+    """conv1, conv2, conv3, each with a ReLU, and a mean: y [N, channels]; the last two are alike."""
+    stored = {
+        "w1": weights(1, channels, 3, 3, 3),
+        "w2": weights(2, channels, channels, 3, 3),
+        "w3": weights(3, channels, channels, 3, 3),
+    }
+    nodes = [
+        conv("conv1", "x", "w1", "c1"), relu("c1", "r1"),
+        conv("conv2", "r1", "w2", "c2"), relu("c2", "r2"),
+        conv("conv3", "r2", "w3", "c3"), relu("c3", "r3"),
+        helper.make_node("ReduceMean", ["r3"], ["y"], "mean", axes=[2, 3], keepdims=0),
+    ]  # fmt: skip
+    return build(nodes, stored, input_shape=("N", 3, *size), output_shape=("N", channels))
+
+
 def residual() -> onnx.ModelProto:
     """Two blocks with shortcuts: conv1, conv2, conv3, shortcut, conv4."""
     stored = {

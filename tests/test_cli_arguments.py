@@ -49,7 +49,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
         ("in.onnx out.onnx --include (", "include is '(', which is no regular expression"),
         ("in.onnx out.onnx --exclude [", "exclude is '[', which is no regular expression"),
         ("in.onnx out.onnx --rank-multiple 0", "rank_multiple is 0"),
-        ("in.onnx out.onnx --rank-multiple 8.5", "--rank-multiple: invalid int value: '8.5'"),
+        ("in.onnx out.onnx --rank-multiple 8.5", "--rank-multiple: '8.5' is neither a whole number nor auto"),
         ("in.onnx out.onnx --preset npu", "--preset: invalid choice: 'npu'"),
         ("in.onnx out.onnx --images 0", "images is 0"),
         ("in.onnx out.onnx --images 1.5", "--images: invalid int value: '1.5'"),

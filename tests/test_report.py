@@ -69,6 +69,8 @@ SCHEMA: dict[str, Any] = {
             "error_nonlinear": {float, None},
             "kept": bool,
             "reason": str,
+            "ms_before": {float, None},
+            "ms_after": {float, None},
         }
     ],
     "skipped": [{"name": str, "reason": str}],
@@ -91,6 +93,8 @@ SCHEMA: dict[str, Any] = {
         "rows_per_site": int,
     },
     "warnings": [str],
+    "rank_multiple": int,
+    "latency_plan": {None},
 }
 
 

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from models_for_tests import photo, three_convs
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "models"
@@ -173,3 +176,28 @@ def test_real_graphs_measures_each_graph_once_and_says_why_one_is_left_alone(tmp
     assert rows["test_ConvTranspose2d"]["exit"] == "3"
     assert "ConvTranspose is not supported" in rows["test_ConvTranspose2d"]["says"]
     assert "Traceback" not in first.stderr + again.stderr
+
+
+@pytest.mark.slow
+def test_latency_table_compares_the_clock_with_macs_at_equal_speed(tmp_path: Path) -> None:
+    out, table_file = tmp_path / "table.json", tmp_path / "latency.json"
+    model, samples = tmp_path / "net.onnx", photo(0, (24, 3, 32, 32))
+    onnx.save(three_convs(64, (32, 32)), model)
+    np.savez(tmp_path / "data.npz", x=samples, labels=np.arange(24))
+    data = (f"--calibration={tmp_path / 'data.npz'}", f"--validation={tmp_path / 'data.npz'}")
+    few = ("--preprocess=unit", "--images=24", "--limit=20", "--solver=weights", "--form=channel", "--rank-multiple=8")
+    asked = ("--threads=1", "--ratios=1,99", f"--json={out}", f"--table={table_file}")
+    done = run("latency_table.py", str(model), *data, *few, *asked)
+    assert done.returncode == 0, done.stderr
+    rows = table(done.stdout)
+    assert [name for name in rows if name.startswith("1, 99×")] == ["1, 99×, the clock: out of reach"]
+    row = rows["1, 1×, the clock"]
+    assert float(row["predicted ms"]) > 0 and float(row["measured ms"]) > 0
+    assert 0 <= float(row["relative error"]) < 2
+    assert float(row["top-1"].removesuffix(" %")) <= 100
+    assert json.loads(table_file.read_text(encoding="utf-8"))["settings"][0]["layers"]
+    document = json.loads(out.read_text(encoding="utf-8"))
+    first = document["rows"][0]
+    assert (
+        first["plan"] == "the clock" and first["threads"] == 1 and first["report"]["latency_plan"]["trial_ratio"] >= 1
+    )

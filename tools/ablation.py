@@ -42,7 +42,7 @@ from onnx_lowrank.graph.save import export
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.planning import choose, conv_shapes, cut_columns
+from onnx_lowrank.planning import choose, conv_shapes, cut_columns, energies, layers_to_choose
 from onnx_lowrank.preparation import Prepared, prepare
 from onnx_lowrank.progress import silent
 from onnx_lowrank.walk import walk
@@ -131,7 +131,7 @@ def factorise(run: Prepared, key: Key, judge: Judge, reference: tuple[Array, Arr
     targets = {} if blind else dict(run.targets)
     columns = cut_columns(run.sites, frozenset(run.columns), {}) if blind else run.columns
     conv = sum(run.macs.conv.values())
-    plan = choose(run.sites, shapes, targets, columns, conv, options)
+    plan = choose(layers_to_choose(energies(run.sites, targets, columns), shapes, options, 1), conv, options)
     costs = {site.name: (shapes[site.name].macs, shapes[site.name].cost(site.form, site.ranks)) for site in plan.sites}
     graph = normalise(run.loaded.proto)
     walk(graph, run.sites, plan, targets, columns, costs, run.macs.all, run.sampling, run.open_session, options, silent)

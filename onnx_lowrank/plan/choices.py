@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.plan.cost import ConvShape, all_ranks
+from onnx_lowrank.plan.cost import ConvShape, Costs, MacsCosts, all_ranks
 
 Array = NDArray[Any]
 
@@ -28,7 +28,7 @@ class Layer:
     name
         Of the site.
     costs
-        [m], MACs.
+        [m], whole numbers: MACs, or nanoseconds.
     log_energies
         [m], ≤ 0; 0 for the last.
     forms
@@ -45,7 +45,7 @@ class Layer:
 
     @property
     def alone(self) -> int:
-        """MACs of the untouched layer."""
+        """What the untouched layer costs."""
         return int(self.costs[-1])
 
     def choice(self, index: int) -> tuple[str | None, tuple[int, ...]]:
@@ -55,7 +55,14 @@ class Layer:
 
 
 def choices(
-    name: str, shape: ConvShape, channel: Array, columns: Array | None, forms: Sequence[str], multiple: int = 1
+    name: str,
+    shape: ConvShape,
+    channel: Array,
+    columns: Array | None,
+    forms: Sequence[str],
+    multiple: int = 1,
+    *,
+    costs: Costs | None = None,
 ) -> Layer:
     """The Pareto front of a layer.
 
@@ -73,24 +80,25 @@ def choices(
         The forms allowed, of ``FORMS``.
     multiple
         What every rank must be a multiple of.
+    costs
+        Of the choices; None for their MACs.
     """
-    points = [(np.array([shape.macs]), np.zeros(1), np.array([-1]), np.zeros((1, 2), np.int64))]
+    costs = costs or MacsCosts(shape)
+    points = [(np.array([costs.alone], np.float64), np.zeros(1), np.array([-1]), np.zeros((1, 2), np.int64))]
     r = all_ranks(len(channel), multiple)
-    channel = channel[r - 1]
     if "channel" in forms:
-        points.append(_points(0, shape.channel(r), channel, np.zeros_like(r), r))
+        points.append(_points(0, costs.of("channel", r[:, None]), channel[r - 1], np.zeros_like(r), r))
     if columns is not None and shape.splits_in_space:
         s = all_ranks(len(columns), multiple)
-        columns = columns[s - 1]
         if "spatial" in forms:
-            points.append(_points(1, shape.spatial(s), columns, s, np.zeros_like(s)))
+            points.append(_points(1, costs.of("spatial", s[:, None]), columns[s - 1], s, np.zeros_like(s)))
         if "3d" in forms:
             S, R = (grid.ravel() for grid in np.meshgrid(s, r, indexing="ij"))
-            energy = (columns[:, None] + channel[None, :]).ravel()
-            points.append(_points(2, shape.three(S, R), energy, S, R))
+            energy = columns[S - 1] + channel[R - 1]
+            points.append(_points(2, costs.of("3d", np.stack([S, R], axis=1)), energy, S, R))
     cost, energy, form, ranks = (np.concatenate(parts) for parts in zip(*points, strict=True))
-    kept = _pareto(cost, energy, shape.macs)
-    return Layer(name, cost[kept], energy[kept], form[kept], ranks[kept])
+    kept = _pareto(cost, energy, costs.alone)
+    return Layer(name, cost[kept].astype(np.int64), energy[kept], form[kept], ranks[kept])
 
 
 def _points(form: int, cost: Array, energy: Array, columns: Array, rank: Array) -> tuple[Array, Array, Array, Array]:

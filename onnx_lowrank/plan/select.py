@@ -10,7 +10,8 @@ alone). Three ways:
   saved. A layer's steps follow the convex hull of its choices; in the channel form alone that is one rank at a time.
 * ``uniform``: every layer keeps the same share of its cost. For comparison.
 
-All then use up what is left of the budget by exchanging choices between layers, so that the result is just below it.
+Where the cost itself is what was asked for, all then use up what is left of the budget by exchanging choices between
+layers, so that the result is just below it.
 """
 
 import heapq
@@ -115,7 +116,15 @@ def _filled(search: Callable[[Sequence[Layer], int], Chosen]) -> Callable[[Seque
     return lambda layers, budget: _fill(layers, search(layers, budget), budget)
 
 
-ALLOCATIONS = {"exact": _filled(exact_steps), "greedy": _filled(greedy_steps), "uniform": _filled(uniform_share)}
+SEARCHES: dict[str, Callable[[Sequence[Layer], int], Chosen]] = {
+    "exact": exact_steps,
+    "greedy": greedy_steps,
+    "uniform": uniform_share,
+}
+"""What is within the budget, as close to it as it may be."""
+
+ALLOCATIONS = {how: _filled(search) for how, search in SEARCHES.items()}
+"""As close to the budget as can be."""
 
 
 def allocate(layers: Sequence[Layer], others: int, speedup: float, how: str) -> Chosen:

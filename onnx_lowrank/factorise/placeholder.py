@@ -1,0 +1,30 @@
+"""Factors of the right shapes whose values mean nothing, for measuring what a form costs before anything is solved."""
+
+import math
+
+import numpy as np
+
+from onnx_lowrank.factorise.factors import Factorization, Stage
+from onnx_lowrank.factorise.spatial import cut_behind
+
+
+def placeholder(form: str, kernel: tuple[int, ...], group: int, ranks: tuple[int, ...]) -> Factorization:
+    """A factorisation in a form, at ranks from the input on, of a kernel [d, c of a group, *sizes] in groups.
+
+    The values keep responses near the size of the inputs: numbers close to zero would be slower to compute with.
+    """
+    d, c, *sizes = kernel
+    rng = np.random.default_rng(0)
+    everywhere, nowhere = (True,) * len(sizes), (False,) * len(sizes)
+    before = tuple(axis < cut_behind(sizes) for axis in range(len(sizes)))
+    behind = tuple(not own for own in before)
+
+    def stage(filters: int, channels: int, carries: tuple[bool, ...]) -> Stage:
+        own = tuple(size if carried else 1 for size, carried in zip(sizes, carries, strict=True))
+        values = rng.random((filters, channels, *own), np.float32) - np.float32(0.5)
+        return Stage(values * np.float32((12 / (channels * math.prod(own))) ** 0.5), carries)
+
+    of_form = {"channel": (everywhere, nowhere), "spatial": (before, behind), "3d": (before, behind, nowhere)}[form]
+    reads, makes = (c, *ranks), (*(rank * group for rank in ranks), d)
+    stages = tuple(stage(filters, channels, own) for filters, channels, own in zip(makes, reads, of_form, strict=True))
+    return Factorization(form, stages, np.ones(d, np.float32), group)

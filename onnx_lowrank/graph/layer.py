@@ -1,0 +1,157 @@
+"""One convolution as a model of its own, for the stopwatch: as it is, and in every factorised form.
+
+Inside a network a convolution reads what the one before it has just written, in the layout that the runtime likes. So
+the small model is
+
+    x [N, 1, …] → 1×1 convolution to c channels → the layer → its ReLU → global average → y [N, d, 1, …]
+
+where what stands around the layer costs little, and the same in every form: subtract the same model without the layer.
+Other activations than the ReLU are left out: they, too, cost the same in every form.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from onnx_lowrank.factorise.factors import Factorization
+from onnx_lowrank.graph.load import load
+from onnx_lowrank.graph.normalise import normalise
+from onnx_lowrank.graph.rewrite import rewrite
+from onnx_lowrank.graph.save import export
+from onnx_lowrank.graph.sites import ConvSite, find_sites
+
+IR, OPSET = 8, 17
+"""What any runtime of the last years reads; float16 and bfloat16 included."""
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """All that a convolution's time depends on, besides the machine: no weights and no names.
+
+    Attributes
+    ----------
+    dtype
+        Of the weights, as NumPy names it.
+    input
+        [samples, channels, *size].
+    filters
+        d, of all groups.
+    kernel, strides, dilations
+        Along every spatial axis.
+    pads
+        In front along every spatial axis, then behind.
+    group
+        Into how many groups channels and filters are divided.
+    relu
+        Whether a ReLU follows, which the runtime makes part of the convolution.
+    """
+
+    dtype: str
+    input: tuple[int, ...]
+    filters: int
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+    group: int
+    relu: bool
+
+    @classmethod
+    def of(cls, site: ConvSite, shape: tuple[int, ...], samples: int) -> "ConvGeometry":
+        """That of a site whose input has this shape for one or more samples, for a batch of ``samples``."""
+        return cls(
+            site.dtype.name,
+            (samples, *shape[1:]),
+            int(site.kernel.shape[0]),
+            tuple(int(size) for size in site.kernel.shape[2:]),
+            tuple(int(step) for step in site.strides),
+            tuple(int(step) for step in site.dilations),
+            tuple(int(size) for size in site.padding(shape[2:])),
+            site.group,
+            site.join is None and site.activation is not None and site.activation.name == "Relu",
+        )
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """[d, c of a group, *sizes] of the kernel."""
+        return (self.filters, self.input[1] // self.group, *self.kernel)
+
+    @property
+    def bytes(self) -> int:
+        """About what a run holds at once: the layer's input and output, and as much between them."""
+        _, c, *size = self.input
+        return 4 * self.input[0] * int(np.prod(size)) * (2 * c + self.filters)
+
+    def __str__(self) -> str:
+        """As ``64→128 3×3 on 112×112``."""
+        kernel, size = ("×".join(map(str, part)) for part in (self.kernel, self.input[2:]))
+        groups = f" in {self.group} groups" if self.group > 1 else ""
+        return f"{self.input[1]}→{self.filters}{groups} {kernel} on {size}"
+
+
+def layer_model(geometry: ConvGeometry, factorization: Factorization | None) -> bytes:
+    """The small model of a convolution, serialised; with ``factorization``, of the chain that replaces it."""
+    proto = _model(geometry, with_layer=True)
+    if factorization is None:
+        return bytes(proto.SerializeToString())
+    loaded = load(proto)
+    graph = normalise(loaded.proto)
+    (site,), _ = find_sites(graph, include="^layer$")
+    rewrite(graph, site, factorization)
+    return bytes(export(graph, loaded).SerializeToString())
+
+
+def surrounding_model(geometry: ConvGeometry) -> bytes:
+    """The small model without the layer."""
+    return bytes(_model(geometry, with_layer=False).SerializeToString())
+
+
+def layer_input(geometry: ConvGeometry) -> dict[str, NDArray[Any]]:
+    """What the small models read."""
+    n, _, *size = geometry.input
+    values = np.random.default_rng(0).standard_normal((n, 1, *size))
+    return {"x": values.astype(np.float32)}
+
+
+def _model(geometry: ConvGeometry, *, with_layer: bool) -> onnx.ModelProto:
+    n, c, *size = geometry.input
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(geometry.dtype))
+    rng = np.random.default_rng(0)
+    stored = {"spread.weight": rng.standard_normal((c, 1, *(1 for _ in size)))}
+    nodes = [helper.make_node("Cast", ["x"], ["x.typed"], to=element)] if element != onnx.TensorProto.FLOAT else []
+    nodes.append(helper.make_node("Conv", [nodes[0].output[0] if nodes else "x", "spread.weight"], ["input"], "spread"))
+    last, channels = "input", c
+    if with_layer:
+        fan_in = int(np.prod(geometry.weights[1:]))
+        stored["weight"] = (rng.random(geometry.weights) - 0.5) * (12 / fan_in) ** 0.5
+        stored["bias"] = np.ones(geometry.filters)
+        nodes.append(
+            helper.make_node(
+                "Conv",
+                ["input", "weight", "bias"],
+                ["response"],
+                "layer",
+                kernel_shape=geometry.kernel,
+                strides=geometry.strides,
+                dilations=geometry.dilations,
+                pads=geometry.pads,
+                group=geometry.group,
+            )
+        )
+        last, channels = "response", geometry.filters
+        if geometry.relu:
+            nodes.append(helper.make_node("Relu", [last], ["activated"]))
+            last = "activated"
+    nodes.append(helper.make_node("GlobalAveragePool", [last], ["y"]))
+    graph = helper.make_graph(
+        nodes,
+        "layer",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [n, 1, *size])],
+        [helper.make_tensor_value_info("y", element, [n, channels, *(1 for _ in size)])],
+        [numpy_helper.from_array(values.astype(geometry.dtype), name) for name, values in stored.items()],
+    )
+    return helper.make_model(graph, ir_version=IR, opset_imports=[helper.make_opsetid("", OPSET)])

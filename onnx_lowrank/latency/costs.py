@@ -1,0 +1,51 @@
+"""Measured times as the planner's costs, in whole nanoseconds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_lowrank.latency.interpolation import between
+from onnx_lowrank.latency.table import ALONE, Choice
+
+Array = NDArray[Any]
+
+NANOSECONDS = 1_000_000
+"""In a millisecond."""
+
+
+@dataclass(frozen=True)
+class LatencyCosts:
+    """What one layer's choices cost; see ``plan.cost.Costs``.
+
+    Attributes
+    ----------
+    times
+        Measured milliseconds, ``ALONE`` among them.
+    """
+
+    times: Mapping[Choice, float]
+
+    @property
+    def alone(self) -> int:
+        """Of the convolution as it is."""
+        return round(NANOSECONDS * self.times[ALONE])
+
+    def of(self, form: str, ranks: Array) -> Array:
+        """Measured, or interpolated between measured ranks; infinite beyond them."""
+        measured = {choice_ranks: time for (of_form, choice_ranks), time in self.times.items() if of_form == form}
+        return np.asarray(np.rint(NANOSECONDS * between(measured, ranks)))
+
+    def milliseconds(self, choice: Choice) -> float:
+        """Of one choice."""
+        form, ranks = choice
+        if form is None:
+            return self.times[ALONE]
+        return float(self.of(form, np.array([ranks]))[0]) / NANOSECONDS
+
+    @property
+    def gains(self) -> bool:
+        """Whether anything was measured to be faster than the convolution as it is."""
+        return min(self.times.values()) < self.times[ALONE]

@@ -1,0 +1,91 @@
+"""Layers on the stopwatch: every form at its ranks as a small model, in turns with the layer as it is.
+
+The time of what surrounds the layer in the small models is subtracted.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnx_lowrank.factorise.placeholder import placeholder
+from onnx_lowrank.graph.layer import ConvGeometry, layer_input, layer_model, surrounding_model
+from onnx_lowrank.interface import Feeds
+from onnx_lowrank.latency.table import ALONE, Choice
+from onnx_lowrank.runtime import Opener, Session
+from onnx_lowrank.timing import Budget, take_turns
+
+TOGETHER = 8
+"""Models that take turns: each brings its own threads and buffers."""
+
+MOST_BYTES = 1 << 30
+"""Of the buffers of models that take turns, about."""
+
+BUDGET = Budget(rounds=12, seconds=1.5, fewest=4, turn=0.002)
+"""For one such group."""
+
+WHOLE = Budget(rounds=15, seconds=8.0, fewest=5)
+"""For two whole models."""
+
+SHORTEST = 1e-4
+"""Milliseconds; what is measured to take less (the surroundings are subtracted, so it may come to less than none) takes
+this."""
+
+
+def measure_layer(
+    geometry: ConvGeometry, wanted: Sequence[Choice], open_session: Opener, budget: Budget = BUDGET
+) -> dict[Choice, float]:
+    """Milliseconds of a convolution in forms.
+
+    Parameters
+    ----------
+    geometry
+        Of the convolution.
+    wanted
+        The forms and ranks; ``ALONE`` is measured in any case.
+    open_session
+        As deployed: with the threads and the provider that are to be measured.
+    budget
+        For every few models that take turns.
+
+    Returns
+    -------
+    dict
+        With ``ALONE`` among them.
+
+    Raises
+    ------
+    ModelError
+        Where ONNX Runtime refuses a small model.
+    """
+    feeds = layer_input(geometry)
+    around = open_session(surrounding_model(geometry), "a measured layer's surroundings")
+    untouched = open_session(layer_model(geometry, None), "a measured layer")
+    size = max(1, min(TOGETHER, MOST_BYTES // max(1, geometry.bytes)) - 2)
+    others = [choice for choice in wanted if choice != ALONE]
+    fastest, surroundings = {ALONE: np.inf}, np.inf
+    for start in range(0, max(1, len(others)), size):
+        group = others[start : start + size]
+        sessions = [around, untouched, *(_session(geometry, choice, open_session) for choice in group)]
+        # Whatever else a machine does only ever adds: the fastest round is the one that it disturbed least.
+        best = 1e3 * take_turns([_run(session, feeds) for session in sessions], budget).seconds.min(axis=0)
+        surroundings = min(surroundings, best[0])
+        fastest[ALONE] = min(fastest[ALONE], best[1])
+        fastest.update(zip(group, best[2:], strict=True))
+    return {choice: max(SHORTEST, float(time - surroundings)) for choice, time in fastest.items()}
+
+
+def measure_models(sessions: Sequence[Session], feeds: Feeds, budget: Budget = WHOLE) -> tuple[list[float], float]:
+    """(median milliseconds of every model, the last one's speed relative to the first) from rounds in turns."""
+    times = take_turns([_run(session, feeds) for session in sessions], budget)
+    return [1e3 * times.median(i) for i in range(len(sessions))], times.speed(len(sessions) - 1).value
+
+
+def _session(geometry: ConvGeometry, choice: Choice, open_session: Opener) -> Session:
+    form, ranks = choice
+    assert form is not None
+    model = layer_model(geometry, placeholder(form, geometry.weights, geometry.group, ranks))
+    return open_session(model, "a measured layer")
+
+
+def _run(session: Session, feeds: Feeds):  # type: ignore[no-untyped-def]
+    return lambda: session(feeds)

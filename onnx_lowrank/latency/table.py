@@ -1,0 +1,193 @@
+"""Measured milliseconds, kept in a JSON file together with all that they depend on.
+
+One file may hold the measurements of several devices, numbers of threads and batch sizes: each has its *setting*.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from onnx_lowrank.errors import DataError, UsageError
+from onnx_lowrank.graph.layer import ConvGeometry
+
+SCHEMA = 1
+
+Choice = tuple[str | None, tuple[int, ...]]
+"""A form and its ranks from the input on; (None, ()) is the convolution as it is."""
+
+ALONE: Choice = (None, ())
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how something was measured.
+
+    Attributes
+    ----------
+    device
+        The name of the processor that runs the layers.
+    provider
+        Of ONNX Runtime, its full name.
+    onnxruntime
+        Its version.
+    threads
+        Of ONNX Runtime; 0 where it chose.
+    batch
+        Samples in a run.
+    """
+
+    device: str
+    provider: str
+    onnxruntime: str
+    threads: int
+    batch: int
+
+    def __str__(self) -> str:
+        """As ``AMD EPYC (2 cores), CPUExecutionProvider of ONNX Runtime 1.31.1, 2 threads, batch 1``."""
+        threads = f"{self.threads} threads" if self.threads else "its own number of threads"
+        return f"{self.device}, {self.provider} of ONNX Runtime {self.onnxruntime}, {threads}, batch {self.batch}"
+
+
+@dataclass
+class Times:
+    """Everything measured in one setting.
+
+    Attributes
+    ----------
+    steps
+        The multiple of ranks that pays, by type of the weights.
+    models
+        Milliseconds of a whole model, by the SHA-256 of its file.
+    layers
+        Milliseconds of a convolution in its forms.
+    """
+
+    steps: dict[str, int] = field(default_factory=dict)
+    models: dict[str, float] = field(default_factory=dict)
+    layers: dict[ConvGeometry, dict[Choice, float]] = field(default_factory=dict)
+
+
+class Table:
+    """Times by setting; starts empty."""
+
+    def __init__(self) -> None:
+        self._times: dict[Setting, Times] = {}
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """In which something was measured."""
+        return tuple(self._times)
+
+    def at(self, setting: Setting) -> Times:
+        """The times of a setting, to read and to add to; new ones where there are none yet."""
+        return self._times.setdefault(setting, Times())
+
+    def of_device(self, device: str, here: Setting) -> Setting:
+        """The one setting of a device whose provider, threads and batch are those asked for.
+
+        Raises
+        ------
+        UsageError
+            Where there is none, or one for each of several versions of ONNX Runtime.
+        """
+        found = [
+            s
+            for s in self._times
+            if s.device == device and (s.provider, s.threads, s.batch) == (here.provider, here.threads, here.batch)
+        ]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            versions = ", ".join(s.onnxruntime for s in found)
+            raise UsageError(f"the latency table has {device!r} with ONNX Runtime {versions}: keep one of them")
+        known = "; ".join(map(str, self._times)) or "nothing"
+        raise UsageError(
+            f"the latency table has no times of {device!r} with {here.provider}, --threads {here.threads} and "
+            f"--latency-batch {here.batch}; it has: {known}"
+        )
+
+    def check_device(self, here: Setting, path: Path) -> None:
+        """Refuse a table that was measured on other devices only: its times mean nothing here, and it is in the way.
+
+        Raises
+        ------
+        UsageError
+            With the name to plan for.
+        """
+        others = {s.device for s in self._times}
+        if others and here.device not in others:
+            raise UsageError(
+                f"{path} was measured on {' and '.join(sorted(others))}, and this is {here.device}: plan for that "
+                f"device with --latency-device {sorted(others)[0]!r}, or name another file to measure here"
+            )
+
+    def to_json(self) -> str:
+        """As text that ``from_json`` reads."""
+        document = {"schema": SCHEMA, "settings": [_setting_json(s, t) for s, t in self._times.items()]}
+        return json.dumps(document, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> "Table":
+        """Read a saved table; ``source`` names it in errors.
+
+        Raises
+        ------
+        DataError
+            Where the text is no table.
+        """
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{source} is not JSON ({error}): it is no latency table") from None
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            raise DataError(f"{source} is no latency table of schema {SCHEMA}: name another file")
+        table = cls()
+        try:
+            for entry in document["settings"]:
+                setting = Setting(**{f.name: _typed(entry[f.name], f.type) for f in fields(Setting)})
+                times = table.at(setting)
+                times.steps.update({str(k): _typed(v, int) for k, v in entry["steps"].items()})
+                times.models.update({str(k): _positive(v) for k, v in entry["models"].items()})
+                for layer in entry["layers"]:
+                    times.layers[_geometry(layer)] = {_choice(p): _positive(p["ms"]) for p in layer["times"]}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{source} is a damaged latency table ({type(error).__name__}: {error}): measure it again"
+            ) from None
+        return table
+
+
+def _setting_json(setting: Setting, times: Times) -> dict[str, Any]:
+    layers = [
+        asdict(geometry)
+        | {"times": [{"form": form, "ranks": list(ranks), "ms": ms} for (form, ranks), ms in of_layer.items()]}
+        for geometry, of_layer in times.layers.items()
+    ]
+    return asdict(setting) | {"steps": times.steps, "models": times.models, "layers": layers}
+
+
+def _geometry(entry: Mapping[str, Any]) -> ConvGeometry:
+    values = {f.name: entry[f.name] for f in fields(ConvGeometry)}
+    lists = {k: tuple(_typed(n, int) for n in v) for k, v in values.items() if isinstance(v, list)}
+    return ConvGeometry(**(values | lists))
+
+
+def _choice(entry: Mapping[str, Any]) -> Choice:
+    form, ranks = entry["form"], tuple(_typed(n, int) for n in entry["ranks"])
+    if form is not None and not isinstance(form, str):
+        raise TypeError(f"form {form!r}")
+    return form, ranks
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{value!r} where a {kind.__name__} belongs")
+    return value
+
+
+def _positive(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise ValueError(f"{value!r} milliseconds")
+    return float(value)

@@ -1,0 +1,58 @@
+"""A plan as a model that can be timed before anything is solved: how fast it is does not depend on its weights."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from onnx_lowrank.factorise.factors import Factorization, side_by_side
+from onnx_lowrank.factorise.forms import from_weights, make_form
+from onnx_lowrank.factorise.placeholder import placeholder
+from onnx_lowrank.factorise.spatial import Columns
+from onnx_lowrank.graph.load import LoadedModel
+from onnx_lowrank.graph.normalise import normalise
+from onnx_lowrank.graph.rewrite import rewrite
+from onnx_lowrank.graph.save import export
+from onnx_lowrank.graph.sites import ConvSite
+from onnx_lowrank.plan.plan import Plan, SitePlan
+
+Factors = Callable[[ConvSite, SitePlan], Factorization]
+"""Some factorisation of a site in a form at ranks."""
+
+
+def meaningless(site: ConvSite, choice: SitePlan) -> Factorization:
+    """Factors of the right shapes."""
+    assert choice.form is not None
+    shape = tuple(int(size) for size in site.kernel.shape)
+    return placeholder(choice.form, shape, site.group, choice.ranks)
+
+
+def weights_alone(columns: Mapping[str, tuple[Columns, ...]]) -> Factors:
+    """Factors that the weights alone give, so that the values inside the network are of the usual size.
+
+    ``columns`` holds the spatial cuts by site name. What was made once is kept.
+    """
+    made: dict[SitePlan, Factorization] = {}
+
+    def factors(site: ConvSite, choice: SitePlan) -> Factorization:
+        if choice not in made:
+            assert choice.form is not None
+            cuts = columns.get(site.name, (None,) * site.group)
+            biases = np.split(site.bias, site.group)
+            made[choice] = side_by_side(
+                [
+                    from_weights(make_form(choice.form, kernel, choice.ranks, cut), kernel, bias)
+                    for kernel, bias, cut in zip(site.kernels, biases, cuts, strict=True)
+                ]
+            )
+        return made[choice]
+
+    return factors
+
+
+def trial(loaded: LoadedModel, sites: Sequence[ConvSite], plan: Plan, factors: Factors) -> bytes:
+    """The whole model, rewritten as planned, serialised."""
+    graph = normalise(loaded.proto)
+    for site, choice in zip(sites, plan.sites, strict=True):
+        if choice.form:
+            rewrite(graph, site, factors(site, choice))
+    return bytes(export(graph, loaded).SerializeToString())

@@ -1,0 +1,226 @@
+"""Plans by the clock through the whole program, from injected tables of a device that is not here and measured ones."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from models_for_tests import photo, three_convs
+
+from onnx_lowrank import cli, compress
+from onnx_lowrank.calibration.arraysource import ArraySource
+from onnx_lowrank.errors import TargetError, UsageError
+from onnx_lowrank.graph.layer import ConvGeometry
+from onnx_lowrank.graph.load import load
+from onnx_lowrank.latency.planning import model_key
+from onnx_lowrank.latency.table import ALONE, Choice, Setting, Table
+from onnx_lowrank.options import Options
+from onnx_lowrank.pipeline import measure_only, plan_only
+from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.runtime import device_name, runtime_version
+
+SHAPE = (12, 3, 12, 10)
+DEVICE = "a processor that is not here"
+
+
+def geometry() -> ConvGeometry:
+    """Of conv2 and conv3, which are alike."""
+    return ConvGeometry("float32", (1, 16, 12, 10), 16, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 1, True)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "net.onnx"
+    onnx.save(three_convs(), path)
+    return path
+
+
+def inject(path: Path, model: Path, times: dict[Choice, float], whole: float, device: str = DEVICE) -> None:
+    """Write a table as if it had been measured on a device."""
+    table = Table()
+    at = table.at(Setting(device, "CPUExecutionProvider", runtime_version(), 1, 1))
+    at.models[model_key(load(model), {"x": photo(0, (1, *SHAPE[1:]))})] = whole
+    at.steps["float32"] = 4
+    at.layers[geometry()] = times
+    path.write_text(table.to_json(), encoding="utf-8")
+
+
+def options(table: Path, speedup: float, **others: Any) -> Options:
+    return Options(
+        speedup=speedup, target="latency", threads=1, latency_table=str(table), latency_device=DEVICE, **others
+    )
+
+
+FASTER: dict[Choice, float] = {ALONE: 4.0, ("channel", (4,)): 1.0, ("channel", (12,)): 3.0, ("spatial", (4,)): 5.0}
+
+
+def test_a_plan_for_another_device_follows_its_table_and_is_replayed(model: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.json"
+    inject(table, model, FASTER, 10.0)
+    before = table.read_text(encoding="utf-8")
+    planned = plan_only(model, photo(1, SHAPE), options=options(table, 1.5))
+    by_clock = planned.latency_plan
+    assert by_clock and by_clock.device == DEVICE and by_clock.measurements == 0 and by_clock.trial_ms is None
+    assert by_clock.before_ms == 10 and by_clock.predicted_ratio >= 1.5
+    assert by_clock.predicted_ms == by_clock.from_layers_ms
+    sites = {site.name: site for site in planned.sites}
+    assert planned.rank_multiple == 4
+    assert all(site.form in (None, "channel") for site in sites.values())  # the spatial form was slower
+    saved = sum((site.ms_before or 0) - (site.ms_after or 0) for site in sites.values())
+    assert 10 - saved == pytest.approx(by_clock.predicted_ms)
+    for site in sites.values():
+        if site.form:
+            (rank,) = site.ranks.values()
+            assert rank % 4 == 0 and site.ms_after == pytest.approx(1.0 + (rank - 4) / 4)
+    assert table.read_text(encoding="utf-8") == before
+    again = compress(model, photo(1, SHAPE), plan=Plan.from_json(planned.plan.to_json()), threads=1)
+    assert {s.name: (s.form, s.ranks) for s in again.report.sites} == {s.name: (s.form, s.ranks) for s in planned.sites}
+
+
+def test_what_is_measured_slower_is_left_alone(model: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.json"
+    slower: dict[Choice, float] = {ALONE: 1.0, ("channel", (4,)): 1.2, ("channel", (12,)): 2.0}
+    inject(table, model, slower, 10.0)
+    planned = plan_only(model, photo(1, SHAPE), options=options(table, 1.0))
+    assert {site.reason for site in planned.sites} == {"left alone: measured slower in every form"}
+    with pytest.raises(TargetError, match="nothing was measured to make this model faster"):
+        plan_only(model, photo(1, SHAPE), options=options(table, 1.2))
+
+
+def test_a_form_that_is_slower_by_the_clock_is_not_taken_though_it_saves_macs(model: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.json"
+    inject(table, model, {ALONE: 4.0, ("channel", (4,)): 9.0, ("channel", (12,)): 9.5, ("spatial", (4,)): 1.0}, 10.0)
+    planned = plan_only(model, photo(1, SHAPE), options=options(table, 1.3))
+    assert {site.form for site in planned.sites} <= {None, "spatial"}
+
+
+def test_the_largest_ratio_of_another_device_is_stated(model: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.json"
+    inject(table, model, FASTER, 10.0)
+    with pytest.raises(TargetError, match=r"make this model 2\.50 times as fast"):
+        plan_only(model, photo(1, SHAPE), options=options(table, 2.6))
+
+
+def test_a_table_of_another_device_is_refused_and_says_how_to_use_it(model: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.json"
+    inject(table, model, FASTER, 10.0)
+    here = Options(speedup=1.2, target="latency", threads=1, latency_table=str(table))
+    with pytest.raises(UsageError, match=f"--latency-device '{DEVICE}'"):
+        plan_only(model, photo(1, SHAPE), options=here)
+    # What the device has not measured cannot be planned for it.
+    with pytest.raises(UsageError, match="--measure-latency"):
+        plan_only(model, photo(1, (12, 3, 14, 10)), options=options(table, 1.2))
+    with pytest.raises(UsageError, match="batch 1"):
+        plan_only(model, photo(1, SHAPE), options=options(table, 1.2, latency_batch=3))
+
+
+def test_a_table_is_measured_without_data_once_and_then_read(tmp_path: Path) -> None:
+    path, table = tmp_path / "net.onnx", tmp_path / "t.json"
+    onnx.save(three_convs(size=SHAPE[2:]), path)
+    wanted = Options(target="latency", threads=1, latency_table=str(table), rank_multiple=8, form="channel")
+    first = measure_only(path, options=wanted)
+    assert first.measurements > 2 and first.model_ms > 0 and first.device == device_name("CPUExecutionProvider")
+    assert [layer.name for layer in first.layers] == ["conv2", "conv3"]
+    assert all(layer.points == first.layers[0].points > 1 for layer in first.layers)
+    text = table.read_text(encoding="utf-8")
+    again = measure_only(path, options=wanted)
+    assert again.measurements == 0 and again.layers == first.layers
+    assert table.read_text(encoding="utf-8") == text
+    kinds = {time["form"] for layer in json.loads(text)["settings"][0]["layers"] for time in layer["times"]}
+    assert kinds == {None, "channel"}
+
+
+def test_a_result_by_the_clock_is_as_fast_as_asked_for_and_says_what_was_predicted(tmp_path: Path) -> None:
+    model, table = three_convs(64), tmp_path / "t.json"
+    data = ArraySource({"x": photo(1, (8, 3, 40, 40))})
+    result = compress(
+        model, data, 1.5, target="latency", form="channel", rank_multiple=8, threads=1, solver="weights",
+        latency_table=str(table),
+    )  # fmt: skip
+    report = result.report
+    assert report.latency_plan and report.speedup.latency
+    assert report.latency_plan.trial_ratio and report.latency_plan.trial_ratio >= 1.5
+    assert report.speedup.latency.ratio > 1
+    assert report.latency_plan.rounds >= 1 and report.latency_plan.correction > 0
+    assert report.options["target"] == "latency" and report.rank_multiple == 8
+    factorised = [site for site in report.sites if site.form]
+    assert factorised
+    for site in factorised:
+        assert site.ms_before and site.ms_after and site.ms_after < site.ms_before
+        assert all(rank % 8 == 0 for rank in site.ranks.values())
+    assert "seconds" in report.to_json() and "measure" in report.cost.seconds
+    # What was chosen has been measured, not only interpolated.
+    times = Table.from_json(table.read_text(encoding="utf-8"), "t").at(
+        Setting(device_name("CPUExecutionProvider"), "CPUExecutionProvider", runtime_version(), 1, 1)
+    )
+    measured = {choice for of_layer in times.layers.values() for choice in of_layer}
+    assert {(site.form, tuple(site.ranks.values())) for site in factorised} <= measured
+
+
+def test_a_batch_is_measured_as_asked_for_and_refused_where_the_model_has_its_own(tmp_path: Path) -> None:
+    fixed = three_convs()
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    with pytest.raises(UsageError, match="the model takes batches of 2: drop --latency-batch 3"):
+        plan_only(fixed, photo(1, SHAPE), options=Options(target="latency", latency_batch=3, rank_multiple=8))
+    result = compress(
+        three_convs(), photo(1, SHAPE), 1.5, rank_multiple=4, threads=1, latency_batch=20, solver="weights"
+    )
+    assert result.report.latency_plan is None and result.report.speedup.latency
+
+
+def test_the_command_plans_by_the_clock_and_measures(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("data.npy", photo(1, SHAPE))
+    inject(Path("t.json"), model, FASTER, 10.0)
+    by_clock = ["--target=latency", "--threads=1", "--latency-table=t.json", f"--latency-device={DEVICE}"]
+    line = ["net.onnx", "--data=data.npy", "--dry-run", "--plan=plan.json", "--speedup=1.5", *by_clock]
+    assert cli.main(line) == 0
+    out = capsys.readouterr().out
+    assert "planned latency" in out and "faster by the clock" in out and "4" in out
+    assert cli.main(["net.onnx", "out.onnx", "--data=data.npy", "--plan=plan.json", "--threads=1", "--quiet"]) == 0
+    assert cli.main(["net.onnx", "out.onnx", "--data=data.npy", "--speedup=9", *by_clock]) == 4
+    assert "out of reach by the clock" in capsys.readouterr().err
+    onnx.save(three_convs(size=SHAPE[2:]), "fixed.onnx")
+    line = ["fixed.onnx", "--measure-latency", "--latency-table=new.json", "--threads=1", "--form=channel"]
+    assert cli.main(line) == 0
+    (setting,) = json.loads(Path("new.json").read_text(encoding="utf-8"))["settings"]
+    assert setting["steps"].keys() == {"float32"}
+    out = capsys.readouterr().out
+    assert "Measured milliseconds" in out and "16→16 3×3 on 12×10" in out and "new measurements in new.json" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("net.onnx --measure-latency", "name it with --latency-table FILE"),
+        ("net.onnx out.onnx --measure-latency --latency-table t.json", "drop OUT"),
+        ("net.onnx --measure-latency --latency-table t.json --dry-run", "drop --dry-run"),
+        ("net.onnx out.onnx --target watts", "invalid choice: 'watts'"),
+        ("net.onnx out.onnx --target latency --plan p.json", "drop --target or --plan"),
+        ("net.onnx out.onnx --latency-device x", "name the table, too"),
+        ("net.onnx out.onnx --target latency --include-gemm", "drop include_gemm"),
+        ("net.onnx out.onnx --latency-batch 0", "latency_batch is 0"),
+        ("net.onnx out.onnx --rank-multiple few", "neither a whole number nor auto"),
+        ("net.onnx out.onnx --latency-table net.onnx", "the same file"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    line: str, message: str, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(model.parent)
+    assert cli.main(line.split()) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_table_is_named(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(model.parent)
+    Path("t.json").write_text("{}", encoding="utf-8")
+    np.save("data.npy", photo(1, SHAPE))
+    assert cli.main(["net.onnx", "out.onnx", "--data=data.npy", "--target=latency", "--latency-table=t.json"]) == 3
+    assert "t.json is no latency table of schema 1" in capsys.readouterr().err

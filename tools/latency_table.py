@@ -1,0 +1,229 @@
+"""Plans by the clock against plans by MACs at equal measured speed, by the real command; print Markdown tables.
+
+usage: python tools/latency_table.py MODEL --calibration DATA [--validation LABELLED] [--ratios 2,2.5] [--threads 1,2]
+                                     [--table FILE] [--rank-multiple 1] [--images 300] [--form auto] [--limit 500]
+                                     [--preprocess caffe] [--solver nonlinear] [--keep FOLDER] [--json FILE]
+
+For every number of threads the layers are measured once (into --table), and for every ratio the model is compressed
+with --target latency. Then the MACs target is raised until a model that is planned by MACs (at multiples of
+--rank-multiple, a number or auto) is measured to be as fast, and that one is solved too. All are measured once more,
+in turns with the original. "off" is the measured time over the predicted one. Relative errors are those of the
+reports, of the first output on samples that no solver saw; top-1 is measured where LABELLED is given. What is out of
+reach is a row without numbers.
+
+The second table says what a second thread gains: the ratio of every layer's times with the fewest and the most
+threads, as it is and as planned for the last ratio.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from measuring import (
+    PROVIDERS,
+    apart,
+    command_options,
+    common_arguments,
+    compare,
+    markdown,
+    percent,
+    run_command,
+    warn,
+)
+
+from onnx_lowrank.calibration.preprocess import Preprocess
+from onnx_lowrank.errors import TargetError
+from onnx_lowrank.latency.planning import rank_multiple, whole_times
+from onnx_lowrank.latency.trial import weights_alone
+from onnx_lowrank.options import Options
+from onnx_lowrank.pipeline import measure_only
+from onnx_lowrank.planning import choose, conv_shapes, energies, layers_to_choose
+from onnx_lowrank.preparation import prepare
+from onnx_lowrank.progress import silent
+from onnx_lowrank.runtime import Session
+from onnx_lowrank.timing import Budget, take_turns
+
+HEADER = (
+    *("threads, ratio, plan", "conv MACs", "predicted ms", "measured ms", "off", "measured ratio"),
+    *("relative error", "top-1", "seconds"),
+)
+
+BUDGET = Budget(rounds=40, seconds=60.0, fewest=8)
+"""For all models of one number of threads and one ratio."""
+
+CLOSE, MOST = 1.02, 14
+"""A plan by MACs is as fast where its ratio is at most so many times the one asked for, or after so many trials."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Milliseconds of a run, and the ratio to the original with its interval."""
+
+    ms: float
+    ratio: float
+    low: float
+    high: float
+
+
+def measure_layers(model: Path, options: Options) -> tuple[float, dict[str, Any]]:
+    """(seconds, what the table now knows)."""
+    start = time.perf_counter()
+    measured = measure_only(model, options=options, warn=warn)
+    return time.perf_counter() - start, asdict(measured)
+
+
+def plan_by_macs(
+    model: Path, data: Path, options: Options, preprocess: Preprocess, ratio: float
+) -> tuple[float, float, str]:
+    """(MACs ratio, measured ratio, plan) of the mildest plan by MACs that is measured to be so fast."""
+    run = prepare(model, data, options, preprocess, None, None, silent, warn)
+    kept, shapes = energies(run.sites, run.targets, run.columns), conv_shapes(run.sites, run.macs)
+    multiple = rank_multiple(run.sites, run.macs, run.sampling, options, silent)
+    layers, conv = layers_to_choose(kept, shapes, options, multiple), sum(run.macs.conv.values())
+    highest = conv / (conv - sum(layer.alone - int(layer.costs[0]) for layer in layers))
+    feeds = run.sampling.source.feeds(run.timed_batch)
+    whole = whole_times(run.loaded, run.sites, feeds, options, weights_alone(run.columns))
+    low, high, speedup, best = 1.0, highest, ratio, None
+    for _ in range(MOST):
+        speedup = min(speedup, 0.999 * highest)
+        plan = choose(layers, conv, Options(speedup=speedup, ranks=options.ranks))
+        reached = whole(plan).ratio
+        print(f"by MACs: {speedup:.3f}× fewer, {reached:.2f}× faster", file=sys.stderr, flush=True)
+        if reached >= ratio:
+            high = speedup
+            best = min(best or (speedup, reached, plan.to_json()), (speedup, reached, plan.to_json()))
+            if reached <= CLOSE * ratio:
+                break
+        else:
+            low = speedup
+            if speedup >= 0.999 * highest:
+                break
+        # The clock falls about as the MACs do; between two trials the middle is safer.
+        speedup = (low * high) ** 0.5 if best else speedup * max(1.02, ratio / reached)
+        if best and high / low < 1.003:
+            break
+    if best is None:
+        raise TargetError(f"no plan by MACs is {ratio:g} times as fast")
+    return best
+
+
+def time_models(models: Sequence[Path], data: Path, options: Options, preprocess: Preprocess) -> list[Timed]:
+    """All models in turns; the first is the original."""
+    run = prepare(models[0], data, options, preprocess, None, None, silent, warn)
+    feeds = run.sampling.source.feeds(run.timed_batch)
+    sessions = [Session(str(model), PROVIDERS, options.threads, str(model)) for model in models]
+    times = take_turns([lambda s=session: s(feeds) for session in sessions], BUDGET)  # type: ignore[misc]
+    speeds = [times.speed(i) for i in range(len(models))]
+    return [Timed(1e3 * times.median(i), s.value, s.low, s.high) for i, s in enumerate(speeds)]
+
+
+def row(name: str, report: dict[str, Any], timed: Timed, top1: float | None, seconds: float) -> list[str]:
+    planned = report["latency_plan"]
+    predicted = planned["predicted_ms"] if planned else None
+    error = next(iter(report["outputs"].values()))["relative_error"]
+    return [
+        *(name, f"{report['speedup']['macs']:.2f}×", f"{predicted:.1f}" if predicted else ""),
+        *(f"{timed.ms:.1f}", f"{100 * (timed.ms / predicted - 1):+.1f} %" if predicted else ""),
+        *(f"{timed.ratio:.2f} ({timed.low:.2f} to {timed.high:.2f})", f"{error:.4f}"),
+        *(percent(top1) if top1 is not None else "", f"{seconds:.0f}"),
+    ]
+
+
+def threads_table(tables: dict[int, dict[str, Any]], sites: dict[int, list[dict[str, Any]]]) -> str:
+    """What more threads gain, by layer."""
+    few, many = min(tables), max(tables)
+    header = ("layer", f"as it is, {few} → {many} threads", "gain", "planned for " + f"{few} → {many}", "gain")
+    rows = []
+    for one, other in zip(sites[few], sites[many], strict=True):
+        cells = [one["name"]]
+        for key in ("ms_before", "ms_after"):
+            cells += [f"{one[key]:.2f} → {other[key]:.2f} ms", f"{one[key] / other[key]:.2f}×"]
+        rows.append(cells)
+    return markdown(header, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="the ONNX file")
+    parser.add_argument("--calibration", type=Path, required=True, metavar="DATA", help="samples without labels")
+    parser.add_argument("--validation", type=Path, metavar="LABELLED", help="samples with labels")
+    parser.add_argument("--ratios", default="2,2.5", help="by the clock (default: %(default)s)")
+    parser.add_argument("--threads", default="1,2", help="numbers of threads (default: %(default)s)")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="a latency table to read and to fill")
+    parser.add_argument("--rank-multiple", default="1", help="of the plans by MACs (default: %(default)s)")
+    parser.add_argument("--solver", default="nonlinear", help="as of onnx-lowrank (default: %(default)s)")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the factorised models stay")
+    common_arguments(parser)
+    args = parser.parse_args()
+    multiple: int | str = args.rank_multiple if args.rank_multiple == "auto" else int(args.rank_multiple)
+
+    rows, document, tables = [], [], {}
+    sites: dict[int, list[dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        table = args.table or folder / "latency.json"
+        for threads in map(int, args.threads.split(",")):
+            by_clock = Options(
+                target="latency", threads=threads, latency_table=str(table), form=args.form, images=args.images
+            )
+            seconds, tables[threads] = apart(measure_layers, args.model, by_clock)
+            new = tables[threads]["measurements"]
+            print(f"{threads} threads: {new} new measurements, {seconds:.1f} s", file=sys.stderr, flush=True)
+            for ratio in map(float, args.ratios.split(",")):
+                args.speedup = ratio
+                name = f"{threads}, {ratio:g}×"
+                fast, lean = (folder / f"{threads}t-{ratio:g}x-{kind}.onnx" for kind in ("clock", "macs"))
+                common = [f"--data={args.calibration}", f"--threads={threads}", f"--solver={args.solver}"]
+                given = [*common, *command_options(args), "--target=latency", f"--latency-table={table}"]
+                try:
+                    runs = [run_command(args.model, fast, *given)]
+                except SystemExit as stop:
+                    if stop.code != TargetError.exit_code:
+                        raise
+                    rows.append([f"{name}, the clock: out of reach", *[""] * (len(HEADER) - 1)])
+                    continue
+                sites[threads] = runs[0].report["sites"]
+                reached = runs[0].report["speedup"]["latency"]["ratio"]
+                options = Options(
+                    threads=threads, speedup=1, images=args.images, form=args.form, rank_multiple=multiple
+                )
+                compared = [args.model, fast]
+                try:
+                    _, _, plan = apart(plan_by_macs, args.model, args.calibration, options, args.preprocess, reached)
+                except TargetError as error:
+                    rows.append([f"{name}, MACs: {error}", *[""] * (len(HEADER) - 1)])
+                else:
+                    (folder / "plan.json").write_text(plan, encoding="utf-8")
+                    replay = [f"--images={args.images}", f"--preprocess={args.preprocess.preset}"]
+                    given = [*common, *replay, f"--plan={folder / 'plan.json'}"]
+                    runs.append(run_command(args.model, lean, *given))
+                    compared.append(lean)
+                timed = apart(time_models, compared, args.calibration, options, args.preprocess)
+                scores: list[Any] = [None] * len(compared)
+                if args.validation:
+                    scores = apart(compare, compared, args.validation, args.limit, args.preprocess)
+                named = zip(("the clock", "MACs"), runs, timed[1:], scores[1:], strict=False)
+                for kind, run, of_model, score in named:
+                    top1 = score.top1 if score else None
+                    rows.append(row(f"{name}, {kind}", run.report, of_model, top1, run.seconds))
+                    document.append(
+                        {"threads": threads, "ratio": ratio, "plan": kind, "timed": asdict(of_model), "top1": top1}
+                        | {"original_ms": timed[0].ms, "seconds": run.seconds, "report": run.report}
+                    )
+                print(f"{name}: {timed[0].ms:.1f} ms as it is", file=sys.stderr, flush=True)
+    print(markdown(HEADER, rows))
+    if len(sites) > 1:
+        print(f"\n{threads_table(tables, sites)}")
+    if args.json:
+        args.json.write_text(json.dumps({"tables": tables, "rows": document}, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
