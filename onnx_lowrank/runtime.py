@@ -22,6 +22,9 @@ from onnx_lowrank.interface import Feeds
 
 CPU = "CPUExecutionProvider"
 
+WARNING, FATAL = 2, 4
+"""Severities of ONNX Runtime's log: its default, and the highest."""
+
 _SHORT_NAMES = {
     "cpu": CPU,
     "cuda": "CUDAExecutionProvider",
@@ -183,7 +186,12 @@ def _open(model: bytes | str, options: Any, providers: Sequence[str], what: str)
 
     def attempt(names: Sequence[str]) -> Any:
         # Without its own fallback, which would replace a provider that fails, even in the middle of a run.
-        return onnxruntime.InferenceSession(model, options, providers=list(names), enable_fallback=0)
+        # What the runtime logs of a provider that it cannot load, the refusal says in one line.
+        onnxruntime.set_default_logger_severity(FATAL)
+        try:
+            return onnxruntime.InferenceSession(model, options, providers=list(names), enable_fallback=0)
+        finally:
+            onnxruntime.set_default_logger_severity(WARNING)
 
     first = providers[0]
     if first in (_SHORT_NAMES["cuda"], _SHORT_NAMES["tensorrt"]) and hasattr(onnxruntime, "preload_dlls"):
@@ -206,8 +214,9 @@ def _open(model: bytes | str, options: Any, providers: Sequence[str], what: str)
         why = f" ({_first_line(error)})"
     if session.get_providers()[0] != first:
         raise EnvironmentFault(
-            f"{first} cannot run {what} on this machine{why}: install what it needs, or choose what runs here with "
-            f"--providers {_shortened(session.get_providers())}"
+            f"{first} cannot run {what} on this machine{why}: install the device's driver and the libraries that "
+            f"ONNX Runtime {runtime_version()} needs for it (onnxruntime.ai/docs/execution-providers), or choose what "
+            f"runs here with --providers {_shortened(session.get_providers())}"
         )
     return session
 
