@@ -139,11 +139,11 @@ def test_130_and_143_interrupted_and_terminated(number: int, code: int) -> None:
     Path("out.onnx").write_bytes(b"precious")
     stop = f"""
 import os, onnx_lowrank.walk as walk
-solve = walk.solve
+solve = walk.solve_groups
 def solve_and_stop(*given, **named):
     os.kill(os.getpid(), {int(number)})
     return solve(*given, **named)
-walk.solve = solve_and_stop
+walk.solve_groups = solve_and_stop
 """
     before = contents()
     process = start(stop, *LINE, "--quiet")

@@ -218,3 +218,12 @@ def test_what_stays_behind_a_convolution(why: str) -> None:
     graph = normalise(build([conv("conv", "x", "w", "c"), *nodes], stored, output_shape=shape))
     assert [node.op for node in graph.nodes] == ["Conv", *(operator for operator, _, _ in chain)]
     assert len(graph.nodes[0].inputs) == 2
+
+
+def test_weights_that_come_out_of_a_quantisation_stay_quantised() -> None:
+    stored: dict[str, Any] = {
+        "q": np.arange(-54, 54, dtype=np.int8).reshape(4, 3, 3, 3),
+        "scale": np.array(0.02, np.float32),
+    }
+    nodes = [helper.make_node("DequantizeLinear", ["q", "scale"], ["w"]), conv("conv", "x", "w", "y")]
+    assert [node.op for node in normalise(build(nodes, stored)).nodes] == ["DequantizeLinear", "Conv"]

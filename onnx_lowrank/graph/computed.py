@@ -17,6 +17,8 @@ STANDARD = (None, "", "ai.onnx")
 _PLAIN_VALUES = {"value_floats": np.float32, "value_float": np.float32, "value_ints": np.int64, "value_int": np.int64}
 """Attributes of a Constant that hold numbers in place of a tensor, with the types that ONNX gives them."""
 
+_QUANTISE = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+
 
 def find_constant(tensor: gs.Tensor) -> NDArray[Any] | None:
     """Return the values of a tensor that is constant, also behind Constant, Identity or Cast; None for any other."""
@@ -82,12 +84,11 @@ class ComputedConstants:
         model = piece(self._graph, nodes, [], [typed(tensor.name, None)])
         try:
             values = ReferenceEvaluator(model).run(None, {})[0]
-        except (
-            Exception
-        ):  # whatever an operator's implementation raises: the weights stay computed, and the site refused
+        except Exception:  # an operator's implementation may raise anything: the weights stay computed
             return None
         return values if isinstance(values, np.ndarray) else None
 
 
 def _is_foreign(node: gs.Node) -> bool:
-    return node.domain not in STANDARD or bool(list(node.subgraphs()))
+    """Whether a node is not to be computed here; weights that come out of a quantisation stay quantised."""
+    return node.domain not in STANDARD or node.op in _QUANTISE or bool(list(node.subgraphs()))
