@@ -6,6 +6,7 @@ A protobuf message holds 2 GB at most, so a larger model can be handed on as fil
 import contextlib
 import hashlib
 import io
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,9 +28,14 @@ _VALUES = {"raw_data", "float_data", "int32_data", "int64_data", "double_data", 
 
 def must_be_external(proto: onnx.ModelProto) -> bool:
     """Whether the weights are too large for one file."""
-    # The whole may be too large for protobuf to measure.
-    size: int = sum(tensor.ByteSize() for tensor in proto.graph.initializer)
-    return size > _LARGEST
+    return sum(map(_size, proto.graph.initializer)) > _LARGEST
+
+
+def _size(tensor: onnx.TensorProto) -> int:
+    """About the bytes of a tensor as it is stored; protobuf would serialise it to find out."""
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return int(tensor.ByteSize())
+    return int(math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
 def externalise(proto: onnx.ModelProto, stream: IO[bytes] | io.RawIOBase, location: str) -> onnx.ModelProto:
@@ -49,7 +55,7 @@ def externalise(proto: onnx.ModelProto, stream: IO[bytes] | io.RawIOBase, locati
     copy_fields(proto.graph, model.graph, {"initializer"})
     for tensor in proto.graph.initializer:
         stored = model.graph.initializer.add()
-        if tensor.ByteSize() < _EXTERNAL_FROM or tensor.data_type == onnx.TensorProto.STRING:
+        if _size(tensor) < _EXTERNAL_FROM or tensor.data_type == onnx.TensorProto.STRING:
             stored.CopyFrom(tensor)
             continue
         raw = tensor.raw_data or numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data
