@@ -208,7 +208,7 @@ def shape_crossing() -> onnx.ModelProto:
         conv("conv1", "x", "w1", "c1"), relu("c1", "r1"),
         helper.make_node("Mul", ["r1", "root"], ["m1"]),
         conv("conv2", "m1", "w2", "c2"),
-        helper.make_node("Max", ["c2", "root"], ["m2"]),
+        helper.make_node("Sum", ["c2", "root"], ["m2"]),
         helper.make_node("Reshape", ["m2", "target"], ["y"]),
     ]  # fmt: skip
     return build(nodes, stored, output_shape=("N", "features"))
