@@ -33,9 +33,11 @@ from real_sources import Graph, onnx_models, onnx_node_cases, own_exports, packa
 from onnx_lowrank import cli
 from onnx_lowrank.arguments import arguments
 from onnx_lowrank.errors import LowRankError
+from onnx_lowrank.factorise.spatial import two_sizes
 from onnx_lowrank.graph.load import load
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.sites import find_sites
+from onnx_lowrank.plan.cost import ConvShape
 
 HEADER = (
     "graph",
@@ -92,13 +94,15 @@ def _worker(spec: Path) -> None:
 
 
 def _full_rank(model: str, plan: Row, form: str) -> Row:
-    """The plan with every layer in the form (channel where it fits no other), at the rank of the whole kernel."""
+    """The plan with every layer in the form (channel where it fits no other), at the ranks of the whole kernel."""
     sites, _ = find_sites(normalise(load(model).proto), ".")
-    shapes = {site.name: site.kernel.shape for site in sites}
+    of_name = {site.name: site for site in sites}
     for site in plan["sites"]:
-        d, c, h, w = shapes[site["name"]]
-        site["form"] = form if min(h, w) > 1 else "channel"
-        site["ranks"] = [d if site["form"] == "channel" else min(c * h, d * w)]
+        kernel, group = of_name[site["name"]].kernel, of_name[site["name"]].group
+        # Ranks do not depend on the pixels.
+        shape = ConvShape(kernel.shape[0] // group, kernel.shape[1], two_sizes(kernel.shape[2:]), 1, 1)
+        site["form"] = form if shape.splits_in_space else "channel"
+        site["ranks"] = list(shape.highest_ranks(site["form"]))
     return plan
 
 
