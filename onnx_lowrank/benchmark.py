@@ -21,6 +21,7 @@ from onnx_lowrank.graph.load import inputs, load
 from onnx_lowrank.interface import Feeds, TensorSpec
 from onnx_lowrank.madeinput import batch_of, made_input
 from onnx_lowrank.nodetimes import breakdown, elsewhere
+from onnx_lowrank.options import MOST_THREADS
 from onnx_lowrank.progress import Progress, silent
 from onnx_lowrank.runtime import CPU, Session, check_installation, device_name, provider_names, runtime_version, trace
 from onnx_lowrank.shapes import Shapes, with_shapes
@@ -63,8 +64,10 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.threads or min(self.threads) < 0:
-            raise UsageError("threads: give numbers of at least 0 (the runtime's own choice), such as 1,2")
+        if not self.threads or min(self.threads) < 0 or max(self.threads) > MOST_THREADS:
+            raise UsageError(
+                "threads: give numbers of at least 0 (the runtime's own choice), such as 1,2, and up to 4096"
+            )
         if self.batches and min(self.batches) < 1:
             raise UsageError("batch: give numbers of at least 1, such as 1,8")
         if not self.providers:

@@ -16,6 +16,9 @@ PRESETS = ("tensorrt", "tensorrt-int8")
 
 GIB = 1 << 30
 
+MOST_THREADS = 4096
+"""More than any machine runs, and a number that the runtime can hold."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -129,8 +132,8 @@ class Options:
             raise UsageError(f"seed is {self.seed}: give a number of at least 0")
         if self.memory < 1 << 20:
             raise UsageError(f"memory is {self.memory} bytes: give at least 1MiB")
-        if self.threads < 0:
-            raise UsageError(f"threads is {self.threads}: give 0 (the runtime's own choice) or more")
+        if not 0 <= self.threads <= MOST_THREADS:
+            raise UsageError(f"threads is {self.threads}: give 0 (the runtime's own choice) to {MOST_THREADS}")
         multiple = 1 if self.rank_multiple in (None, AUTO) else self.rank_multiple
         if not isinstance(multiple, int) or multiple < 1:
             raise UsageError(f"rank_multiple is {multiple}: give a whole number of at least 1, or auto")

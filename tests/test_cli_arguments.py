@@ -59,6 +59,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
         ("in.onnx out.onnx --memory 1KiB", "memory is 1024 bytes"),
         ("in.onnx out.onnx --providers ,", "providers is empty"),
         ("in.onnx out.onnx --threads -1", "threads is -1"),
+        ("in.onnx out.onnx --threads 99999999999999999999", "threads is 99999999999999999999"),
         ("in.onnx out.onnx --preprocess torch", "there is no preset 'torch'"),
         ("in.onnx out.onnx --data=", "--data: an empty name"),
         ("in.onnx --dry-run --report r.json", "drop --report or --dry-run"),
