@@ -216,7 +216,7 @@ def measure(
     graph = normalise(loaded.proto)
     sites, skipped = find_sites(graph, options.include, options.exclude)
     _check_any(sites, skipped)
-    specs = inputs(loaded.proto)
+    specs = with_shapes(inputs(loaded.proto), options.input_shapes)
     how = parse(preprocess) if isinstance(preprocess, str) else preprocess
     source = open_source(data, specs, preprocess=how, count=SAMPLES_TO_MEASURE, seed=options.seed, on_warning=warn)
     sampling = split(source, specs, options.seed)

@@ -10,13 +10,15 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from models_for_tests import build, conv, photo, plain, relu, weights
+from models_for_tests import build, conv, photo, plain, relu, three_convs, weights
 from numpy.typing import NDArray
 from onnx import helper
 
 from onnx_lowrank import compress
 from onnx_lowrank.graph import external
 from onnx_lowrank.graph.load import load
+from onnx_lowrank.options import Options
+from onnx_lowrank.pipeline import plan_only
 
 Array = NDArray[Any]
 
@@ -48,6 +50,24 @@ def test_a_large_model_goes_by_files_and_comes_out_the_same(tmp_path: Path, monk
     assert abs(large.report.output.bytes - size) < 50 * len(large.model.graph.initializer)
     assert (tmp_path / "out.onnx.data").exists()
     assert load(tmp_path / "out.onnx").proto == expected.model
+
+
+def test_no_model_above_the_limit_is_timed_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = 60_000  # one layer is smaller, the whole model larger
+    opened: list[object] = []
+    inference_session = onnxruntime.InferenceSession
+
+    def spy(model: object, *arguments: Any, **options: Any) -> Any:
+        opened.append(model)
+        return inference_session(model, *arguments, **options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    monkeypatch.setattr(external, "_LARGEST", limit)
+    table = str(tmp_path / "t.json")
+    by_clock = Options(1.01, target="latency", threads=1, latency_table=table, form="channel", rank_multiple=4)
+    plan_only(three_convs(32), photo(1, (8, 3, 20, 20)), options=by_clock)
+    assert all(len(model) <= limit for model in opened if isinstance(model, bytes))
+    assert sum(isinstance(model, str) for model in opened) >= 3
 
 
 def wide_classifier(path: Path) -> None:

@@ -132,6 +132,17 @@ def test_a_table_is_measured_without_data_once_and_then_read(tmp_path: Path) -> 
     assert kinds == {None, "channel"}
 
 
+def test_open_sizes_are_measured_as_they_are_given(tmp_path: Path) -> None:
+    table = tmp_path / "t.json"
+    wanted = Options(
+        target="latency", threads=1, latency_table=str(table), rank_multiple=16, form="channel",
+        input_shapes={"x": (1, 3, 20, 18)},
+    )  # fmt: skip
+    measure_only(three_convs(), options=wanted)
+    layers = json.loads(table.read_text(encoding="utf-8"))["settings"][0]["layers"]
+    assert layers and all(layer["input"] == [1, 16, 20, 18] for layer in layers)
+
+
 def test_a_result_by_the_clock_is_as_fast_as_asked_for_and_says_what_was_predicted(tmp_path: Path) -> None:
     model, table = three_convs(64), tmp_path / "t.json"
     data = ArraySource({"x": photo(1, (8, 3, 40, 40))})

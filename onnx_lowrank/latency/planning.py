@@ -155,7 +155,7 @@ def clock_layers(
                 f"the latency table has no time of this model, for such inputs, of {stopwatch.setting}: measure it "
                 "there, with --measure-latency"
             )
-        session = open_session(loaded.proto.SerializeToString(), "the model")
+        session = open_session(loaded.proto, "the model")
         (stopwatch.times.models[key],), _ = measure_models([session], feeds)
         stopwatch.measured += 1
     for done, (geometry, shape) in enumerate(distinct.items(), 2):
@@ -276,7 +276,7 @@ def whole_times(
 ) -> Callable[[Plan], WholeTime]:
     """Measures plans as whole models, in turns with the original, with the run's providers and threads."""
     open_session = opener(options.providers, options.threads, spinning=True)
-    original = open_session(loaded.proto.SerializeToString(), "the model")
+    original = open_session(loaded.proto, "the model")
 
     def measure(plan: Plan) -> WholeTime:
         rewritten = open_session(trial(loaded, sites, plan, factors), "the rewritten model")

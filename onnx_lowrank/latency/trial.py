@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import onnx
 
 from onnx_lowrank.factorise.factors import Factorization, side_by_side
 from onnx_lowrank.factorise.forms import from_weights, make_form
@@ -49,10 +50,10 @@ def weights_alone(columns: Mapping[str, tuple[Columns, ...]]) -> Factors:
     return factors
 
 
-def trial(loaded: LoadedModel, sites: Sequence[ConvSite], plan: Plan, factors: Factors) -> bytes:
-    """The whole model, rewritten as planned, serialised."""
+def trial(loaded: LoadedModel, sites: Sequence[ConvSite], plan: Plan, factors: Factors) -> onnx.ModelProto:
+    """The whole model, rewritten as planned."""
     graph = normalise(loaded.proto)
     for site, choice in zip(sites, plan.sites, strict=True):
         if choice.form:
             rewrite(graph, site, factors(site, choice))
-    return bytes(export(graph, loaded).SerializeToString())
+    return export(graph, loaded)
