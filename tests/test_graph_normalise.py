@@ -1,5 +1,6 @@
 """Normalising: the network computes the same, with constant weights at its convolutions and fewer norms."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -227,3 +228,12 @@ def test_weights_that_come_out_of_a_quantisation_stay_quantised() -> None:
     }
     nodes = [helper.make_node("DequantizeLinear", ["q", "scale"], ["w"]), conv("conv", "x", "w", "y")]
     assert [node.op for node in normalise(build(nodes, stored)).nodes] == ["DequantizeLinear", "Conv"]
+
+
+def test_a_bias_that_is_a_signalling_nan_is_not_folded_and_warns_of_nothing() -> None:
+    nan = np.array([0x7FA00000] * 4, np.uint32).view(np.float32)
+    nodes = [conv("conv", "x", "w", "c", "b"), helper.make_node("Add", ["c", "k"], ["y"])]
+    model = build(nodes, {"w": weights(1, 4, 3, 3, 3), "b": nan, "k": CHANNELS.reshape(4, 1, 1)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [node.op for node in normalise(model).nodes] == ["Conv", "Add"]

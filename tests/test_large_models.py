@@ -23,12 +23,8 @@ from onnx_lowrank.pipeline import plan_only
 Array = NDArray[Any]
 
 
-def test_a_large_model_goes_by_files_and_comes_out_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = photo(3, (16, 3, 12, 10))
-    expected = compress(plain(), data, 1.5, threads=1)
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+def models_opened(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What ONNX Runtime is given from now on: a model's bytes, or its path."""
     opened: list[object] = []
     inference_session = onnxruntime.InferenceSession
 
@@ -37,6 +33,16 @@ def test_a_large_model_goes_by_files_and_comes_out_the_same(tmp_path: Path, monk
         return inference_session(model, *arguments, **options)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    return opened
+
+
+def test_a_large_model_goes_by_files_and_comes_out_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = photo(3, (16, 3, 12, 10))
+    expected = compress(plain(), data, 1.5, threads=1)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    opened = models_opened(monkeypatch)
     monkeypatch.setattr(external, "_LARGEST", 1000)
     monkeypatch.setattr(external, "_EXTERNAL_FROM", 64)
     large = compress(plain(), data, 1.5, threads=1)
@@ -54,14 +60,7 @@ def test_a_large_model_goes_by_files_and_comes_out_the_same(tmp_path: Path, monk
 
 def test_no_model_above_the_limit_is_timed_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 60_000  # one layer is smaller, the whole model larger
-    opened: list[object] = []
-    inference_session = onnxruntime.InferenceSession
-
-    def spy(model: object, *arguments: Any, **options: Any) -> Any:
-        opened.append(model)
-        return inference_session(model, *arguments, **options)
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    opened = models_opened(monkeypatch)
     monkeypatch.setattr(external, "_LARGEST", limit)
     table = str(tmp_path / "t.json")
     by_clock = Options(1.01, target="latency", threads=1, latency_table=table, form="channel", rank_multiple=4)

@@ -48,6 +48,7 @@ def moved_axes(node: gs.Node, element: np.dtype[np.generic], rank: int) -> tuple
     return None
 
 
+@np.errstate(all="ignore")  # what is not finite is not folded, and some NaNs cannot be converted without a warning
 def fold(graph: gs.Graph, conv: gs.Node, known: ComputedConstants, taken: set[str]) -> None:
     """Fold what follows a convolution into its weights, as far as it is affine in every channel.
 
@@ -122,8 +123,7 @@ def _arithmetic(op: str, values: NDArray[np.float64], first: bool) -> Affine | N
             return (one, -values) if first else (-one, values)
         case "Mul":
             return values, zero
-    with np.errstate(all="ignore"):  # what is not finite is not folded
-        return (1 / values, zero) if first else None
+    return (1 / values, zero) if first else None
 
 
 def _of_channels(values: NDArray[Any] | None, channels: int, size: tuple[int, int]) -> NDArray[np.float64] | None:
@@ -141,10 +141,9 @@ def _norm(norm: gs.Node, filters: int, known: ComputedConstants) -> Affine | Non
     parameters = [known.find(tensor) for tensor in norm.inputs[1:5]]
     if any(parameter is None or parameter.shape != (filters,) for parameter in parameters):
         return None
-    with np.errstate(all="ignore"):  # what is not finite is not folded
-        gamma, beta, mean, variance = (np.asarray(parameter, np.float64) for parameter in parameters)
-        gain = gamma / np.sqrt(variance + float(norm.attrs.get("epsilon", 1e-5)))
-        return gain, beta - mean * gain
+    gamma, beta, mean, variance = (np.asarray(parameter, np.float64) for parameter in parameters)
+    gain = gamma / np.sqrt(variance + float(norm.attrs.get("epsilon", 1e-5)))
+    return gain, beta - mean * gain
 
 
 def is_inference_norm(node: gs.Node, opset: int) -> bool:
@@ -163,8 +162,7 @@ def _reweight(conv: gs.Node, gain: NDArray[np.float64], shift: NDArray[np.float6
     """Give the convolution the new weights; False, and nothing is changed, where its type cannot hold them."""
     weight = conv.inputs[1]
     filters, element = weight.shape[0], dtype(weight)
-    with np.errstate(all="ignore"):
-        kernel = array(weight).astype(np.float64) * gain.reshape(-1, *[1] * (len(weight.shape) - 1))
+    kernel = array(weight).astype(np.float64) * gain.reshape(-1, *[1] * (len(weight.shape) - 1))
     if not (np.isfinite(kernel).all() and np.isfinite(shift).all()):
         return False
     bias = conv.inputs[2].name if len(conv.inputs) > 2 and conv.inputs[2].name else f"{weight.name}/bias"
