@@ -121,7 +121,8 @@ def costs_table(macs: MacsReport, report: Report | None = None, by_clock: Latenc
     row("file size", size, report.input.bytes, report.output.bytes, ("smaller", "larger"))
     if latency := report.speedup.latency:
         times = (f"{ms:.3g} ms" for ms in (latency.before_ms, latency.after_ms))
-        table.add_row("latency of one sample", *times, speed(latency.ratio, latency.ratio_low, latency.ratio_high))
+        samples = "one sample" if latency.batch == 1 else f"{latency.batch} samples"
+        table.add_row(f"latency of {samples}", *times, speed(latency.ratio, latency.ratio_low, latency.ratio_high))
     if accuracy := report.accuracy:
         points = f"{100 * (accuracy.after - accuracy.before):+.1f} points"
         label = f"top-1 accuracy of {accuracy.samples} samples"

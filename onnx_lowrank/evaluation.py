@@ -189,6 +189,7 @@ def measure_latency(before: Session, after: Session, source: Source, batch: tupl
         ratio_high=round(speed.high, 3),
         confidence=round(speed.confidence, 4),
         rounds=len(times.seconds),
+        batch=len(batch),
     )
 
 

@@ -44,7 +44,7 @@ class MacsReport:
 
 @dataclass(frozen=True)
 class Latency:
-    """Median milliseconds of one batch of one sample, measured in turns in this run.
+    """Median milliseconds of a run with ``batch`` samples, both models in turns.
 
     ``ratio`` is the median over the ``rounds`` of the original's time over the new one's in the same round; the true
     one lies between ``ratio_low`` and ``ratio_high`` with a probability of ``confidence``.
@@ -57,6 +57,7 @@ class Latency:
     ratio_high: float
     confidence: float
     rounds: int
+    batch: int = 1
 
 
 @dataclass(frozen=True)

@@ -136,9 +136,10 @@ class _Builder:
     def conv(self, x: Tensor) -> Tensor:
         """A convolution of some kind."""
         n = len(x.sizes)
-        odd = ("grouped", "depthwise", "fused", "quantised", "varying")
+        odd = ("grouped", "grouped", "depthwise", "fused", "quantised", "varying")
         kind = self.pick(*["plain"] * 9, "pointwise", "pointwise", *odd)
-        groups = {"grouped": 2 if x.channels % 2 == 0 else 1, "depthwise": x.channels}.get(kind, 1)
+        divisors = [groups for groups in range(2, x.channels) if x.channels % groups == 0] or [1]
+        groups = {"grouped": self.pick(*divisors), "depthwise": x.channels}.get(kind, 1)
         filters = groups * self.pick(1, 2, 3) if groups > 1 else self.pick(1, 2, 4, 5, 6)
         kernel = tuple(1 if kind == "pointwise" else self.pick(1, 2, 3, 3) for _ in range(n))
         attributes, sizes = self.geometry(x.sizes, kernel)

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,7 +167,7 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
 @pytest.mark.parametrize("external", [False, True])
 @pytest.mark.parametrize("existing", [False, True])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize("failing", range(1, 4))
+@pytest.mark.parametrize("failing", range(1, 5))
 def test_a_failure_at_any_step_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, external: bool, existing: bool, error: BaseException, failing: int
 ) -> None:
@@ -190,6 +192,36 @@ def test_a_failure_at_any_step_changes_nothing(
         assert calls < failing
     if calls >= failing:
         assert {name: (tmp_path / name).read_bytes() for name in listing(tmp_path)} == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process that can be killed")
+@pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize("step", range(1, 6))
+def test_whoever_is_killed_leaves_the_old_model_or_the_new_one_or_none(
+    tmp_path: Path, external: bool, step: int
+) -> None:
+    path = tmp_path / "model.onnx"
+    write(residual(), path, external_data=True)
+    script = (
+        "import os, sys; from pathlib import Path; import onnx; from onnx_lowrank.graph.save import write\n"
+        "replace, left = Path.replace, [int(sys.argv[4])]\n"
+        "def killed(self, target):\n"
+        "    left[0] -= 1\n"
+        "    return replace(self, target) if left[0] else os.kill(os.getpid(), 9)\n"
+        "Path.replace = killed\n"
+        "write(onnx.load(sys.argv[1]), sys.argv[2], external_data=sys.argv[3] == 'True')\n"
+    )
+    source = tmp_path / "source"
+    onnx.save(plain(), source)
+    arguments = [str(source), str(path), str(external), str(step)]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], cwd=Path(__file__).parents[1])
+    assert done.returncode in (0, -9)
+    # Killed before its last step it has not written; with nothing to be moved aside there is only that step.
+    assert (done.returncode == 0) is (step > (4 if external else 1))
+    if path.exists():
+        assert load(path).proto == (plain() if done.returncode == 0 else residual())
+    else:
+        assert external and step > 1
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

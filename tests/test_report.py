@@ -49,6 +49,7 @@ SCHEMA: dict[str, Any] = {
             "ratio_high": float,
             "confidence": float,
             "rounds": int,
+            "batch": int,
         },
     },
     "parameters": [int],

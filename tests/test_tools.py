@@ -57,10 +57,22 @@ def test_solver_table_has_a_row_for_each_solver_and_states_the_bare_time(tmp_pat
         assert solver["report"]["schema"] == 1
 
 
+def test_solver_table_takes_rows_of_its_own() -> None:
+    arguments = (f"--calibration={MODELS / 'mnist_calib.npz'}", f"--validation={MODELS / 'mnist_test.npz'}")
+    given = ("--row=one=--solver=weights", "--row=the other=--form=channel --solver=weights")
+    done = run("solver_table.py", str(MODELS / "mnist_vgg.onnx"), *arguments, *SMALL, *given)
+    assert done.returncode == 0, done.stderr
+    rows = table(done.stdout)
+    assert list(rows) == ["one", "the other"]
+    assert rows["one"]["relative error"] != rows["the other"]["relative error"]
+    done = run("solver_table.py", str(MODELS / "mnist_vgg.onnx"), *arguments, *SMALL, "--row=unnamed")
+    assert done.returncode == 2 and "'unnamed' has no '='" in done.stderr
+
+
 def test_speedup_table_has_a_row_for_each_speedup_and_measures_a_tensor_inside(tmp_path: Path) -> None:
     arguments = (f"--calibration={MODELS / 'mnist_calib.npz'}", f"--validation={MODELS / 'mnist_test.npz'}")
     few = ("--preprocess=unit", "--images=24", "--limit=40", "--speedups=2,4", f"--keep={tmp_path}")
-    errors = []
+    errors, tapped = [], []
     for tap in ((), ("--tap=logits",), ("--tap=/relu6/Relu_output_0",)):
         done = run("speedup_table.py", str(MODELS / "mnist_vgg.onnx"), *arguments, *few, *tap)
         assert done.returncode == 0, done.stderr
@@ -68,7 +80,10 @@ def test_speedup_table_has_a_row_for_each_speedup_and_measures_a_tensor_inside(t
         assert list(rows) == ["2×", "4×"]
         errors.append([float(row["relative error"]) for row in rows.values()])
         assert 0 < errors[-1][0] < errors[-1][1] < 1
-    assert errors[0] == errors[1] != errors[2]
+        tapped.append([row["of the tensor tapped"] for row in rows.values()])
+    assert errors[0] == errors[1] == errors[2]
+    assert tapped[0] == ["–", "–"]
+    assert [float(error) for error in tapped[1]] == errors[1] != [float(error) for error in tapped[2]]
     assert "on the 24 calibration samples" in done.stdout and "on 40 labelled samples" in done.stdout
     assert (tmp_path / "2x.onnx").exists() and (tmp_path / "4x.onnx").exists()
 

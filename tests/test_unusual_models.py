@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from models_for_tests import IR, OPSET, build, conv, photo, relu, run_model, weights
+from models_for_tests import IR, OPSET, build, conv, photo, plain, relu, residual, run_model, weights
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_lowrank import Result, compress
@@ -210,3 +210,28 @@ def test_a_model_with_channels_last() -> None:
     assert np.square(found - expected).sum() < 0.3 * np.square(expected).sum()
     blind = compress(model, data, 1.5, threads=1, solver="weights")
     assert result.report.outputs["y"].relative_error < blind.report.outputs["y"].relative_error
+
+
+@pytest.mark.parametrize("builder", [plain, residual])
+@pytest.mark.parametrize("opset", [7, 8, 9, 10, 11, 12])
+def test_a_model_of_an_old_opset_stays_one(builder: Any, opset: int) -> None:
+    model = builder()
+    model.opset_import[0].version = opset
+    model.ir_version = 3 if opset < 9 else 4
+    for tensor in model.graph.initializer if opset < 9 else ():
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    onnx.checker.check_model(model, full_check=True)
+    result, _ = run(model)
+    assert not all(site.kept for site in result.report.sites)
+    onnx.checker.check_model(result.model, full_check=True)
+    assert result.model.ir_version == model.ir_version
+    assert result.model.opset_import == model.opset_import
+
+
+@pytest.mark.parametrize("builder", [plain, residual])
+def test_a_batch_without_samples_stays_one(builder: Any) -> None:
+    model = builder()
+    result, _ = run(model)
+    none = {"x": photo(1, (0, 3, 12, 10))}
+    expected, found = (run_model(one, none)["y"] for one in (model, result.model))
+    assert found.shape == expected.shape and len(found) == 0

@@ -2,7 +2,8 @@
 
 usage: python tools/latency_table.py MODEL --calibration DATA [--validation LABELLED] [--ratios 2,2.5] [--threads 1,2]
                                      [--table FILE] [--rank-multiple 1] [--images 300] [--form auto] [--limit 500]
-                                     [--preprocess caffe] [--solver nonlinear] [--keep FOLDER] [--json FILE]
+                                     [--preprocess caffe] [--solver nonlinear] [--input-shapes NAME:SHAPE]
+                                     [--keep FOLDER] [--json FILE]
 
 For every number of threads the layers are measured once (into --table), and for every ratio the model is compressed
 with --target latency. Then the MACs target is raised until a model that is planned by MACs (at multiples of
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from onnx_lowrank.planning import choose, conv_shapes, energies, layers_to_choos
 from onnx_lowrank.preparation import prepare
 from onnx_lowrank.progress import silent
 from onnx_lowrank.runtime import Session
+from onnx_lowrank.shapes import parse_shapes
 from onnx_lowrank.timing import Budget, take_turns
 
 HEADER = (
@@ -158,9 +160,11 @@ def main() -> None:
     parser.add_argument("--table", type=Path, metavar="FILE", help="a latency table to read and to fill")
     parser.add_argument("--rank-multiple", default="1", help="of the plans by MACs (default: %(default)s)")
     parser.add_argument("--solver", default="nonlinear", help="as of onnx-lowrank (default: %(default)s)")
+    parser.add_argument("--input-shapes", action="append", default=[], help="as of onnx-lowrank")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the factorised models stay")
     common_arguments(parser)
     args = parser.parse_args()
+    shapes = parse_shapes(args.input_shapes) if args.input_shapes else {}
     multiple: int | str = args.rank_multiple if args.rank_multiple == "auto" else int(args.rank_multiple)
 
     rows, document, tables = [], [], {}
@@ -170,9 +174,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         table = args.table or folder / "latency.json"
         for threads in map(int, args.threads.split(",")):
-            by_clock = Options(
-                target="latency", threads=threads, latency_table=str(table), form=args.form, images=args.images
-            )
+            alike = Options(threads=threads, form=args.form, images=args.images, input_shapes=shapes)
+            by_clock = replace(alike, target="latency", latency_table=str(table))
             seconds, tables[threads] = apart(measure_layers, args.model, by_clock)
             new = tables[threads]["measurements"]
             print(f"{threads} threads: {new} new measurements, {seconds:.1f} s", file=sys.stderr, flush=True)
@@ -181,6 +184,7 @@ def main() -> None:
                 name = f"{threads}, {ratio:g}×"
                 fast, lean = (folder / f"{threads}t-{ratio:g}x-{kind}.onnx" for kind in ("clock", "macs"))
                 common = [f"--data={args.calibration}", f"--threads={threads}", f"--solver={args.solver}"]
+                common += [f"--input-shapes={text}" for text in args.input_shapes]
                 given = [*common, *command_options(args), "--target=latency", f"--latency-table={table}"]
                 try:
                     runs = [run_command(args.model, fast, *given)]
@@ -191,9 +195,7 @@ def main() -> None:
                     continue
                 sites[threads] = runs[0].report["sites"]
                 reached = runs[0].report["speedup"]["latency"]["ratio"]
-                options = Options(
-                    threads=threads, speedup=1, images=args.images, form=args.form, rank_multiple=multiple
-                )
+                options = replace(alike, speedup=1, rank_multiple=multiple)
                 compared = [args.model, fast]
                 try:
                     _, _, plan = apart(plan_by_macs, args.model, args.calibration, options, args.preprocess, reached)

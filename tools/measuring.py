@@ -47,12 +47,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Scores:
-    """A model on labelled samples: its top-1, and how close it is to the original (Σ(out − ref)² / Σ ref²)."""
+    """A model on labelled samples: its top-1, and how close it is to the original (Σ(out − ref)² / Σ ref²).
+
+    ``tapped_error`` is the relative error of a tensor inside the network, where one was asked for.
+    """
 
     samples: int
     top1: float
     agreement: float
     relative_error: float
+    tapped_error: float | None = None
 
 
 def warn(text: str) -> None:
@@ -137,24 +141,25 @@ def compare(
 ) -> list[Scores]:
     """Scores of all models on the same labelled samples; the first model is the original.
 
-    With ``tap``, the relative error is that of the tensor of this name, which all models have.
+    With ``tap``, the relative error of the tensor of this name, which all models have, is measured, too.
     """
     source, labels = load_labelled(test, inputs(load(models[0]).proto), preprocess, on_warning=warn)
     chosen = round_classes(labels, limit)
     sessions = [_tapped(model, tap) for model in models]
     scores: list[list[Array]] = [[] for _ in models]
-    judged: list[list[Array]] = [[] for _ in models]
+    tapped: list[list[Array]] = [[] for _ in models]
     for start in range(0, len(chosen), BATCH):
         feeds = source.feeds(chosen[start : start + BATCH])
         for i, session in enumerate(sessions):
             made = session(feeds)
-            first = session.outputs[0]
-            scores[i].append(made[first].astype(np.float64))
-            judged[i].append(made[tap or first].astype(np.float64))
-    all_scores, all_judged = ([np.concatenate(part) for part in parts] for parts in (scores, judged))
+            scores[i].append(made[session.outputs[0]].astype(np.float64))
+            if tap is not None:
+                tapped[i].append(made[tap].astype(np.float64))
+    all_scores = [np.concatenate(parts) for parts in scores]
+    all_tapped = [np.concatenate(parts) if parts else None for parts in tapped]
     return [
-        _scores(of_model, tensor, all_scores[0], all_judged[0], labels[chosen])
-        for of_model, tensor in zip(all_scores, all_judged, strict=True)
+        _scores(of_model, all_scores[0], tensor, all_tapped[0], labels[chosen])
+        for of_model, tensor in zip(all_scores, all_tapped, strict=True)
     ]
 
 
@@ -166,14 +171,21 @@ def _tapped(model: Path, tap: str | None) -> Session:
     return Session(wanted.SerializeToString(), PROVIDERS, 0, str(model))
 
 
-def _scores(out: Array, judged: Array, ref: Array, judged_ref: Array, labels: NDArray[np.int64]) -> Scores:
+def _scores(
+    out: Array, ref: Array, tapped: Array | None, tapped_ref: Array | None, labels: NDArray[np.int64]
+) -> Scores:
     predicted = out.argmax(axis=1)
     return Scores(
         samples=len(labels),
         top1=float((predicted == labels).mean()),
         agreement=float((predicted == ref.argmax(axis=1)).mean()),
-        relative_error=float(np.square(judged - judged_ref).sum() / np.square(judged_ref).sum()),
+        relative_error=_relative_error(out, ref),
+        tapped_error=None if tapped is None or tapped_ref is None else _relative_error(tapped, tapped_ref),
     )
+
+
+def _relative_error(out: Array, ref: Array) -> float:
+    return float(np.square(out - ref).sum() / np.square(ref).sum())
 
 
 def percent(share: float) -> str:

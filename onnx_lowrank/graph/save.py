@@ -164,7 +164,7 @@ def _beside(target: Path) -> Path:
 
 def _write(proto: onnx.ModelProto, target: Path, external: bool) -> None:
     with contextlib.ExitStack() as cleaning:
-        new_model, new_data, old_data = (_temporary(target, cleaning) for _ in range(3))
+        new_model, new_data, old_model, old_data = (_temporary(target, cleaning) for _ in range(4))
         data = data_file(target)
         if external:
             with new_data.open("xb") as stream:
@@ -175,17 +175,21 @@ def _write(proto: onnx.ModelProto, target: Path, external: bool) -> None:
             _flush(stream)
         try:
             if external and data.exists():
+                # Two files cannot be replaced at once. Where the process is killed half-way, no model must be there:
+                # the old one would read the new weights.
+                if target.exists():
+                    target.replace(old_model)
                 data.replace(old_data)
             if external:
                 new_data.replace(data)
-            # The model last: as long as it is not in place, its predecessor can have its own data back.
             new_model.replace(target)
         except BaseException:
             if external and new_model.exists():
                 if not new_data.exists():
                     data.unlink(missing_ok=True)
-                if old_data.exists():
-                    old_data.replace(data)
+                for old, place in ((old_data, data), (old_model, target)):
+                    if old.exists():
+                        old.replace(place)
             raise
 
 
