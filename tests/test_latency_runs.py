@@ -178,7 +178,8 @@ def test_a_batch_is_measured_as_asked_for_and_refused_where_the_model_has_its_ow
     result = compress(
         three_convs(), photo(1, SHAPE), 1.5, rank_multiple=4, threads=1, latency_batch=20, solver="weights"
     )
-    assert result.report.latency_plan is None and result.report.speedup.latency
+    assert result.report.latency_plan is None
+    assert result.report.speedup.latency and result.report.speedup.latency.batch == 20
 
 
 def test_the_command_plans_by_the_clock_and_measures(
