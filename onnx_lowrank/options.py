@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from onnx_lowrank.errors import UsageError
 
-FORMS = ("auto", "channel", "spatial", "3d")
+FORMS = ("auto", "channel", "spatial", "3d", "cp")
 SOLVERS = ("nonlinear", "linear", "weights")
 ALLOCATIONS = ("exact", "greedy", "uniform")
 TARGETS = ("macs", "latency")
@@ -34,7 +34,8 @@ class Options:
         What ``speedup`` is about: "macs", or "latency", measured here with the providers and threads below.
     form
         How a convolution is split: "channel" is k×k c→d' and 1×1 d'→d (paper §2.2); "spatial" is k×1 c→d'' and
-        1×k d''→d; "3d" is k×1 c→d'', 1×k d''→d' and 1×1 d'→d (§2.6); "auto" takes the best of them for every layer.
+        1×k d''→d; "3d" is k×1 c→d'', 1×k d''→d' and 1×1 d'→d (§2.6); "cp" is 1×1 c→r, a depthwise k×k and
+        1×1 r→d; "auto" takes the best of them for every layer.
     solver
         "nonlinear" (paper §2.3; kept for a layer only where it beats "linear" on held-out samples), "linear" (§2.2),
         or "weights": the truncated SVD of the kernel, which looks at no data; a baseline to compare with.

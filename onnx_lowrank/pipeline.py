@@ -128,7 +128,7 @@ def compress(
             run.sites,
             run.plan,
             run.targets,
-            run.columns,
+            run.cuts,
             run.costs,
             run.macs.all,
             sampling,

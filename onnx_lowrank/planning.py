@@ -1,13 +1,14 @@
 """From the profile to the plan: what every site may become, and what is chosen for it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnx_lowrank.costs import Macs
-from onnx_lowrank.factorise import channel, spatial
+from onnx_lowrank.factorise import channel, cp, spatial
+from onnx_lowrank.factorise.forms import Cuts
 from onnx_lowrank.graph.linears import LinearSite
 from onnx_lowrank.graph.sites import ConvSite, Skip
 from onnx_lowrank.options import Options
@@ -96,8 +97,9 @@ def why_left_alone(shape: ConvShape, options: Options, multiple: int, *, given: 
     """
     if given:
         return "left alone by the given plan"
-    if "channel" not in forms_allowed(options) and not shape.splits_in_space:
-        return f"left alone: the form {options.form} needs a kernel that extends in two directions"
+    if not any(shape.takes(form) for form in forms_allowed(options)):
+        extends = "beyond a pixel" if options.form == "cp" else "in two directions"
+        return f"left alone: the form {options.form} needs a kernel that extends {extends}"
     if slower:
         return "left alone: measured slower in every form"
     if shape.lowest(forms_allowed(options), multiple) == shape.macs:
@@ -107,25 +109,33 @@ def why_left_alone(shape: ConvShape, options: Options, multiple: int, *, given: 
 
 
 def sites_to_cut(sites: Sequence[ConvSite], options: Options, plan: Plan | None) -> frozenset[str]:
-    """Names of the sites whose spatial cut is needed, for choosing or because a given plan has it."""
+    """Names of the sites whose cuts are needed, for choosing or because a given plan has one."""
     if plan:
-        return frozenset(choice.name for choice in plan.sites if choice.form in ("spatial", "3d"))
+        return frozenset(choice.name for choice in plan.sites if choice.form not in ("channel", None))
     if forms_allowed(options) == ("channel",):
         return frozenset()
-    return frozenset(site.name for site in sites if min(spatial.two_sizes(site.kernel.shape[2:])) > 1)
+    return frozenset(site.name for site in sites if math.prod(site.kernel.shape[2:]) > 1)
 
 
-def cut_columns(
-    sites: Sequence[ConvSite], names: frozenset[str], targets: Mapping[str, Targets]
-) -> dict[str, tuple[spatial.Columns, ...]]:
-    """The spatial cuts of the named sites, one for every group, by site name.
+def cut_kernels(
+    sites: Sequence[ConvSite], names: frozenset[str], targets: Mapping[str, Targets], forms: Collection[str | None]
+) -> dict[str, tuple[Cuts, ...]]:
+    """What the forms need of the named sites, one for every group, by site name.
 
-    They are from the weights alone where nothing was profiled.
+    It is from the weights alone where nothing was profiled.
     """
 
-    def cut(site: ConvSite) -> tuple[spatial.Columns, ...]:
-        covariances = targets[site.name].covariances if targets else (None,) * site.group
-        return tuple(spatial.cut(kernel, S) for kernel, S in zip(site.kernels, covariances, strict=True))
+    def cut(site: ConvSite) -> tuple[Cuts, ...]:
+        target, none = targets.get(site.name), (None,) * site.group
+        columns: Sequence[spatial.Columns | None] = none
+        polyadic: Sequence[cp.Polyadic | None] = none
+        if not {"spatial", "3d"}.isdisjoint(forms) and min(spatial.two_sizes(site.kernel.shape[2:])) > 1:
+            covariances = target.covariances if target else none
+            columns = [spatial.cut(kernel, S) for kernel, S in zip(site.kernels, covariances, strict=True)]
+        if "cp" in forms:
+            pixels = target.pixels if target else none
+            polyadic = [cp.Polyadic.of(kernel, both) for kernel, both in zip(site.kernels, pixels, strict=True)]
+        return tuple(Cuts(*parts) for parts in zip(columns, polyadic, strict=True))
 
     return {site.name: cut(site) for site in sites if site.name in names}
 
@@ -141,28 +151,36 @@ def conv_shapes(sites: Sequence[ConvSite], macs: Macs) -> dict[str, ConvShape]:
         between = math.prod(made[:behind] + read[behind:])
         # Each group costs what a small convolution costs.
         d, g = d // site.group, site.group
-        shapes[site.name] = ConvShape(d, c, spatial.two_sizes(sizes), g * math.prod(made), g * between)
+        shapes[site.name] = ConvShape(
+            d, c, spatial.two_sizes(sizes), g * math.prod(made), g * between, g * math.prod(read)
+        )
     return shapes
 
 
 @dataclass(frozen=True)
 class Energies:
-    """What a site keeps at every rank: log E(d'), [d], and log E_s(d''), None without a spatial cut."""
+    """What a site keeps at every rank: log E(d'), [d], and log E_s(d'') and that of the CP form, None where not cut."""
 
     channel: Array
-    columns: Array | None
+    columns: Array | None = None
+    polyadic: Array | None = None
 
 
 def energies(
-    sites: Sequence[ConvSite], targets: Mapping[str, Targets], columns: Mapping[str, tuple[spatial.Columns, ...]]
+    sites: Sequence[ConvSite], targets: Mapping[str, Targets], cuts: Mapping[str, tuple[Cuts, ...]]
 ) -> dict[str, Energies]:
     """By site name; of the weights alone where nothing was profiled."""
     found = {}
     for site in sites:
         values = _spectrum(site, targets.get(site.name))
-        cuts = columns.get(site.name)
-        spatial_energy = log_energies(np.sum([cut.energies for cut in cuts], axis=0)) if cuts else None
-        found[site.name] = Energies(log_energies(values), spatial_energy)
+        own = cuts.get(site.name, ())
+        columns = [cut.columns.energies for cut in own if cut.columns]
+        polyadic = [cut.polyadic.energies for cut in own if cut.polyadic]
+        found[site.name] = Energies(
+            log_energies(values),
+            log_energies(np.sum(columns, axis=0)) if columns else None,
+            np.log(cp.kept(np.sum(polyadic, axis=0))) if polyadic else None,
+        )
     return found
 
 
@@ -197,7 +215,14 @@ def layers_to_choose(
     forms = forms_allowed(options)
     return [
         choices(
-            name, shapes[name], e.channel, e.columns, forms, multiple=multiple, costs=costs[name] if costs else None
+            name,
+            shapes[name],
+            e.channel,
+            e.columns,
+            forms,
+            multiple=multiple,
+            costs=costs[name] if costs else None,
+            polyadic=e.polyadic,
         )
         for name, e in kept.items()
     ]

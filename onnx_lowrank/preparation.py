@@ -22,7 +22,7 @@ from onnx_lowrank.clock import Clock
 from onnx_lowrank.costs import Macs, measure_macs
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.evaluation import check_labelled
-from onnx_lowrank.factorise.spatial import Columns
+from onnx_lowrank.factorise.forms import Cuts
 from onnx_lowrank.graph.linears import LinearSite, find_linears
 from onnx_lowrank.graph.load import LoadedModel, inputs, load, opset, outputs
 from onnx_lowrank.graph.normalise import normalise
@@ -42,7 +42,7 @@ from onnx_lowrank.planning import (
     check_speedup,
     choose,
     conv_shapes,
-    cut_columns,
+    cut_kernels,
     energies,
     forms_allowed,
     layers_to_choose,
@@ -84,7 +84,7 @@ class Prepared:
     open_session: Opener
     macs: Macs
     targets: dict[str, Targets]
-    columns: dict[str, tuple[Columns, ...]]
+    cuts: dict[str, tuple[Cuts, ...]]
     plan: Plan
     labelled: Labelled | None
     given: reporting.Given
@@ -168,15 +168,16 @@ def prepare(
         else:
             progress("profile", 1, 1)
     with _stage("plan", clock, progress):
-        columns = cut_columns(sites, to_cut, targets)
+        forms = {choice.form for choice in plan.sites} if plan else set(forms_allowed(options))
+        cuts = cut_kernels(sites, to_cut, targets, forms)
         by_clock = None
         if plan:
             chosen = plan
         else:
-            kept = energies(sites, targets, columns)
+            kept = energies(sites, targets, cuts)
             if clocked:
                 layers_at = partial(layers_to_choose, kept, shapes, options, multiple)
-                chosen, by_clock = choose_by_clock(clocked, loaded, sites, columns, layers_at, sampling, options)
+                chosen, by_clock = choose_by_clock(clocked, loaded, sites, cuts, layers_at, sampling, options)
             else:
                 chosen = choose(layers_to_choose(kept, shapes, options, multiple), aimed_at, options)
     return Prepared(
@@ -189,7 +190,7 @@ def prepare(
         open_session,
         macs,
         targets,
-        columns,
+        cuts,
         chosen,
         labelled,
         given,

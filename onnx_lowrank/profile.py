@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibration.positions import gather_patches, gather_points
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.errors import DataError
+from onnx_lowrank.factorise.cp import PixelMoments
 from onnx_lowrank.factorise.spatial import ColumnMoments
 from onnx_lowrank.graph.linears import LinearSite
 from onnx_lowrank.graph.segments import whole
@@ -47,7 +48,9 @@ class Targets:
     per_sample
         The number of positions in every sample's output.
     covariances
-        Of every group, [c·k, c·k] of the columns of the patches that it reads; none where no spatial cut was asked for.
+        Of every group, [c·k, c·k] of the columns of the patches that it reads; none where no patches were asked for.
+    pixels
+        Of every group, the covariances of channels and of taps in these patches; none likewise.
     responses
         [d, d], the covariance of the responses alone where the rows are sums; else None.
     """
@@ -56,6 +59,7 @@ class Targets:
     per_sample: int
     covariances: tuple[Array, ...] = ()
     responses: Array | None = None
+    pixels: tuple[tuple[Array, Array], ...] = ()
 
 
 def collect_targets(
@@ -102,6 +106,7 @@ def collect_targets(
     rows = {s.name: np.empty((counts[s.name] * sampling.samples, len(s.kernel)), np.float32) for s in sites}
     filled = dict.fromkeys(rows, 0)
     columns: dict[str, list[ColumnMoments]] = {}
+    pixels: dict[str, list[PixelMoments]] = {}
     alone: dict[str, ColumnMoments] = {}
     responses_of: dict[str, list[Array]] = {site.name: [] for site in linears}
     first = min(len(sampling.batches), -(-COLUMN_SAMPLES // len(sampling.batches[0])))
@@ -128,6 +133,8 @@ def collect_targets(
                 patches = site_patches(site, outputs[site.input], sampling.positions(name, b, size, some))
                 so_far = columns.get(name, [ColumnMoments()] * site.group)
                 columns[name] = [sums + ColumnMoments.of(x) for sums, x in zip(so_far, patches, strict=True)]
+                seen = pixels.get(name, [PixelMoments()] * site.group)
+                pixels[name] = [sums + PixelMoments.of(x) for sums, x in zip(seen, patches, strict=True)]
         for linear in linears:
             y = outputs[linear.target]
             if y.shape != (len(batch), len(linear.bias)) or not float(np.abs(y).max(initial=0)) < LARGEST:
@@ -136,9 +143,10 @@ def collect_targets(
                 responses_of[linear.name].append(y.astype(np.float32, copy=False))
         progress("profile", b + 1, len(sampling.batches))
     cut = {name: tuple(moments.covariance for moments in of_groups) for name, of_groups in columns.items()}
+    taps = {name: tuple(moments.covariances for moments in of_groups) for name, of_groups in pixels.items()}
     lone = {name: moments.covariance for name, moments in alone.items()}
     return {
-        name: Targets(values[: filled[name]], counts[name], cut.get(name, ()), lone.get(name))
+        name: Targets(values[: filled[name]], counts[name], cut.get(name, ()), lone.get(name), taps.get(name, ()))
         for name, values in rows.items()
     } | {name: Targets(np.concatenate(parts), 1) for name, parts in responses_of.items()}
 

@@ -44,7 +44,7 @@ from onnx_lowrank.walk import Solution, Walked
 if TYPE_CHECKING:
     from onnx_lowrank.preparation import Prepared
 
-RANK_NAMES = {"channel": ("d'",), "spatial": ("d''",), "3d": ("d''", "d'")}
+RANK_NAMES = {"channel": ("d'",), "spatial": ("d''",), "3d": ("d''", "d'"), "cp": ("r",)}
 """The paper's names of the ranks of every form, from the input on."""
 
 

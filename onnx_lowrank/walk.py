@@ -19,10 +19,9 @@ from threadpoolctl import ThreadpoolController
 from onnx_lowrank.calibration.positions import gather_points
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.factorise.factors import Factorization, side_by_side
-from onnx_lowrank.factorise.forms import Form, from_weights, make_form
+from onnx_lowrank.factorise.forms import Cuts, Form, from_weights, make_form
 from onnx_lowrank.factorise.groups import Outcome, solve_groups
 from onnx_lowrank.factorise.rows import Rows
-from onnx_lowrank.factorise.spatial import Columns
 from onnx_lowrank.frontier import Frontier
 from onnx_lowrank.graph.linears import LinearSite, behind
 from onnx_lowrank.graph.rewrite import rewrite
@@ -73,7 +72,7 @@ def walk(
     sites: Sequence[ConvSite],
     plan: Plan,
     targets: dict[str, Targets],
-    columns: Mapping[str, tuple[Columns, ...]],
+    cuts: Mapping[str, tuple[Cuts, ...]],
     costs: dict[str, tuple[int, int]],
     macs: dict[str, int],
     sampling: Sampling,
@@ -88,8 +87,8 @@ def walk(
     ----------
     targets
         By site name, of the fully connected layers too; each is given up when its site is solved.
-    columns
-        The spatial cuts of every group by site name, of the sites whose form has one.
+    cuts
+        Of every group by site name, of the sites whose form needs them.
     costs
         (MACs before, MACs after) by site name.
     macs
@@ -98,7 +97,7 @@ def walk(
         Fully connected layers to fit again where a rewritten convolution stands before them.
     """
     todo = [
-        (site, _forms(site, choice.form, choice.ranks, columns.get(site.name, (None,) * site.group)))
+        (site, _forms(site, choice.form, choice.ranks, cuts.get(site.name, (Cuts(),) * site.group)))
         for site, choice in zip(sites, plan.sites, strict=True)
         if choice.form
     ]
@@ -138,8 +137,8 @@ def walk(
     return Walked(solutions, frontier.macs_executed, tuple(refitted))
 
 
-def _forms(site: ConvSite, form: str, ranks: tuple[int, ...], columns: tuple[Columns | None, ...]) -> Forms:
-    return tuple(make_form(form, kernel, ranks, cut) for kernel, cut in zip(site.kernels, columns, strict=True))
+def _forms(site: ConvSite, form: str, ranks: tuple[int, ...], cuts: tuple[Cuts, ...]) -> Forms:
+    return tuple(make_form(form, kernel, ranks, cut) for kernel, cut in zip(site.kernels, cuts, strict=True))
 
 
 def _from_weights(site: ConvSite, forms: Forms) -> Factorization:

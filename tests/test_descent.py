@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise import curves, spatial
+from onnx_lowrank.factorise import cp, curves, spatial
 from onnx_lowrank.factorise.activations import DIFFERENCE, RELU, Activation, apply
 from onnx_lowrank.factorise.descent import Chain, _Judge, _Steps, finish, refine
 from onnx_lowrank.factorise.fit import fit
-from onnx_lowrank.factorise.forms import Form, make_form
+from onnx_lowrank.factorise.forms import Cuts, Form, make_form
 from onnx_lowrank.factorise.piecewise import leaky_relu
 from onnx_lowrank.factorise.rows import Rows
 from onnx_lowrank.factorise.solve import solve
@@ -21,7 +21,7 @@ from onnx_lowrank.factorise.solve import solve
 Array = NDArray[Any]
 EPS32 = float(np.finfo(np.float32).eps)
 
-FORMS = ("channel", "spatial", "3d")
+FORMS = ("channel", "spatial", "3d", "cp")
 ACTIVATIONS: dict[str, Activation | None] = {
     "none": None,
     "Relu": RELU,
@@ -30,7 +30,7 @@ ACTIVATIONS: dict[str, Activation | None] = {
 }
 
 D, C, SIZE = 10, 4, (3, 2)
-RANKS = {"channel": (3,), "spatial": (4,), "3d": (4, 3)}
+RANKS = {"channel": (3,), "spatial": (4,), "3d": (4, 3), "cp": (7,)}
 
 
 def sample(seed: int, n: int = 3000, mean: float = 0.3, scale: float = 1.0) -> tuple[Array, Array, Array]:
@@ -46,7 +46,8 @@ def sample(seed: int, n: int = 3000, mean: float = 0.3, scale: float = 1.0) -> t
 
 def form_of(name: str, kernel: Array, patches: Array) -> Form:
     columns = spatial.cut(kernel, spatial.ColumnMoments.of(patches).covariance)
-    return make_form(name, kernel, RANKS[name], columns)
+    polyadic = cp.Polyadic.of(kernel, cp.PixelMoments.of(patches).covariances)
+    return make_form(name, kernel, RANKS[name], Cuts(columns, polyadic))
 
 
 def judges(n: int) -> NDArray[np.bool_]:
@@ -83,14 +84,15 @@ def judged(chain: Chain, rows: Rows, activation: Activation | None) -> float:
 def magnitude(chain: Chain, inputs: Array) -> float:
     """What the terms of the predictions add up to at most: their round-off is a share of it, not of the sum."""
     terms = np.abs(inputs.astype(np.float64)) @ np.abs(chain.first).T
-    rows = terms.reshape(len(inputs), -1)
+    rows = terms.reshape(len(inputs), -1) if chain.taps is None else (terms * np.abs(chain.taps)).sum(axis=1)
     for matrix in chain.rest:
         rows = rows @ np.abs(matrix).T
     return float((rows + np.abs(chain.bias)).max())
 
 
 def same(a: Chain, b: Chain) -> bool:
-    pairs = zip((a.first, *a.rest, a.bias), (b.first, *b.rest, b.bias), strict=True)
+    taps = [np.zeros(0) if x.taps is None else x.taps for x in (a, b)]
+    pairs = zip((a.first, taps[0], *a.rest, a.bias), (b.first, taps[1], *b.rest, b.bias), strict=True)
     return all(np.array_equal(x, y) for x, y in pairs)
 
 
@@ -130,7 +132,8 @@ def objective(steps: _Steps, factors: list[Array], rows: Rows, taken: NDArray[np
     """Half the mean squared error of the rows in units of the scale, in float64."""
     A, *rest, bias = (factor.astype(np.float64) for factor in factors)
     u = rows.regressors[taken].astype(np.float64) - steps._mean
-    f = (u @ (A @ steps._unwhiten.astype(np.float64)).T).reshape(len(u), -1)
+    f = u @ (A @ steps._unwhiten.astype(np.float64)).T
+    f = (f * rest.pop(0)).sum(axis=1) if steps._tapped else f.reshape(len(u), -1)
     for matrix in rest:
         f = f @ matrix.T
     response = (f + bias) * float(steps._scale)

@@ -251,9 +251,9 @@ def test_composed_channel_kernels_equal_the_map_times_the_kernel(
 def test_weights_alone_give_the_closest_kernel_and_at_full_rank_the_kernel_itself() -> None:
     rng = np.random.default_rng(0)
     W, bias = rng.standard_normal((8, 3, 3, 3)), rng.standard_normal(8)
-    full = from_weights(make_form("channel", W, (8,), None), W, bias)
+    full = from_weights(make_form("channel", W, (8,)), W, bias)
     np.testing.assert_allclose(full.dense(), W, atol=1e-12)
-    lost = np.square(from_weights(make_form("channel", W, (3,), None), W, bias).dense() - W).sum()
+    lost = np.square(from_weights(make_form("channel", W, (3,)), W, bias).dense() - W).sum()
     assert lost == pytest.approx(channel.weight_energies(W)[3:].sum())
 
 

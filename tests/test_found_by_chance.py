@@ -17,9 +17,10 @@ from PIL import Image
 
 from onnx_lowrank import compress
 from onnx_lowrank.errors import DataError, ModelError, TargetError
+from onnx_lowrank.factorise.cp import Polyadic
 from onnx_lowrank.factorise.curves import HARD_SWISH
 from onnx_lowrank.factorise.fit import EXACT
-from onnx_lowrank.factorise.forms import make_form
+from onnx_lowrank.factorise.forms import Cuts, make_form
 from onnx_lowrank.factorise.rows import Rows
 from onnx_lowrank.factorise.solve import solve
 from onnx_lowrank.factorise.spatial import cut
@@ -78,14 +79,15 @@ def test_a_fully_connected_layer_of_half_precision() -> None:
     assert [layer.name for layer in report.refitted] == ["head"]
 
 
-@pytest.mark.parametrize("form", ["channel", "spatial", "3d"])
+@pytest.mark.parametrize("form", ["channel", "spatial", "3d", "cp"])
 @pytest.mark.parametrize("spread", [0, 1e-7, 1e-4, 1])
 def test_noise_does_not_move_a_solution_that_is_exact(form: str, spread: float) -> None:
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=(5, 5, 3, 3)) / 7
     # Far fewer than the unknowns, and what they differ in may be round-off alone.
     patches = (rng.normal(size=(1, 5, 3, 3)) + spread * rng.normal(size=(12, 5, 3, 3))).astype(np.float32)
-    whole = make_form(form, kernel, {"channel": (5,), "spatial": (15,), "3d": (15, 5)}[form], cut(kernel, None))
+    ranks = {"channel": (5,), "spatial": (15,), "3d": (15, 5), "cp": (25,)}[form]
+    whole = make_form(form, kernel, ranks, Cuts(cut(kernel, None), Polyadic.of(kernel, None)))
     targets = (patches.reshape(12, -1) @ kernel.reshape(5, -1).T).astype(np.float32)
     rows = Rows(whole.inputs(patches), targets, np.arange(12) % 5 == 2)
     chain, found = solve(whole, rows, HARD_SWISH, nonlinear=True)

@@ -11,9 +11,9 @@ from models_for_tests import OPSET, one_conv, photo, plain, residual, run_model,
 from onnx import TensorProto, helper
 
 from onnx_lowrank.errors import ValidationError
-from onnx_lowrank.factorise import spatial
+from onnx_lowrank.factorise import cp, spatial
 from onnx_lowrank.factorise.factors import Factorization, Stage
-from onnx_lowrank.factorise.forms import from_weights, make_form
+from onnx_lowrank.factorise.forms import Cuts, from_weights, make_form
 from onnx_lowrank.graph.load import load
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.rewrite import rewrite
@@ -67,7 +67,7 @@ PADDING = st.one_of(
 
 
 ANY_CONV: dict[str, Any] = {
-    "form": st.sampled_from(["channel", "spatial", "3d"]),
+    "form": st.sampled_from(["channel", "spatial", "3d", "cp"]),
     "size": st.tuples(st.integers(1, 5), st.integers(1, 5)),
     "image": st.tuples(st.integers(13, 17), st.integers(13, 17)),
     "geometry": GEOMETRY,
@@ -123,8 +123,15 @@ def test_what_the_solver_makes_of_the_weights_at_full_rank_computes_the_dense_co
     # Any covariance of the columns will do at full rank.
     mixing = np.eye(rows) + 0.3 * np.random.default_rng(9).normal(size=(rows, rows)) / np.sqrt(rows)
     cut = spatial.cut(site.kernel, mixing @ mixing.T if weighted else None)
-    ranks = {"channel": (4,), "spatial": (min(rows, columns),), "3d": (min(rows, columns), 4)}[form]
-    factors = from_weights(make_form(form, site.kernel, ranks, cut), site.kernel, site.bias)
+    channels, taps = mixing[:3, :3] @ mixing[:3, :3].T + np.eye(3), np.eye(size[0] * size[1]) + 0.5
+    cuts = Cuts(cut, cp.Polyadic.of(site.kernel, (channels, taps) if weighted else None))
+    ranks = {
+        "channel": (4,),
+        "spatial": (min(rows, columns),),
+        "3d": (min(rows, columns), 4),
+        "cp": (3 * min(4, size[0] * size[1]),),
+    }[form]
+    factors = from_weights(make_form(form, site.kernel, ranks, cuts), site.kernel, site.bias)
     assert (factors.form, factors.ranks) == (form, ranks)
     rewrite(graph, site, factors)
     result = export(graph, loaded)
@@ -133,7 +140,7 @@ def test_what_the_solver_makes_of_the_weights_at_full_rank_computes_the_dense_co
     np.testing.assert_allclose(run_model(result, {"x": x})["y"], run_model(model, {"x": x})["y"], atol=2e-5)
 
 
-@pytest.mark.parametrize("form", ["channel", "spatial", "3d"])
+@pytest.mark.parametrize("form", ["channel", "spatial", "3d", "cp"])
 @pytest.mark.parametrize("build", [plain, residual, shared_weights])
 def test_a_whole_network_rewritten_exactly_computes_the_same(build: Any, form: str) -> None:
     model = build()

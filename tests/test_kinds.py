@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnx_lowrank import compress
-from onnx_lowrank.factorise import spatial
+from onnx_lowrank.factorise import cp, spatial
 from onnx_lowrank.factorise.activations import RELU
 from onnx_lowrank.factorise.factors import side_by_side
 from onnx_lowrank.factorise.fit import Fit
-from onnx_lowrank.factorise.forms import from_weights, make_form
+from onnx_lowrank.factorise.forms import Cuts, from_weights, make_form
 from onnx_lowrank.factorise.groups import of_channels, together
 from onnx_lowrank.factorise.piecewise import prelu
 from onnx_lowrank.factorise.regression import LowRankMap
@@ -85,13 +85,19 @@ def at_full_rank(site: ConvSite, form: str) -> Any:
     for kernel, bias in zip(site.kernels, np.split(site.bias, site.group), strict=True):
         columns = spatial.cut(kernel, None)
         most = len(columns.energies)
-        ranks = {"channel": (len(kernel),), "spatial": (most,), "3d": (most, len(kernel))}[form]
-        parts.append(from_weights(make_form(form, kernel, ranks, columns), kernel, bias))
+        polyadic = cp.Polyadic.of(kernel, None)
+        ranks = {
+            "channel": (len(kernel),),
+            "spatial": (most,),
+            "3d": (most, len(kernel)),
+            "cp": (len(polyadic.energies),),
+        }[form]
+        parts.append(from_weights(make_form(form, kernel, ranks, Cuts(columns, polyadic)), kernel, bias))
     return side_by_side(parts)
 
 
 @settings(deadline=None, max_examples=120)
-@given(kind=kinds(), form=st.sampled_from(["channel", "spatial", "3d"]))
+@given(kind=kinds(), form=st.sampled_from(["channel", "spatial", "3d", "cp"]))
 def test_at_full_rank_every_kind_computes_the_dense_convolution(kind: Kind, form: str) -> None:
     model = kind.model()
     loaded = load(model)
@@ -102,7 +108,9 @@ def test_at_full_rank_every_kind_computes_the_dense_convolution(kind: Kind, form
     rewrite(graph, site, chain)
     result = export(graph, loaded)
     validate(result, model)
-    assert all(helper.get_node_attr_value(node, "group") == kind.group for node in result.graph.node if kind.group > 1)
+    depthwise = [stage.kernel.shape[0] if stage.depthwise else kind.group for stage in chain.stages]
+    groups = [helper.get_node_attr_value(node, "group") for node in result.graph.node if kind.group > 1]
+    assert groups == (depthwise if kind.group > 1 else [])
     x = {"x": photo(1, (2, 12, *SIZES[kind.axes]))}
     expected = run_model(model, x)["y"]
     assert site.output_size(SIZES[kind.axes]) == expected.shape[2:]
@@ -142,7 +150,7 @@ def samples(axes: int, count: int = 40, seed: int = 7) -> Array:
 
 
 def relative_error(model: onnx.ModelProto, result: Result, axes: int) -> float:
-    fresh = {"x": samples(axes, 6, 99)}
+    fresh = {"x": samples(axes, 60, 99)}
     expected, found = (run_model(one, fresh)["y"].astype(np.float64) for one in (model, result.model))
     assert found.shape == expected.shape
     return float(np.square(found - expected).sum() / np.square(expected).sum())
@@ -191,7 +199,8 @@ def test_nonlinear_and_asymmetric_are_no_worse_for_any_kind(axes: int, group: in
     ways: dict[str, dict[str, Any]] = {"full": {}, "linear": {"solver": "linear"}, "symmetric": {"symmetric": True}}
     errors = {}
     for name, options in ways.items():
-        result = compress(model, samples(axes), 3.0, threads=1, **options)
+        # With fewer samples the judges of a small group choose by chance.
+        result = compress(model, samples(axes, 120), 3.0, threads=1, **options)
         errors[name] = relative_error(model, result, axes)
         if name == "full":
             solved = [site for site in result.report.sites if not site.kept]
@@ -202,10 +211,10 @@ def test_nonlinear_and_asymmetric_are_no_worse_for_any_kind(axes: int, group: in
 
 
 @pytest.mark.parametrize(("axes", "group"), [(1, 3), (3, 1)])
-@pytest.mark.parametrize("form", ["channel", "spatial", "3d"])
+@pytest.mark.parametrize("form", ["channel", "spatial", "3d", "cp"])
 def test_a_plan_is_saved_and_replayed_for_every_kind(axes: int, group: int, form: str) -> None:
     model = network(axes, group)
-    if axes == 1 and form != "channel":
+    if axes == 1 and form in ("spatial", "3d"):
         sites = plan_only(model, samples(axes), options=Options(1.0, form, threads=1)).sites
         assert {s.reason for s in sites} == {
             f"left alone: the form {form} needs a kernel that extends in two directions"
@@ -300,7 +309,7 @@ def test_a_kernel_is_cut_behind_the_first_axis_along_which_it_extends() -> None:
     assert spatial.two_sizes(()) == (1, 1)
     W = weights(1, 4, 2, 1, 3, 2).astype(np.float64)
     columns = spatial.cut(W, None)
-    chain = from_weights(make_form("spatial", W, (len(columns.energies),), columns), W, np.zeros(4))
+    chain = from_weights(make_form("spatial", W, (len(columns.energies),), Cuts(columns)), W, np.zeros(4))
     assert [stage.carries for stage in chain.stages] == [(True, True, False), (False, False, True)]
     assert [stage.kernel.shape[2:] for stage in chain.stages] == [(1, 3, 1), (1, 1, 2)]
 

@@ -230,7 +230,7 @@ def fake_layers(count: int, seed: int) -> list[Layer]:
     rng = np.random.default_rng(seed)
     layers = []
     for i in range(count):
-        shape = ConvShape(12, 10, (3, 3), 100, 100)
+        shape = ConvShape(12, 10, (3, 3), 100, 100, 100)
         alone = float(rng.uniform(1, 3))
         times: dict[Choice, float] = {ALONE: alone}
         start, slope = rng.uniform(0.05, 0.6), rng.uniform(0.5, 1.2)
@@ -299,7 +299,7 @@ def test_what_is_out_of_reach_is_refused_with_the_largest_ratio(count: int, seed
 
 
 def test_nothing_faster_is_a_reason_of_its_own_and_speedup_one_changes_nothing() -> None:
-    shape = ConvShape(8, 8, (3, 3), 10, 10)
+    shape = ConvShape(8, 8, (3, 3), 10, 10, 10)
     costs = LatencyCosts({ALONE: 1.0, ("channel", (4,)): 1.5})
     assert not costs.gains
     slow = choices("a", shape, log_energies(0.5 ** np.arange(8)), None, FORMS, costs=costs)
@@ -311,7 +311,7 @@ def test_nothing_faster_is_a_reason_of_its_own_and_speedup_one_changes_nothing()
 
 
 def test_interpolated_choices_are_measured_before_they_are_taken() -> None:
-    shape = ConvShape(16, 16, (3, 3), 10, 10)
+    shape = ConvShape(16, 16, (3, 3), 10, 10, 10)
     times: dict[Choice, float] = {ALONE: 4.0, ("channel", (2,)): 0.5, ("channel", (14,)): 3.5}
     asked = []
 

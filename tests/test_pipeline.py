@@ -45,8 +45,10 @@ def full_rank(sites: Sequence[SiteReport], form: str) -> Plan:
 
     def choice(site: SiteReport) -> SitePlan:
         (c, d), (height, width) = site.channels, site.kernel
-        if form == "channel" or min(height, width) == 1:
+        if form == "channel" or (max if form == "cp" else min)(height, width) == 1:
             return SitePlan(site.name, "channel", (d,))
+        if form == "cp":
+            return SitePlan(site.name, form, (min(c * d, min(c, d) * height * width),))
         ranks = (min(c * height, d * width), d)
         return SitePlan(site.name, form, ranks[: NUMBER_OF_RANKS[form]])
 
@@ -99,7 +101,7 @@ def relative_error(result: Result) -> float:
 
 
 @builders
-@pytest.mark.parametrize("form", ["channel", "spatial", "3d"])
+@pytest.mark.parametrize("form", ["channel", "spatial", "3d", "cp"])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_full_rank_reproduces_the_model(builder: Any, form: str, symmetric: bool) -> None:
     model = builder()
@@ -109,7 +111,7 @@ def test_full_rank_reproduces_the_model(builder: Any, form: str, symmetric: bool
     same_answers(model, result.model, ROUND_OFF)
 
 
-@pytest.mark.parametrize("form", ["channel", "spatial", "3d"])
+@pytest.mark.parametrize("form", ["channel", "spatial", "3d", "cp"])
 @pytest.mark.parametrize("solver", ["nonlinear", "linear", "weights"])
 def test_full_rank_reproduces_the_embedded_model(form: str, solver: str) -> None:
     sites = plan_only(MNIST, CALIBRATION, options=Options(speedup=1, images=2, threads=1)).sites

@@ -28,9 +28,11 @@ from onnx_lowrank.plan.select import (
 def layer(
     name: str, d: int, c: int, k: int, positions: int, decay: float, forms: tuple[str, ...] = FORMS, multiple: int = 1
 ) -> Layer:
-    shape = ConvShape(d, c, (k, k), positions, positions)
+    shape = ConvShape(d, c, (k, k), positions, positions, positions)
     columns = log_energies((0.5 + decay / 2) ** np.arange(shape.most_columns))
-    return choices(name, shape, log_energies(decay ** np.arange(d)), columns, forms, multiple)
+    polyadic = log_energies((0.7 + 0.3 * decay) ** np.arange(shape.highest_ranks("cp")[0]))
+    channel = log_energies(decay ** np.arange(d))
+    return choices(name, shape, channel, columns, forms, multiple, polyadic=polyadic)
 
 
 def layers_of(
@@ -54,6 +56,7 @@ some_layers = st.one_of(
     layers_of(FORMS),
     layers_of(("channel",)),
     layers_of(("spatial", "3d")),
+    layers_of(("spatial", "cp")),
     layers_of(FORMS, multiple=2),
     layers_of(FORMS, most=40, multiple=8),
 )
@@ -63,11 +66,12 @@ some_layers = st.one_of(
 
 
 def test_costs_count_every_convolution_of_a_form() -> None:
-    shape = ConvShape(64, 32, (3, 5), 100, 110)
+    shape = ConvShape(64, 32, (3, 5), 100, 110, 120)
     assert shape.macs == shape.cost(None, ()) == 64 * 32 * 15 * 100
     assert shape.cost("channel", (10,)) == 10 * 32 * 15 * 100 + 64 * 10 * 100
     assert shape.cost("spatial", (10,)) == 10 * 32 * 3 * 110 + 64 * 10 * 5 * 100
     assert shape.cost("3d", (10, 7)) == 10 * 32 * 3 * 110 + 7 * 10 * 5 * 100 + 64 * 7 * 100
+    assert shape.cost("cp", (10,)) == 10 * 32 * 120 + 10 * 15 * 100 + 64 * 10 * 100
 
 
 def test_energies_rise_to_one_and_a_dead_layer_loses_nothing() -> None:
@@ -89,13 +93,15 @@ def test_choices_rise_in_cost_and_energy_and_end_with_leaving_the_layer_alone(la
 
 @pytest.mark.parametrize("multiple", [1, 2, 5])
 def test_every_choice_costs_what_its_form_costs_and_keeps_what_its_ranks_keep(multiple: int) -> None:
-    shape = ConvShape(12, 9, (3, 3), 50, 60)
+    shape = ConvShape(12, 9, (3, 3), 50, 60, 70)
     channel, columns = log_energies(0.7 ** np.arange(12)), log_energies(0.8 ** np.arange(27))
-    x = choices("a", shape, channel, columns, FORMS, multiple)
+    polyadic = log_energies(0.9 ** np.arange(81))
+    x = choices("a", shape, channel, columns, FORMS, multiple, polyadic=polyadic)
     for i, (cost, kept) in enumerate(zip(x.costs, x.log_energies, strict=True)):
         form, ranks = x.choice(i)
         assert shape.cost(form, ranks) == cost
-        cuts = {"channel": (channel,), "spatial": (columns,), "3d": (columns, channel), None: ()}[form]
+        three = (columns, channel)
+        cuts = {"channel": (channel,), "spatial": (columns,), "3d": three, "cp": (polyadic,), None: ()}[form]
         assert kept == sum(energy[rank - 1] for energy, rank in zip(cuts, ranks, strict=True))
 
 
@@ -150,7 +156,7 @@ def test_speedup_one_leaves_everything_alone() -> None:
         assert [x.choice(i) for x, i in zip(layers, chosen, strict=True)] == [(None, ())] * 2
 
 
-@pytest.mark.parametrize("forms", [FORMS, ("channel",), ("spatial",), ("3d",)])
+@pytest.mark.parametrize("forms", [FORMS, ("channel",), ("spatial",), ("3d",), ("cp",)])
 def test_the_cost_is_within_the_tolerance_where_ranks_are_fine_enough(forms: tuple[str, ...]) -> None:
     layers = [layer(str(i), 64, 50 + 5 * i, 3, 196, 0.8 + 0.02 * i, forms) for i in range(6)]
     before = sum(x.alone for x in layers)
@@ -194,6 +200,7 @@ SMALL_SHAPES = st.builds(
     st.sampled_from([(3, 3), (2, 3), (1, 3), (1, 1)]),
     st.sampled_from([16, 49]),
     st.sampled_from([16, 60]),
+    st.sampled_from([16, 70]),
 )
 
 
@@ -211,7 +218,9 @@ def test_exact_is_the_best_of_all_forms_at_all_ranks_and_of_leaving_layers_alone
     for shape, (decay, column_decay) in zip(shapes, decays, strict=False):
         channel = log_energies(decay ** np.arange(shape.filters))
         columns = log_energies(column_decay ** np.arange(shape.most_columns))
-        layers.append(choices("conv", shape, channel, columns, FORMS, multiple))
+        # The CP form's energy is made of the others' decays, so that it is now ahead of them and now behind.
+        polyadic = log_energies((decay * column_decay) ** (0.1 * np.arange(shape.highest_ranks("cp")[0])))
+        layers.append(choices("conv", shape, channel, columns, FORMS, multiple, polyadic=polyadic))
         # Written out from the definitions, without the front that the planner searches: (cost, log-energy).
         rank, column = (
             [r for r in range(1, highest + 1) if r % multiple == 0] for highest in (shape.filters, shape.most_columns)
@@ -221,6 +230,9 @@ def test_exact_is_the_best_of_all_forms_at_all_ranks_and_of_leaving_layers_alone
             points += [(shape.cost("spatial", (s,)), columns[s - 1]) for s in column]
             pairs = itertools.product(column, rank)
             points += [(shape.cost("3d", (s, r)), columns[s - 1] + channel[r - 1]) for s, r in pairs]
+        if shape.takes("cp"):
+            own = [r for r in range(1, len(polyadic) + 1) if r % multiple == 0]
+            points += [(shape.cost("cp", (r,)), polyadic[r - 1]) for r in own]
         everything.append(np.array(points).T)
 
     def brute_force(budget: float) -> float:
@@ -259,15 +271,17 @@ def test_greedy_spares_the_layer_that_loses_most() -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", [ConvShape(7, 5, (3, 2), 40, 50), ConvShape(8, 9, (1, 3), 9, 9), ConvShape(4, 4, (1, 1), 9, 9)]
+    "shape", [ConvShape(7, 5, (3, 2), 40, 50, 60), ConvShape(8, 9, (1, 3), 9, 9, 9), ConvShape(4, 4, (1, 1), 9, 9, 9)]
 )
-@pytest.mark.parametrize("forms", [FORMS, ("channel",), ("spatial",), ("3d",)])
+@pytest.mark.parametrize("forms", [FORMS, ("channel",), ("spatial",), ("3d",), ("cp",)])
 @pytest.mark.parametrize("multiple", [1, 2, 3, 4, 8, 100])
 def test_the_lowest_cost_is_that_of_the_cheapest_choice(
     shape: ConvShape, forms: tuple[str, ...], multiple: int
 ) -> None:
     columns = log_energies(0.8 ** np.arange(shape.most_columns))
-    x = choices("a", shape, log_energies(0.7 ** np.arange(shape.filters)), columns, forms, multiple)
+    polyadic = log_energies(0.9 ** np.arange(shape.highest_ranks("cp")[0]))
+    channel = log_energies(0.7 ** np.arange(shape.filters))
+    x = choices("a", shape, channel, columns, forms, multiple, polyadic=polyadic)
     assert shape.lowest(forms, multiple) == x.costs[0]
 
 
@@ -286,7 +300,7 @@ def test_a_plan_survives_being_saved() -> None:
 
 def test_a_plan_is_fitted_to_the_sites() -> None:
     plan = Plan((SitePlan("b", "channel", (3,)),))
-    square, point = ConvShape(8, 4, (3, 3), 9, 9), ConvShape(8, 4, (1, 1), 9, 9)
+    square, point = ConvShape(8, 4, (3, 3), 9, 9, 9), ConvShape(8, 4, (1, 1), 9, 9, 9)
     assert plan.fitted({"a": square, "b": square}).sites == (SitePlan("a", None), SitePlan("b", "channel", (3,)))
     with pytest.raises(DataError, match="no convolution to factorise"):
         plan.fitted({"a": square})

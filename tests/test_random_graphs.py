@@ -35,7 +35,7 @@ MOST_REACHABLE = re.compile(r"gets (\d+\.\d+)")
 any_options = st.builds(
     Options,
     speedup=st.sampled_from((1.0, 1.2, 1.5, 2.0)),
-    form=st.sampled_from(("auto", "auto", "channel", "spatial", "3d")),
+    form=st.sampled_from(("auto", "auto", "channel", "spatial", "3d", "cp")),
     solver=st.sampled_from(("nonlinear", "nonlinear", "linear", "weights")),
     symmetric=st.sampled_from((False, False, True)),
     ranks=st.sampled_from(("exact", "exact", "greedy", "uniform")),
@@ -112,7 +112,7 @@ def options_for_full_rank(options: Options) -> Options:
 def full_rank(name: str, shape: Any, form: str) -> SitePlan:
     """The choice for a site that loses nothing."""
     form = "3d" if form == "auto" else form
-    form = form if shape.splits_in_space else "channel"
+    form = form if shape.takes(form) else "channel"
     return SitePlan(name, form, tuple(shape.highest_ranks(form)))
 
 

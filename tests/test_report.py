@@ -149,6 +149,7 @@ def test_a_replayed_plan_asks_for_no_speedup_and_gives_its_reasons() -> None:
         ("channel", 8, "left alone: no rank that is a multiple of 8 saves MACs here"),
         ("spatial", 1, "left alone: the form spatial needs a kernel that extends in two directions"),
         ("3d", 1, "left alone: the form 3d needs a kernel that extends in two directions"),
+        ("cp", 1, "left alone: the form cp needs a kernel that extends beyond a pixel"),
     ],
 )
 def test_a_pointwise_convolution_that_is_left_alone(form: str, multiple: int, expected: str) -> None:

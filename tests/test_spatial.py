@@ -12,7 +12,7 @@ from onnx_lowrank.factorise import spatial
 from onnx_lowrank.factorise.activations import RELU
 from onnx_lowrank.factorise.descent import features
 from onnx_lowrank.factorise.fit import fit
-from onnx_lowrank.factorise.forms import from_weights, make_form
+from onnx_lowrank.factorise.forms import Cuts, from_weights, make_form
 from onnx_lowrank.factorise.rows import Rows
 
 Array = NDArray[Any]
@@ -40,7 +40,7 @@ def test_the_full_cut_is_the_kernel(drawn: tuple[int, int, int, int, int]) -> No
         most = len(columns.energies)
         assert most == min(W.shape[1] * W.shape[2], W.shape[3] * W.shape[0])
         for name, ranks in (("spatial", (most,)), ("3d", (most, len(W)))):
-            form = make_form(name, W, ranks, columns)
+            form = make_form(name, W, ranks, Cuts(columns))
             dense = from_weights(form, W, np.zeros(len(W))).dense()
             np.testing.assert_allclose(dense, W, atol=1e-6 * np.abs(W).max())
 
@@ -52,7 +52,7 @@ def test_full_ranks_solved_on_data_reproduce_the_responses(drawn: tuple[int, int
     columns = spatial.cut(W, spatial.ColumnMoments.of(patches).covariance)
     most = len(columns.energies)
     for name, ranks in (("spatial", (most,)), ("3d", (most, len(W)))):
-        form = make_form(name, W, ranks, columns)
+        form = make_form(name, W, ranks, Cuts(columns))
         rows = Rows(form.regressors(form.inputs(patches)), Y, np.arange(len(Y)) % 5 == 2)
         best = fit(rows, form.prior, form.rank, RELU, nonlinear=True)
         out = best.map(rows.regressors)
@@ -93,7 +93,7 @@ def test_jaderbergs_cut_is_the_best_of_the_kernel_and_the_weighted_one_of_the_re
     plain, weighted = spatial.cut(W, None), spatial.cut(W, spatial.ColumnMoments.of(patches).covariance)
 
     def errors(columns: spatial.Columns) -> tuple[float, float]:
-        dense = from_weights(make_form("spatial", W, (4,), columns), W, np.zeros(6)).dense()
+        dense = from_weights(make_form("spatial", W, (4,), Cuts(columns)), W, np.zeros(6)).dense()
         difference = np.einsum("nchw,dchw->nd", patches, dense - W)
         return float(np.square(dense - W).sum()), float(difference.var(axis=0).sum())
 
@@ -108,7 +108,7 @@ def test_error_falls_as_either_rank_grows() -> None:
     judges = np.arange(len(Y)) % 5 == 2
 
     def error(ranks: tuple[int, int]) -> float:
-        form = make_form("3d", W, ranks, columns)
+        form = make_form("3d", W, ranks, Cuts(columns))
         best = fit(Rows(form.regressors(form.inputs(patches)), Y, judges), form.prior, form.rank, None, nonlinear=False)
         return best.error_linear
 

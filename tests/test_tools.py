@@ -156,8 +156,8 @@ def test_ablation_takes_unions_of_rows_and_writes_the_ranks(tmp_path: Path) -> N
     assert [row[:5] for row in ranks[::5]] == measured
     assert [row[5] for row in ranks] == layers * 4
     for *key, _, form, numbers in ranks:
-        assert form in (("channel", "spatial", "3d", "") if key[1] == "auto" else (key[1], ""))
-        assert len(numbers.split()) == {"channel": 1, "spatial": 1, "3d": 2, "": 0}[form]
+        assert form in (("channel", "spatial", "3d", "cp", "") if key[1] == "auto" else (key[1], ""))
+        assert len(numbers.split()) == {"channel": 1, "spatial": 1, "3d": 2, "cp": 1, "": 0}[form]
     three = ["/".join(row[7].split()) or "–" for row in ranks if row[1] == "3d"]
     assert f"| 4× | 3d | greedy | linear | {', '.join(three)} |" in done.stdout
     assert ("no plot" in done.stderr) != (tmp_path / "plot.png").exists()

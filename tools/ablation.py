@@ -41,8 +41,9 @@ from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.save import export
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.options import Options
+from onnx_lowrank.plan.choices import FORMS
 from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.planning import choose, conv_shapes, cut_columns, energies, layers_to_choose
+from onnx_lowrank.planning import choose, conv_shapes, cut_kernels, energies, layers_to_choose
 from onnx_lowrank.preparation import Prepared, prepare
 from onnx_lowrank.progress import silent
 from onnx_lowrank.walk import walk
@@ -129,12 +130,12 @@ def factorise(run: Prepared, key: Key, judge: Judge, reference: tuple[Array, Arr
     blind = key.solver == "weights"
     shapes = conv_shapes(run.sites, run.macs)
     targets = {} if blind else dict(run.targets)
-    columns = cut_columns(run.sites, frozenset(run.columns), {}) if blind else run.columns
+    cuts = cut_kernels(run.sites, frozenset(run.cuts), {}, FORMS) if blind else run.cuts
     conv = sum(run.macs.conv.values())
-    plan = choose(layers_to_choose(energies(run.sites, targets, columns), shapes, options, 1), conv, options)
+    plan = choose(layers_to_choose(energies(run.sites, targets, cuts), shapes, options, 1), conv, options)
     costs = {site.name: (shapes[site.name].macs, shapes[site.name].cost(site.form, site.ranks)) for site in plan.sites}
     graph = normalise(run.loaded.proto)
-    walk(graph, run.sites, plan, targets, columns, costs, run.macs.all, run.sampling, run.open_session, options, silent)
+    walk(graph, run.sites, plan, targets, cuts, costs, run.macs.all, run.sampling, run.open_session, options, silent)
     seconds = time.perf_counter() - start
     tapped, scores = judge.run(run, normalise(export(graph, run.loaded)))
     predicted = scores.argmax(axis=1)
@@ -301,7 +302,7 @@ def main() -> None:
     add("--out", type=Path, required=True)
     add("--preprocess", type=parse, default="caffe")
     add("--speedups", type=names, default=["2", "3", "4", "5", "8"])
-    add("--forms", type=names, default=["channel", "spatial", "3d", "auto"])
+    add("--forms", type=names, default=["channel", "spatial", "3d", "cp", "auto"])
     add("--ranks", type=names, default=["uniform", "greedy", "exact"])
     add("--solvers", type=names, default=["weights", "linear", "nonlinear"])
     add("--inputs", type=names, default=list(INPUTS))

@@ -85,12 +85,12 @@ def plan_by_macs(
 ) -> tuple[float, float, str]:
     """(MACs ratio, measured ratio, plan) of the mildest plan by MACs that is measured to be so fast."""
     run = prepare(model, data, options, preprocess, None, None, silent, warn)
-    kept, shapes = energies(run.sites, run.targets, run.columns), conv_shapes(run.sites, run.macs)
+    kept, shapes = energies(run.sites, run.targets, run.cuts), conv_shapes(run.sites, run.macs)
     multiple = rank_multiple(run.sites, run.macs, run.sampling, options, silent)
     layers, conv = layers_to_choose(kept, shapes, options, multiple), sum(run.macs.conv.values())
     highest = conv / (conv - sum(layer.alone - int(layer.costs[0]) for layer in layers))
     feeds = run.sampling.source.feeds(run.timed_batch)
-    whole = whole_times(run.loaded, run.sites, feeds, options, weights_alone(run.columns))
+    whole = whole_times(run.loaded, run.sites, feeds, options, weights_alone(run.cuts))
     low, high, speedup, best = 1.0, highest, ratio, None
     for _ in range(MOST):
         speedup = min(speedup, 0.999 * highest)

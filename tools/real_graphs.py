@@ -107,8 +107,8 @@ def _full_rank(model: str, plan: Row, form: str) -> Row:
     for site in plan["sites"]:
         kernel, group = of_name[site["name"]].kernel, of_name[site["name"]].group
         # Ranks do not depend on the pixels.
-        shape = ConvShape(kernel.shape[0] // group, kernel.shape[1], two_sizes(kernel.shape[2:]), 1, 1)
-        site["form"] = form if shape.splits_in_space else "channel"
+        shape = ConvShape(kernel.shape[0] // group, kernel.shape[1], two_sizes(kernel.shape[2:]), 1, 1, 1)
+        site["form"] = form if shape.takes(form) else "channel"
         site["ranks"] = list(shape.highest_ranks(site["form"]))
     return plan
 

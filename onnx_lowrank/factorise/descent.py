@@ -5,10 +5,11 @@ factor moves:
 
     min over V, H₁..H_m, b   Σ ‖r(y) − r(H_m ⋯ H₁ f + b)‖²,     f = (V u_1, …, V u_s),
 
-u_1..u_s being the s columns that a form sees in a patch. There is no closed form, but the gradient costs about two
+u_1..u_s being the s columns that a form sees in a patch. In the CP form these are its pixels, and the depthwise kernel
+S adds them up, f = Σ_x S_x ∘ V u_x; S moves, too. There is no closed form, but the gradient costs about two
 evaluations, and the regression is an excellent start. The steps are Adam's (Kingma & Ba, ICLR 2015) on random
 mini-batches, with a rate that falls linearly to zero. V moves in whitened coordinates: with the columns' covariance
-S = L Lᵀ and V = A L⁻¹, the steps are taken on A, because raw columns are so correlated that V would hardly move.
+C = L Lᵀ and V = A L⁻¹, the steps are taken on A, because raw columns are so correlated that V would hardly move.
 
 Unlike a convex problem with a ridge, this one would fit the noise of few samples. Samples that take no part in the
 steps judge it several times on the way, the best state so far is the result, and the start is a state like any other:
@@ -52,43 +53,55 @@ MEAN_MEMORY, SQUARE_MEMORY = 0.9, 0.99
 """Adam's β₁ and β₂; a short memory of the squares, since there are only a few hundred steps."""
 
 FLOOR = 1e-3
-"""Added to S, as a share of its mean variance."""
+"""Added to C, as a share of its mean variance."""
 
 COVARIANCE_ROWS = 4_000
-"""Rows from which S is estimated."""
+"""Rows from which C is estimated."""
 
 
 @dataclass(frozen=True)
 class Chain:
     """ŷ = rest[-1] @ … @ rest[0] @ (first @ u_1, …, first @ u_s) + bias.
 
+    With ``taps`` the columns are added up: ŷ = rest[-1] @ … @ rest[0] @ Σ_x taps[x] ∘ (first @ u_x) + bias.
+
     Attributes
     ----------
     first
         V, [r, q].
     rest
-        H₁.., the matrices applied in turn, [·, s·r] and so on up to [d, ·].
+        H₁.., the matrices applied in turn, [·, s·r] ([·, r] with taps) and so on up to [d, ·].
     bias
         [d].
+    taps
+        S, [s, r], the depthwise kernel; None where there is none.
     """
 
     first: Array
     rest: tuple[Array, ...]
     bias: Array
+    taps: Array | None = None
 
     def __call__(self, inputs: Array) -> Array:
         """Predictions [n, d], float32, for inputs [n, s, q]."""
-        rows = features(inputs, self.first)
+        rows = features(inputs, self.first, self.taps)
         for matrix in self.rest:
             rows = rows @ matrix.T.astype(np.float32)
         return np.asarray(rows + self.bias.astype(np.float32))
 
 
-def features(inputs: Array, first: Array) -> Array:
-    """f, [n, s·r]: the first factor [r, q] on every column of the inputs [n, s, q]."""
+def features(inputs: Array, first: Array, taps: Array | None = None) -> Array:
+    """f, [n, s·r]: the first factor [r, q] on every column of the inputs [n, s, q]; with taps, [s, r], their sum."""
     n, s, q = inputs.shape
+    if taps is not None:
+        return np.asarray(inputs.reshape(n, s * q) @ khatri_rao(first, taps).T.astype(inputs.dtype))
     rows = inputs.reshape(n * s, q) @ first.T.astype(inputs.dtype)
     return np.asarray(rows.reshape(n, s * len(first)))
+
+
+def khatri_rao(first: Array, taps: Array) -> Array:
+    """The kernels [r, s·q] that a 1×1 convolution [r, q] and a depthwise one with taps [s, r] make together."""
+    return np.asarray((taps.T[:, :, None] * first[:, None, :]).reshape(len(first), -1))
 
 
 @dataclass(frozen=True)
@@ -189,9 +202,9 @@ class _Steps:
         mean = some.mean(axis=0, dtype=np.float64).astype(np.float32)
         # Centred before the product: squares of large means would leave nothing of a small variance in float32.
         some = some - mean
-        S = (some.T @ some).astype(np.float64) / len(some)
-        S += FLOOR * (np.trace(S) / len(S) or 1.0) * np.eye(len(S))
-        L = np.linalg.cholesky(S)
+        C = (some.T @ some).astype(np.float64) / len(some)
+        C += FLOOR * (np.trace(C) / len(C) or 1.0) * np.eye(len(C))
+        L = np.linalg.cholesky(C)
         self._unwhiten = scipy.linalg.solve_triangular(L, np.eye(len(L)), lower=True).astype(np.float32)  # L⁻¹
         # Columns and targets are centred and scaled, so that the same rate suits every layer.
         self._mean = mean
@@ -199,8 +212,11 @@ class _Steps:
         self._scale = np.float32(np.sqrt(np.mean(np.square(r, dtype=np.float64))) or 1.0)
         rest = [matrix.astype(np.float32) for matrix in start.rest]
         rest[-1] = rest[-1] / self._scale
-        bias = start.bias / self._scale + _fixed(start.first @ mean, rest, inputs.shape[1])
+        bias = start.bias / self._scale + _fixed(start.first @ mean, start.taps, rest, inputs.shape[1])
         self._factors = [(start.first @ L).astype(np.float32), *rest, bias.astype(np.float32)]
+        self._tapped = start.taps is not None
+        if start.taps is not None:
+            self._factors.insert(1, start.taps.astype(np.float32))
         self._units = [np.float32(np.abs(factor).mean()) for factor in self._factors]
         # A bias of nothing but zeros has no size of its own; a response has size 1 by now.
         self._units[-1] = max(self._units[-1], np.float32(0.1))
@@ -212,10 +228,11 @@ class _Steps:
     def chain(self) -> Chain:
         """The current state, as a chain of the uncentred, unscaled inputs."""
         first = (self._factors[0] @ self._unwhiten).astype(np.float64)
-        rest = [matrix.astype(np.float64) for matrix in self._factors[1:-1]]
-        bias = self._factors[-1] - _fixed(first @ self._mean, rest, self._rows.regressors.shape[1])
+        others = [factor.astype(np.float64) for factor in self._factors[1:-1]]
+        taps, rest = (others[0], others[1:]) if self._tapped else (None, others)
+        bias = self._factors[-1] - _fixed(first @ self._mean, taps, rest, self._rows.regressors.shape[1])
         rest[-1] = rest[-1] * float(self._scale)
-        return Chain(first, tuple(rest), bias * float(self._scale))
+        return Chain(first, tuple(rest), bias * float(self._scale), taps)
 
     def take(self, rows: NDArray[np.intp], rate: float) -> None:
         """One step on these rows."""
@@ -224,11 +241,12 @@ class _Steps:
     def gradients(self, rows: NDArray[np.intp]) -> list[Array]:
         """Of half the mean squared error of these rows, in units of the scale, with respect to every factor."""
         A, *rest, bias = self._factors
+        taps = rest.pop(0) if self._tapped else None
         inputs = self._rows.regressors[rows]
         inputs -= self._mean
-        n, s, q = inputs.shape
-        columns = inputs.reshape(n * s, q)
-        made = [(columns @ (A @ self._unwhiten).T).reshape(n, s * len(A))]
+        n = len(inputs)
+        first = A @ self._unwhiten
+        made = [features(inputs, first, taps)]
         for matrix in rest:
             made.append(made[-1] @ matrix.T)
         response = (made.pop() + bias) * self._scale
@@ -240,7 +258,14 @@ class _Steps:
         for matrix, value in zip(reversed(rest), reversed(made), strict=True):
             gradients.append(back.T @ value)
             back = back @ matrix
-        gradients.append((back.reshape(n * s, len(A)).T @ columns) @ self._unwhiten.T)
+        if taps is None:
+            columns = inputs.reshape(-1, inputs.shape[2])
+            of_first = back.reshape(len(columns), len(A)).T @ columns
+        else:
+            of_product = (back.T @ inputs.reshape(n, -1)).reshape(len(A), *inputs.shape[1:])
+            gradients.append(np.einsum("jxi,ji->xj", of_product, first))
+            of_first = np.einsum("jxi,xj->ji", of_product, taps)
+        gradients.append(of_first @ self._unwhiten.T)
         return gradients[::-1]
 
     def _move(self, gradients: list[Array], rate: float) -> None:
@@ -253,9 +278,9 @@ class _Steps:
             self._factors[i] = self._factors[i] - np.float32(rate / first) * self._units[i] * self._means[i] / size
 
 
-def _fixed(first_of_mean: Array, rest: list[Array], columns: int) -> Array:
+def _fixed(first_of_mean: Array, taps: Array | None, rest: list[Array], columns: int) -> Array:
     """What the mean of the columns adds to every response, [d]."""
-    fixed = np.tile(first_of_mean, columns)
+    fixed = np.tile(first_of_mean, columns) if taps is None else first_of_mean * taps.sum(axis=0)
     for matrix in rest:
         fixed = matrix @ fixed
     return fixed

@@ -6,6 +6,7 @@ vertical geometry (stride, padding, dilation along the height) belongs to one st
     channel (§2.2)   k×k c→d'  (rows, columns)   1×1 d'→d
     spatial          k×1 c→d'  (rows)            1×k d'→d (columns)
     3d (§2.5)        k×1 c→d'' (rows)            1×k d''→d' (columns)   1×1 d'→d
+    cp               1×1 c→r                     depthwise k×k (both)   1×1 r→d
 
 With another number of spatial axes it is the same: each axis belongs to one stage. The bias b of the factorisation
 (§2.2, after eq. 3) sits on the last stage alone.
@@ -30,14 +31,17 @@ class Stage:
     Attributes
     ----------
     kernel
-        [filters, channels of a group, *sizes].
+        [filters, channels of a group, *sizes]; of a depthwise stage, [filters, 1, *sizes].
     carries
         For every spatial axis whether this stage carries the original's stride, padding and dilation along it;
         where it does not, it has stride 1, no padding, and its kernel has size 1 in that direction.
+    depthwise
+        Whether every channel is a group of its own.
     """
 
     kernel: Array
     carries: tuple[bool, ...]
+    depthwise: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,13 @@ class Factorization:
     Attributes
     ----------
     form
-        "channel", "spatial" or "3d".
+        "channel", "spatial", "3d" or "cp".
     stages
         From the input to the output.
     bias
         [d], on the last stage.
     group
-        Into how many groups every stage divides its channels and filters.
+        Into how many groups every stage that is not depthwise divides its channels and filters.
     """
 
     form: str
@@ -63,8 +67,8 @@ class Factorization:
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """The numbers of channels between the stages, of one group."""
-        return tuple(stage.kernel.shape[0] // self.group for stage in self.stages[:-1])
+        """The numbers of channels between the stages, of one group; those around a depthwise stage are one rank."""
+        return tuple(stage.kernel.shape[0] // self.group for stage in self.stages[:-1] if not stage.depthwise)
 
     def dense(self) -> Array:
         """The one kernel [d, c of a group, *sizes] to which the chain composes, in float64."""
@@ -75,7 +79,13 @@ class Factorization:
         return first.reshape(-1, *first.shape[2:])
 
     def _by_group(self, stage: Stage) -> Array:
-        return stage.kernel.astype(np.float64).reshape(self.group, -1, *stage.kernel.shape[1:])
+        kernel = stage.kernel.astype(np.float64).reshape(self.group, -1, *stage.kernel.shape[1:])
+        if not stage.depthwise:
+            return kernel
+        rank = kernel.shape[1]
+        full = np.zeros((self.group, rank, rank, *kernel.shape[3:]))
+        full[:, range(rank), range(rank)] = kernel[:, :, 0]
+        return full
 
     def parameters(self) -> int:
         """The number of stored weights, biases included."""
@@ -85,7 +95,7 @@ class Factorization:
 def side_by_side(parts: Sequence[Factorization]) -> Factorization:
     """The chain of a grouped convolution, made of those of its groups, which have the same form and ranks."""
     stages = tuple(
-        Stage(np.concatenate([stage.kernel for stage in of_groups]), of_groups[0].carries)
+        Stage(np.concatenate([stage.kernel for stage in of_groups]), of_groups[0].carries, of_groups[0].depthwise)
         for of_groups in zip(*(part.stages for part in parts), strict=True)
     )
     return Factorization(parts[0].form, stages, np.concatenate([part.bias for part in parts]), len(parts))

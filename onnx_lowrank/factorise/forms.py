@@ -8,6 +8,7 @@ together, and then a chain of convolutions:
     channel   W x̂ (d)                       d'     I
     spatial   V on every column (l·d'')     d      the 1×l kernel of the spatial cut
     3d        V on every column (l·d'')     d'     the same
+    cp        r pixels' sums, S ∘ B (r)     d      A of the CP factors
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise import channel, spatial
+from onnx_lowrank.factorise import channel, cp, spatial
 from onnx_lowrank.factorise.descent import Chain, features
 from onnx_lowrank.factorise.factors import Factorization
 from onnx_lowrank.factorise.regression import LowRankMap, leading_subspace
@@ -45,6 +46,8 @@ class Form:
         The factors → the chain of convolutions.
     gram
         See ``Fitter``.
+    taps
+        [s, r], how the columns are weighted where they are added up; else None.
     """
 
     inputs: Callable[[Array], Array]
@@ -54,17 +57,31 @@ class Form:
     chain: Callable[[LowRankMap], Chain]
     compose: Callable[[Chain], Factorization]
     gram: Array | None = None
+    taps: Array | None = None
 
     def regressors(self, inputs: Array) -> Array:
         """Rows [n, p] for the inputs [n, s, q]."""
-        return inputs.reshape(len(inputs), -1) if self.first is None else features(inputs, self.first)
+        return inputs.reshape(len(inputs), -1) if self.first is None else features(inputs, self.first, self.taps)
 
 
-def make_form(name: str, kernel: Array, ranks: tuple[int, ...], columns: spatial.Columns | None) -> Form:
-    """The form of that name for a kernel [d, c, *sizes], at ranks from the input on.
+@dataclass(frozen=True)
+class Cuts:
+    """What is known of one kernel before any rank is chosen, as far as the forms in question need it.
 
-    ``columns`` is the kernel's spatial cut, for the forms that have one.
+    Attributes
+    ----------
+    columns
+        The spatial cut, for the spatial and the 3D form.
+    polyadic
+        The CP factors.
     """
+
+    columns: spatial.Columns | None = None
+    polyadic: cp.Polyadic | None = None
+
+
+def make_form(name: str, kernel: Array, ranks: tuple[int, ...], cuts: Cuts = Cuts()) -> Form:
+    """The form of that name for a kernel [d, c, *sizes], at ranks from the input on."""
     d, _, *sizes = kernel.shape
     if name == "channel":
         return Form(
@@ -76,6 +93,19 @@ def make_form(name: str, kernel: Array, ranks: tuple[int, ...], columns: spatial
             lambda chain: channel.compose(kernel, chain),
             None if sizes else channel.weight_gram(kernel),  # without positions there is one row of every sample
         )
+    if name == "cp":
+        assert cuts.polyadic is not None
+        A, B, S = cuts.polyadic.factors(ranks[0])
+        return Form(
+            cp.taps_of,
+            B,
+            A,
+            d,
+            lambda solution: Chain(B, (solution.left @ solution.right,), solution.bias, S),
+            lambda chain: cp.compose(chain, tuple(sizes)),
+            taps=S,
+        )
+    columns = cuts.columns
     assert columns is not None
     first = columns.filters[: ranks[0]]
 

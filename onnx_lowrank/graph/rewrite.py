@@ -102,8 +102,9 @@ def _attributes(site: ConvSite, stage: Stage) -> dict[str, Any]:
         "strides": [stride if carried else 1 for stride, carried in zip(site.strides, carries, strict=True)],
         "dilations": [dilation if carried else 1 for dilation, carried in zip(site.dilations, carries, strict=True)],
     }
-    if site.group > 1:
-        attributes["group"] = site.group
+    group = stage.kernel.shape[0] if stage.depthwise else site.group
+    if group > 1:
+        attributes["group"] = int(group)
     if site.pads is not None:
         attributes["pads"] = [pad if carried else 0 for pad, carried in zip(site.pads, carries * 2, strict=True)]
     elif site.auto_pad.startswith("SAME") and any(carries):

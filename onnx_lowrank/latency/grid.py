@@ -24,10 +24,12 @@ def ranks_to_measure(shape: ConvShape, forms: tuple[str, ...], step: int) -> lis
     wanted: list[tuple[str, tuple[int, ...]]] = []
     for form in forms:
         highest = shape.highest_ranks(form)
-        if form == "channel" or (form == "spatial" and shape.splits_in_space):
+        if not shape.takes(form):
+            continue
+        if len(highest) == 1:
             share = shape.cost(form, (1,)) / shape.macs
             wanted += [(form, (r,)) for r in _geometric(LEAST / share, min(1 / share, highest[0]), step, RATIO)]
-        elif shape.splits_in_space:
+        else:
             columns, rank = (_side(shape, i, highest[i], step) for i in (0, 1))
             pairs = itertools.product(columns, rank)
             # A corner that costs a little more than the layer may bracket ranks that cost less.

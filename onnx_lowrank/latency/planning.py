@@ -7,7 +7,7 @@ from pathlib import Path
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.costs import Macs
 from onnx_lowrank.errors import UsageError
-from onnx_lowrank.factorise.spatial import Columns
+from onnx_lowrank.factorise.forms import Cuts
 from onnx_lowrank.graph.layer import ConvGeometry
 from onnx_lowrank.graph.load import LoadedModel
 from onnx_lowrank.graph.sites import ConvSite
@@ -214,7 +214,7 @@ def choose_by_clock(
     clocked: Clocked,
     loaded: LoadedModel,
     sites: Sequence[ConvSite],
-    columns: Mapping[str, tuple[Columns, ...]],
+    cuts: Mapping[str, tuple[Cuts, ...]],
     layers_at: Callable[[Mapping[str, Costs]], Sequence[Layer]],
     sampling: Sampling,
     options: Options,
@@ -225,8 +225,8 @@ def choose_by_clock(
     ----------
     clocked
         The measurements.
-    loaded, sites, columns
-        The model, its sites and their spatial cuts.
+    loaded, sites, cuts
+        The model, its sites and what their forms need.
     layers_at
         The choices of all sites, in their order, at costs by site name.
     sampling, options
@@ -259,7 +259,7 @@ def choose_by_clock(
     measure = None
     if clocked.stopwatch.here:
         feeds = sampling.source.feeds(clocked.batch)
-        whole = whole_times(loaded, sites, feeds, options, weights_alone(columns))
+        whole = whole_times(loaded, sites, feeds, options, weights_alone(cuts))
         measure = lambda layers, chosen: whole(plan(layers, chosen))  # noqa: E731
     found = search(layers_now, refine, measure, clocked.original_ms, options.speedup, options.ranks)
     clocked.stopwatch.save()

@@ -1,14 +1,14 @@
 """A plan as a model that can be timed before anything is solved: how fast it is does not depend on its weights."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
 
 from onnx_lowrank.factorise.factors import Factorization, side_by_side
-from onnx_lowrank.factorise.forms import from_weights, make_form
+from onnx_lowrank.factorise.forms import Cuts, from_weights, make_form
 from onnx_lowrank.factorise.placeholder import placeholder
-from onnx_lowrank.factorise.spatial import Columns
 from onnx_lowrank.graph.load import LoadedModel
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.rewrite import rewrite
@@ -27,27 +27,32 @@ def meaningless(site: ConvSite, choice: SitePlan) -> Factorization:
     return placeholder(choice.form, shape, site.group, choice.ranks)
 
 
-def weights_alone(columns: Mapping[str, tuple[Columns, ...]]) -> Factors:
+def weights_alone(cuts: Mapping[str, tuple[Cuts, ...]]) -> Factors:
     """Factors that the weights alone give, so that the values inside the network are of the usual size.
 
-    ``columns`` holds the spatial cuts by site name. What was made once is kept.
+    ``cuts`` holds those of every group by site name. What was made once is kept.
     """
     made: dict[SitePlan, Factorization] = {}
 
     def factors(site: ConvSite, choice: SitePlan) -> Factorization:
         if choice not in made:
             assert choice.form is not None
-            cuts = columns.get(site.name, (None,) * site.group)
+            of_groups = [_quick(cut) for cut in cuts.get(site.name, (Cuts(),) * site.group)]
             biases = np.split(site.bias, site.group)
             made[choice] = side_by_side(
                 [
                     from_weights(make_form(choice.form, kernel, choice.ranks, cut), kernel, bias)
-                    for kernel, bias, cut in zip(site.kernels, biases, cuts, strict=True)
+                    for kernel, bias, cut in zip(site.kernels, biases, of_groups, strict=True)
                 ]
             )
         return made[choice]
 
     return factors
+
+
+def _quick(cuts: Cuts) -> Cuts:
+    """Good factors take time that a trial does not need."""
+    return replace(cuts, polyadic=replace(cuts.polyadic, sweeps=0)) if cuts.polyadic else cuts
 
 
 def trial(loaded: LoadedModel, sites: Sequence[ConvSite], plan: Plan, factors: Factors) -> onnx.ModelProto:

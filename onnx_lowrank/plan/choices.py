@@ -2,7 +2,8 @@
 
 The log-energy of a form is the sum over its cuts: the channel cut keeps the share E(d') of the responses' variance
 (§2.5), the spatial cut the share E_s(d'') of what the kernel's columns contribute to it, and the 3D form makes both.
-Only points on the Pareto front are kept: a costlier one must hold more energy.
+The CP form is expected to keep a share of its own. Only points on the Pareto front are kept: a costlier one must hold
+more energy.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from onnx_lowrank.plan.cost import ConvShape, Costs, MacsCosts, all_ranks
 
 Array = NDArray[Any]
 
-FORMS = ("channel", "spatial", "3d")
+FORMS = ("channel", "spatial", "3d", "cp")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Layer:
     forms
         [m], an index into ``FORMS``; -1 for the last.
     ranks
-        [m, 2], (d'', d') with 0 where the form has no such cut.
+        [m, 2], (d'', d') with 0 where the form has no such cut; (r, 0) of the CP form.
     """
 
     name: str
@@ -63,6 +64,7 @@ def choices(
     multiple: int = 1,
     *,
     costs: Costs | None = None,
+    polyadic: Array | None = None,
 ) -> Layer:
     """The Pareto front of a layer.
 
@@ -82,6 +84,8 @@ def choices(
         What every rank must be a multiple of.
     costs
         Of the choices; None for their MACs.
+    polyadic
+        log E of the CP form for r = 1.., None where it is not allowed.
     """
     costs = costs or MacsCosts(shape)
     points = [(np.array([costs.alone], np.float64), np.zeros(1), np.array([-1]), np.zeros((1, 2), np.int64))]
@@ -96,6 +100,9 @@ def choices(
             S, R = (grid.ravel() for grid in np.meshgrid(s, r, indexing="ij"))
             energy = columns[S - 1] + channel[R - 1]
             points.append(_points(2, costs.of("3d", np.stack([S, R], axis=1)), energy, S, R))
+    if polyadic is not None and "cp" in forms and shape.takes("cp"):
+        p = all_ranks(len(polyadic), multiple)
+        points.append(_points(3, costs.of("cp", p[:, None]), polyadic[p - 1], p, np.zeros_like(p)))
     cost, energy, form, ranks = (np.concatenate(parts) for parts in zip(*points, strict=True))
     kept = _pareto(cost, energy, costs.alone)
     return Layer(name, cost[kept].astype(np.int64), energy[kept], form[kept], ranks[kept])

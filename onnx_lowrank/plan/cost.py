@@ -27,6 +27,8 @@ class ConvShape:
         Output pixels, of all groups.
     between
         Pixels between the k×1 and the 1×l convolution, of all groups: the output's height times the input's width.
+    pixels
+        Input pixels, of all groups.
     """
 
     filters: int
@@ -34,6 +36,7 @@ class ConvShape:
     kernel: tuple[int, int]
     positions: int
     between: int
+    pixels: int
 
     @property
     def macs(self) -> int:
@@ -44,6 +47,12 @@ class ConvShape:
     def splits_in_space(self) -> bool:
         """Whether the kernel extends in two directions, so that k×1 and 1×l are smaller than it."""
         return min(self.kernel) > 1
+
+    def takes(self, form: str | None) -> bool:
+        """Whether the kernel extends as the form needs it."""
+        if form in ("spatial", "3d"):
+            return self.splits_in_space
+        return form != "cp" or self.kernel != (1, 1)
 
     @property
     def most_columns(self) -> int:
@@ -65,26 +74,41 @@ class ConvShape:
         """k×1 c→d'', 1×l d''→d' and 1×1 d'→d."""
         return columns * self._vertical + rank * (columns * self.kernel[1] + self.filters) * self.positions
 
+    def polyadic(self, rank: Array | int) -> Any:
+        """1×1 c→r on every pixel of the input, depthwise k×l, and 1×1 r→d."""
+        behind = self.kernel[0] * self.kernel[1] + self.filters
+        return rank * (self.channels * self.pixels + behind * self.positions)
+
     def cost(self, form: str | None, ranks: tuple[int, ...]) -> int:
         """MACs in a form, at ranks from the input on; None is the convolution as it is."""
         if form is None:
             return self.macs
-        of_form: dict[str, Callable[..., Any]] = {"channel": self.channel, "spatial": self.spatial, "3d": self.three}
-        return int(of_form[form](*ranks))
+        return int(self.of_form(form)(*ranks))
+
+    def of_form(self, form: str) -> Callable[..., Any]:
+        """The cost of a form as a function of its ranks."""
+        forms: dict[str, Callable[..., Any]] = {
+            "channel": self.channel,
+            "spatial": self.spatial,
+            "3d": self.three,
+            "cp": self.polyadic,
+        }
+        return forms[form]
 
     def lowest(self, forms: Iterable[str], multiple: int = 1) -> int:
         """The least MACs that the layer can have: at the lowest ranks in some of these forms, or as it is.
 
         All ranks are multiples of ``multiple``.
         """
-        highest = {form: self.highest_ranks(form) for form in forms if form == "channel" or self.splits_in_space}
+        highest = {form: self.highest_ranks(form) for form in forms if self.takes(form)}
         possible = [form for form, ranks in highest.items() if min(ranks) >= multiple]
         return min([self.macs, *(self.cost(form, (multiple,) * len(highest[form])) for form in possible)])
 
     def highest_ranks(self, form: str | None) -> tuple[int, ...]:
         """The ranks at which a form holds the whole kernel."""
         d, m = self.filters, self.most_columns
-        return {"channel": (d,), "spatial": (m,), "3d": (m, d)}.get(form or "", ())
+        r = min(d * self.channels, min(d, self.channels) * self.kernel[0] * self.kernel[1])
+        return {"channel": (d,), "spatial": (m,), "3d": (m, d), "cp": (r,)}.get(form or "", ())
 
     @property
     def _vertical(self) -> int:
@@ -122,9 +146,4 @@ class MacsCosts:
 
     def of(self, form: str, ranks: Array) -> Array:
         """See ``Costs``."""
-        of_form: dict[str, Callable[..., Any]] = {
-            "channel": self.shape.channel,
-            "spatial": self.shape.spatial,
-            "3d": self.shape.three,
-        }
-        return np.asarray(of_form[form](*ranks.T))
+        return np.asarray(self.shape.of_form(form)(*ranks.T))

@@ -11,7 +11,7 @@ from onnx_lowrank.plan.cost import ConvShape
 
 SCHEMA = 1
 
-NUMBER_OF_RANKS = {"channel": 1, "spatial": 1, "3d": 2, None: 0}
+NUMBER_OF_RANKS = {"channel": 1, "spatial": 1, "3d": 2, "cp": 1, None: 0}
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class SitePlan:
     name
         Of the site.
     form
-        "channel", "spatial" or "3d", or None where the convolution is left alone.
+        "channel", "spatial", "3d" or "cp", or None where the convolution is left alone.
     ranks
         The numbers of channels between the stages, from the input on; empty where it is left alone.
     """
@@ -57,7 +57,7 @@ class Plan:
             if site.name not in shapes:
                 raise DataError(f"the plan names {site.name!r}, which is no convolution to factorise in this model")
             shape = shapes[site.name]
-            if site.form in ("spatial", "3d") and not shape.splits_in_space:
+            if not shape.takes(site.form):
                 raise DataError(f"the plan asks {site.name!r} for the form {site.form}; its kernel is {shape.kernel}")
             for rank, highest in zip(site.ranks, shape.highest_ranks(site.form), strict=True):
                 if rank > highest:
