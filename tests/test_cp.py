@@ -75,8 +75,8 @@ def test_least_squares_finds_a_kernel_that_is_of_low_rank() -> None:
     rng = np.random.default_rng(0)
     A, B, S = (rng.standard_normal((size, 4)) for size in (9, 8, 9))
     V = np.einsum("dr,cr,xr->dcx", A, B, S)
-    noisy = [factor + 0.05 * rng.standard_normal(factor.shape) for factor in (A, B, S)]
-    found = np.einsum("dr,cr,xr->dcx", *alternate(V, *noisy, 40))
+    near = [factor + 0.05 * rng.standard_normal(factor.shape) for factor in (A, B, S)]
+    found = np.einsum("dr,cr,xr->dcx", *alternate(V, near[0], near[1], near[2], 40))
     assert np.square(found - V).sum() < 1e-6 * np.square(V).sum()
 
 

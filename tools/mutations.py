@@ -263,7 +263,11 @@ def plans(random: Random, folder: Path) -> Case:
     """A plan that is no plan, or one for something else."""
     write_good(random, folder)
     sites: list[Any] = [
-        {"name": name, "form": random.choice(("channel", "spatial", "3d")), "ranks": [2, 2][: random.choice((1, 1, 2))]}
+        {
+            "name": name,
+            "form": random.choice(("channel", "spatial", "3d", "cp")),
+            "ranks": [2, 2][: random.choice((1, 1, 2))],
+        }
         for name in ("conv2", "conv3", "middle", "outer", "fine", "b")
     ]
     document: Any = {"schema": 1, "sites": random.sample(sites, random.randrange(len(sites)))}
@@ -296,6 +300,7 @@ def spoiled_json(random: Random, value: Any) -> Any:
         {},
         [[]],
         "3d",
+        "cp",
         1e400,
         [1, 1, 1],
     )
@@ -312,7 +317,7 @@ def spoiled_json(random: Random, value: Any) -> Any:
 VALUES: Sequence[str] = (
     *("", "0", "1", "-1", "1.5", "2", "1e9", "nan", "inf", "4GiB", "1", "1b", "99999999999999999999", "1e-400", "٣"),
     *("in.onnx", "out.onnx", "data.npy", ".", "..", "folder", "no/where", "/dev/null", "/dev/full", "a" * 300),
-    *("a\nb", "\0", "\udcff", "~", "--", "-", "(", "[", "conv", ".*", "conv1", "auto", "channel", "3d", "exact"),
+    *("a\nb", "\0", "\udcff", "~", "--", "-", "(", "[", "conv", ".*", "conv1", "auto", "channel", "3d", "cp", "exact"),
     *("cpu", "cuda", "cpu,cpu", ",", "caffe", "unit,resize=12x10", "mean=1/2", "mean=a", "resize=0", "crop=1x"),
     *("resize=99999999x99999999", "layout=nhwc", "scale=nan", "channels=gray", "linear", "weights", "ü", " ", "="),
 )
