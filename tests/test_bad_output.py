@@ -85,7 +85,7 @@ def test_a_speedup_out_of_reach_names_the_one_that_is_not(
 
 
 def test_a_rank_multiple_too_coarse_for_the_speedup(refuses: Callable[..., str]) -> None:
-    line = refuses(4, "in.onnx", "out.onnx", "--data", "data.npy", "--speedup", "3", "--rank-multiple", "4")
+    line = refuses(4, "in.onnx", "out.onnx", "--data", "data.npy", "--speedup", "4", "--rank-multiple", "4")
     assert "at the lowest multiples of 4 as ranks this model gets" in line and "lower --rank-multiple" in line
 
 
@@ -132,7 +132,9 @@ def test_the_weights_beside_the_input_are_not_overwritten(
 def test_old_weights_of_the_output_are_replaced() -> None:
     onnx.save(plain(), "in.onnx", save_as_external_data=True, location="in.bin", size_threshold=0)
     Path("out.onnx.data").write_bytes(b"old")
-    assert cli.main(["in.onnx", "out.onnx", "--data", "data.npy", "--speedup", "1.5", "--quiet"]) == 0
+    assert (
+        cli.main(["in.onnx", "out.onnx", "--data", "data.npy", "--form", "channel", "--speedup", "1.5", "--quiet"]) == 0
+    )
     assert Path("out.onnx.data").stat().st_size > 3
 
 

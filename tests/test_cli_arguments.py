@@ -43,7 +43,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
         ("in.onnx out.onnx --speedup -2", "speedup is -2"),
         ("in.onnx out.onnx --speedup nan", "speedup is nan"),
         ("in.onnx out.onnx --speed 4", "unrecognized arguments: --speed"),
-        ("in.onnx out.onnx --form cp", "--form: invalid choice: 'cp'"),
+        ("in.onnx out.onnx --form tucker", "--form: invalid choice: 'tucker'"),
         ("in.onnx out.onnx --solver best", "--solver: invalid choice: 'best'"),
         ("in.onnx out.onnx --ranks vbmf", "--ranks: invalid choice: 'vbmf'"),
         ("in.onnx out.onnx --include (", "include is '(', which is no regular expression"),
