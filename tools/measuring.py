@@ -188,6 +188,11 @@ def _relative_error(out: Array, ref: Array) -> float:
     return float(np.square(out - ref).sum() / np.square(ref).sum())
 
 
+def error(value: float) -> str:
+    """A relative error: four decimals, or where it is small two digits."""
+    return f"{value:.4f}" if value >= 0.01 or value == 0 else f"{value:.2g}"
+
+
 def percent(share: float) -> str:
     """Two decimals: half a point is a large difference here."""
     return f"{100 * share:.2f} %"

@@ -30,6 +30,7 @@ from measuring import (
     command_options,
     common_arguments,
     compare,
+    error,
     markdown,
     percent,
     run_command,
@@ -52,7 +53,7 @@ def row(name: str, run: Run, scores: Scores, bare: float) -> list[str]:
     cost = run.report["cost"]
     return [
         name,
-        f"{scores.relative_error:.4f}",
+        error(scores.relative_error),
         percent(scores.agreement),
         percent(scores.top1),
         f"{run.report['speedup']['macs']:.3f}× fewer",

@@ -25,6 +25,7 @@ from measuring import (
     command_options,
     common_arguments,
     compare,
+    error,
     markdown,
     percent,
     run_command,
@@ -40,8 +41,8 @@ def row(speedup: float, run: Run, scores: Scores, original: Scores, bare: float)
     report, cost = run.report, run.report["cost"]
     return [
         *(f"{speedup:g}×", f"{report['speedup']['macs']:.3f}× fewer", percent(scores.top1)),
-        *(f"{100 * (scores.top1 - original.top1):+.2f}", percent(scores.agreement), f"{scores.relative_error:.4f}"),
-        "–" if scores.tapped_error is None else f"{scores.tapped_error:.4f}",
+        *(f"{100 * (scores.top1 - original.top1):+.2f}", percent(scores.agreement), error(scores.relative_error)),
+        "–" if scores.tapped_error is None else error(scores.tapped_error),
         *(f"{report['speedup']['latency']['ratio']:.2f}×", f"{run.seconds:.0f}", f"{run.seconds / bare:.2f}"),
         *(f"{cost['peak_rss_bytes'] / 2**30:.2f} GiB", f"{cost['forward_passes']:.2f}"),
     ]
