@@ -245,8 +245,13 @@ def fake_layers(count: int, seed: int) -> list[Layer]:
     return layers
 
 
-def run_search(layers: Sequence[Layer], original: float, speedup: float, truth: float) -> tuple[Found, int]:
-    """Search where the whole model shows the share ``truth`` of what the layers promise; also count the trials."""
+def run_search(
+    layers: Sequence[Layer], original: float, speedup: float, truth: float, doubt: float = 0.0
+) -> tuple[Found, int]:
+    """Search where the whole model shows the share ``truth`` of what the layers promise; also count the trials.
+
+    The lower bound of a measured ratio is below it by the share ``doubt``.
+    """
     trials = 0
 
     def whole(now: Sequence[Layer], chosen: Chosen) -> WholeTime:
@@ -254,7 +259,7 @@ def run_search(layers: Sequence[Layer], original: float, speedup: float, truth: 
         trials += 1
         saved = (sum(layer.alone for layer in now) - total_cost(now, chosen)) / 1e6
         after = original - truth * saved
-        return WholeTime(original, after, original / after)
+        return WholeTime(original, after, original / after, (1 - doubt) * original / after)
 
     found = search(lambda: layers, lambda *_: False, whole, original, speedup, "exact")
     return found, trials
@@ -284,6 +289,22 @@ def test_a_plan_by_the_clock_meets_its_target_and_keeps_the_most_energy(
     grid = cost - (cost - lowest) * len(layers) / GRID - 1
     least = max((total_energy(layers, c) for c in every if total_cost(layers, c) <= grid), default=-np.inf)
     assert least - 1e-9 <= total_energy(layers, found.chosen) <= best + 1e-9
+
+
+@given(count=st.integers(1, 4), seed=st.integers(0, 1000), share=st.floats(0.1, 0.8), doubt=st.floats(0, 0.08))
+@settings(max_examples=25, deadline=None)
+def test_a_ratio_in_doubt_is_met_by_its_lower_bound_where_that_can_be(
+    count: int, seed: int, share: float, doubt: float
+) -> None:
+    layers, others = fake_layers(count, seed), 1.5
+    alone, lowest = (sum(int(x.costs[i]) for x in layers) for i in (-1, 0))
+    original = others + alone / 1e6
+    speedup = original / (original - share * (alone - lowest) / 1e6)
+    found, trials = run_search(layers, original, speedup, 1.0, doubt)
+    assert found.measured is not None and found.measured.ratio >= speedup and trials <= 8
+    reach = original / (others + lowest / 1e6)
+    if doubt < 0.04 and (1 - doubt) * reach > 1.1 * speedup:
+        assert found.measured.low >= speedup
 
 
 @given(count=st.integers(1, 3), seed=st.integers(0, 1000), truth=st.sampled_from([0.5, 1.0]))
@@ -329,7 +350,8 @@ def test_interpolated_choices_are_measured_before_they_are_taken() -> None:
     def whole(now: Sequence[Layer], chosen: Chosen) -> WholeTime:
         (choice,) = (x.choice(i) for x, i in zip(now, chosen, strict=True))
         assert choice in times
-        return WholeTime(5.0, 1.0 + times[choice], 5.0 / (1.0 + times[choice]))
+        ratio = 5.0 / (1.0 + times[choice])
+        return WholeTime(5.0, 1.0 + times[choice], ratio, ratio)
 
     found = search(layers, refine, whole, 5.0, 2.0, "exact")
     assert asked and found.measured and found.measured.ratio >= 2

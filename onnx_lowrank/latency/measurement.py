@@ -12,7 +12,7 @@ from onnx_lowrank.graph.layer import ConvGeometry, layer_input, layer_model, sur
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.latency.table import ALONE, Choice
 from onnx_lowrank.runtime import Opener, Session
-from onnx_lowrank.timing import Budget, take_turns
+from onnx_lowrank.timing import Budget, Interval, take_turns
 
 TOGETHER = 8
 """Models that take turns: each brings its own threads and buffers."""
@@ -74,10 +74,10 @@ def measure_layer(
     return {choice: max(SHORTEST, float(time - surroundings)) for choice, time in fastest.items()}
 
 
-def measure_models(sessions: Sequence[Session], feeds: Feeds, budget: Budget = WHOLE) -> tuple[list[float], float]:
+def measure_models(sessions: Sequence[Session], feeds: Feeds, budget: Budget = WHOLE) -> tuple[list[float], Interval]:
     """(median milliseconds of every model, the last one's speed relative to the first) from rounds in turns."""
     times = take_turns([_run(session, feeds) for session in sessions], budget)
-    return [1e3 * times.median(i) for i in range(len(sessions))], times.speed(len(sessions) - 1).value
+    return [1e3 * times.median(i) for i in range(len(sessions))], times.speed(len(sessions) - 1)
 
 
 def _session(geometry: ConvGeometry, choice: Choice, open_session: Opener) -> Session:

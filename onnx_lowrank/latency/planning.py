@@ -280,7 +280,7 @@ def whole_times(
 
     def measure(plan: Plan) -> WholeTime:
         rewritten = open_session(trial(loaded, sites, plan, factors), "the rewritten model")
-        (before, after), ratio = measure_models([original, rewritten], feeds)
-        return WholeTime(before, after, ratio)
+        (before, after), speed = measure_models([original, rewritten], feeds)
+        return WholeTime(before, after, speed.value, speed.low)
 
     return measure

@@ -5,7 +5,9 @@ With T the original's time, t_l(·) a layer's, and σ how much of what the layer
     T' = T − σ·Σ_l (t_l(as it is) − t_l(chosen)).
 
 σ begins at 1. Each round allocates for the budget at which this meets the target (``plan.select``), measures the whole
-model, and takes σ from what it saw. The cheapest plan that fails shows that the target is out of reach.
+model, and takes σ from what it saw. A plan is taken where the whole confidence interval of its ratio meets the target,
+so that the next measurement will confirm it; where none surely does, the fastest of those that seem to. The cheapest
+plan that fails shows that the target is out of reach.
 """
 
 import math
@@ -24,17 +26,21 @@ CLOSE = 0.03
 MARGIN = 0.01
 """By so much the search aims above the target: the next measurement will not say exactly the same."""
 
+DOUBT = 0.05
+"""By so much more it aims at most where a ratio is above the target and its interval is not."""
+
 REFINEMENTS = 4
 """How often, in one round, choices between measured ranks are measured and the choice is made again."""
 
 
 @dataclass(frozen=True)
 class WholeTime:
-    """A whole model on the stopwatch, in turns with the original: milliseconds of both, and the ratio."""
+    """A whole model on the stopwatch, in turns with the original: both milliseconds, the ratio and its lower bound."""
 
     before_ms: float
     after_ms: float
     ratio: float
+    low: float
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ def search(
     TargetError
         With the largest ratio that was reached.
     """
-    correction, best, seen = 1.0, None, set[Chosen]()
+    correction, best, perhaps, seen = 1.0, None, None, set[Chosen]()
     aim = speedup * (1 + MARGIN) if speedup > 1 and measure else speedup
     too_slow = math.inf  # the smallest cost that was too slow
     fastest = 0.0
@@ -127,14 +133,14 @@ def search(
         if seen:
             # What is known to be too slow need not be tried again, whatever σ says now.
             budget = int(min(budget, 0.99 * too_slow)) if too_slow < math.inf else budget
-        if done == ROUNDS and best is None:
+        if done == ROUNDS and best is None and perhaps is None:
             budget = 0  # only the lowest can show that the target is out of reach
         layers, chosen, lowest = _allocate(layers_now, refine, budget, how)
         cost, alone = total_cost(layers, chosen), sum(layer.alone for layer in layers)
         if cost == alone:
             if speedup > 1:
                 raise out_of_reach(speedup, 1.0)
-            same = WholeTime(original_ms, original_ms, 1.0)
+            same = WholeTime(original_ms, original_ms, 1.0, 1.0)
             return Found(chosen, layers, original_ms, original_ms, 1.0, same, 0)
         saved_ms = (alone - cost) / 1e6
         from_layers, predicted = original_ms - saved_ms, original_ms - correction * saved_ms
@@ -148,19 +154,23 @@ def search(
         time = measure(layers, chosen)
         if saved_ms > 0:
             correction = max(0.1, (1 - 1 / time.ratio) * original_ms / saved_ms)
-        if time.ratio >= speedup:
-            found = Found(chosen, layers, from_layers, predicted, correction, time, done)
+        found = Found(chosen, layers, from_layers, predicted, correction, time, done)
+        if time.low >= speedup:
             if best is None or total_energy(layers, chosen) > total_energy(best.layers, best.chosen):
                 best = found
             if time.ratio <= (1 + CLOSE) * speedup:
                 break
         else:
+            if time.ratio >= max(fastest, speedup):
+                perhaps = found
+                aim = min(max(aim, speedup * time.ratio / time.low), (1 + DOUBT) * speedup)
             too_slow, fastest = min(too_slow, cost), max(fastest, time.ratio)
             if lowest:
                 break
-    if best is None:
+    taken = best or perhaps
+    if taken is None:
         raise out_of_reach(speedup, fastest)
-    return best
+    return taken
 
 
 def _allocate(
