@@ -231,7 +231,7 @@ def test_exact_is_the_best_of_all_forms_at_all_ranks_and_of_leaving_layers_alone
             pairs = itertools.product(column, rank)
             points += [(shape.cost("3d", (s, r)), columns[s - 1] + channel[r - 1]) for s, r in pairs]
         if shape.takes("cp"):
-            own = [r for r in range(1, len(polyadic) + 1) if r % multiple == 0]
+            own = [r for r in range(1, len(polyadic) + 1) if r % shape.step("cp", multiple) == 0]
             points += [(shape.cost("cp", (r,)), polyadic[r - 1]) for r in own]
         everything.append(np.array(points).T)
 
@@ -283,6 +283,16 @@ def test_the_lowest_cost_is_that_of_the_cheapest_choice(
     channel = log_energies(0.7 ** np.arange(shape.filters))
     x = choices("a", shape, channel, columns, forms, multiple, polyadic=polyadic)
     assert shape.lowest(forms, multiple) == x.costs[0]
+
+
+@pytest.mark.parametrize(("multiple", "step"), [(1, 8), (8, 8), (12, 24)])
+def test_ranks_of_the_cp_form_fill_blocks_of_channels(multiple: int, step: int) -> None:
+    shape, small = ConvShape(16, 8, (3, 3), 9, 9, 9), ConvShape(16, 7, (3, 3), 9, 9, 9)
+    assert (shape.step("cp", multiple), shape.step("spatial", multiple)) == (step, multiple)
+    assert small.step("cp", multiple) == multiple  # so small a layer would have no choice
+    x = layer("a", 16, 8, 3, 49, 0.8, ("cp",), multiple)
+    ranks = {x.choice(i)[1][0] for i in range(len(x.costs) - 1)}
+    assert ranks and all(rank % step == 0 for rank in ranks)
 
 
 def test_a_layer_that_cannot_gain_is_left_alone() -> None:

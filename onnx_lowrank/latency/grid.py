@@ -28,7 +28,8 @@ def ranks_to_measure(shape: ConvShape, forms: tuple[str, ...], step: int) -> lis
             continue
         if len(highest) == 1:
             share = shape.cost(form, (1,)) / shape.macs
-            wanted += [(form, (r,)) for r in _geometric(LEAST / share, min(1 / share, highest[0]), step, RATIO)]
+            own = shape.step(form, step)
+            wanted += [(form, (r,)) for r in _geometric(LEAST / share, min(1 / share, highest[0]), own, RATIO)]
         else:
             columns, rank = (_side(shape, i, highest[i], step) for i in (0, 1))
             pairs = itertools.product(columns, rank)

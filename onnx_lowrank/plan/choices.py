@@ -101,7 +101,7 @@ def choices(
             energy = columns[S - 1] + channel[R - 1]
             points.append(_points(2, costs.of("3d", np.stack([S, R], axis=1)), energy, S, R))
     if polyadic is not None and "cp" in forms and shape.takes("cp"):
-        p = all_ranks(len(polyadic), multiple)
+        p = all_ranks(len(polyadic), shape.step("cp", multiple))
         points.append(_points(3, costs.of("cp", p[:, None]), polyadic[p - 1], p, np.zeros_like(p)))
     cost, energy, form, ranks = (np.concatenate(parts) for parts in zip(*points, strict=True))
     kept = _pareto(cost, energy, costs.alone)

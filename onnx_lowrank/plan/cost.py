@@ -1,5 +1,6 @@
 """What a convolution costs, as it is and in every factorised form, in multiply-accumulates (MACs) of one sample."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -8,6 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+
+
+BLOCK = 8
+"""Channels that a CPU computes at once, at least. A depthwise convolution whose channels do not fill such blocks leaves
+the fast layout, and takes the 1×1 convolutions around it along (measured on the embedded model: 1.4 against 2.9 times
+as fast, at the same MACs). The ranks of the CP form are so high that going by blocks loses nothing."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,11 @@ class ConvShape:
         if form in ("spatial", "3d"):
             return self.splits_in_space
         return form != "cp" or self.kernel != (1, 1)
+
+    def step(self, form: str, multiple: int) -> int:
+        """What the ranks of a form are multiples of, where they are to be multiples of a number."""
+        blocked = form == "cp" and min(self.filters, self.channels) >= BLOCK
+        return math.lcm(multiple, BLOCK) if blocked else multiple
 
     @property
     def most_columns(self) -> int:
@@ -101,8 +113,9 @@ class ConvShape:
         All ranks are multiples of ``multiple``.
         """
         highest = {form: self.highest_ranks(form) for form in forms if self.takes(form)}
-        possible = [form for form, ranks in highest.items() if min(ranks) >= multiple]
-        return min([self.macs, *(self.cost(form, (multiple,) * len(highest[form])) for form in possible)])
+        steps = {form: self.step(form, multiple) for form in highest}
+        possible = [form for form, ranks in highest.items() if min(ranks) >= steps[form]]
+        return min([self.macs, *(self.cost(form, (steps[form],) * len(highest[form])) for form in possible)])
 
     def highest_ranks(self, form: str | None) -> tuple[int, ...]:
         """The ranks at which a form holds the whole kernel."""
