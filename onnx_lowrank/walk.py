@@ -138,7 +138,8 @@ def walk(
 
 
 def _forms(site: ConvSite, form: str, ranks: tuple[int, ...], cuts: tuple[Cuts, ...]) -> Forms:
-    return tuple(make_form(form, kernel, ranks, cut) for kernel, cut in zip(site.kernels, cuts, strict=True))
+    with _threads(site.kernel.shape[:2]):
+        return tuple(make_form(form, kernel, ranks, cut) for kernel, cut in zip(site.kernels, cuts, strict=True))
 
 
 def _from_weights(site: ConvSite, forms: Forms) -> Factorization:
