@@ -287,10 +287,10 @@ def test_the_lowest_cost_is_that_of_the_cheapest_choice(
 
 @pytest.mark.parametrize(("multiple", "step"), [(1, 8), (8, 8), (12, 24)])
 def test_ranks_of_the_cp_form_fill_blocks_of_channels(multiple: int, step: int) -> None:
-    shape, small = ConvShape(16, 8, (3, 3), 9, 9, 9), ConvShape(16, 7, (3, 3), 9, 9, 9)
+    shape, small = ConvShape(32, 16, (3, 3), 9, 9, 9), ConvShape(32, 15, (3, 3), 9, 9, 9)
     assert (shape.step("cp", multiple), shape.step("spatial", multiple)) == (step, multiple)
     assert small.step("cp", multiple) == multiple  # so small a layer would have no choice
-    x = layer("a", 16, 8, 3, 49, 0.8, ("cp",), multiple)
+    x = layer("a", 32, 16, 3, 49, 0.8, ("cp",), multiple)
     ranks = {x.choice(i)[1][0] for i in range(len(x.costs) - 1)}
     assert ranks and all(rank % step == 0 for rank in ranks)
 

@@ -63,7 +63,8 @@ class ConvShape:
 
     def step(self, form: str, multiple: int) -> int:
         """What the ranks of a form are multiples of, where they are to be multiples of a number."""
-        blocked = form == "cp" and min(self.filters, self.channels) >= BLOCK
+        # So few channels would leave no choice of ranks.
+        blocked = form == "cp" and min(self.filters, self.channels) >= 2 * BLOCK
         return math.lcm(multiple, BLOCK) if blocked else multiple
 
     @property
