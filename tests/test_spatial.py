@@ -13,6 +13,7 @@ from onnx_lowrank.factorise.activations import RELU
 from onnx_lowrank.factorise.descent import features
 from onnx_lowrank.factorise.fit import fit
 from onnx_lowrank.factorise.forms import Cuts, from_weights, make_form
+from onnx_lowrank.factorise.moments import FLOOR
 from onnx_lowrank.factorise.rows import Rows
 
 Array = NDArray[Any]
@@ -97,7 +98,7 @@ def test_jaderbergs_cut_is_the_best_of_the_kernel_and_the_weighted_one_of_the_re
         difference = np.einsum("nchw,dchw->nd", patches, dense - W)
         return float(np.square(dense - W).sum()), float(difference.var(axis=0).sum())
 
-    assert errors(plain)[0] == pytest.approx(plain.energies[4:].sum(), rel=2 * spatial.FLOOR)
+    assert errors(plain)[0] == pytest.approx(plain.energies[4:].sum(), rel=2 * FLOOR)
     assert errors(plain)[0] < errors(weighted)[0]
     assert errors(weighted)[1] < errors(plain)[1]
 

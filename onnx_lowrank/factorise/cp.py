@@ -24,11 +24,9 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.descent import Chain
 from onnx_lowrank.factorise.factors import Factorization, Stage
+from onnx_lowrank.factorise.moments import root
 
 Array = NDArray[Any]
-
-FLOOR = 1e-3
-"""Added to a covariance, as a share of its mean variance."""
 
 FEWEST_SWEEPS, MOST_SWEEPS, WORK = 12, 40, 6e10
 """Of alternating least squares: as many as this number of multiply-accumulates allows, within bounds. The regression
@@ -119,7 +117,7 @@ class Polyadic:
         d, c = kernel.shape[:2]
         W = kernel.reshape(d, c, -1).astype(np.float64)
         C, D = covariances or (np.eye(c), np.eye(W.shape[2]))
-        L, M = _root(C), _root(D)
+        L, M = root(C), root(D)
         V = (np.tensordot(W, L, axes=(1, 0)).transpose(0, 2, 1) @ M).astype(np.float64)
         inverse = [scipy.linalg.solve_triangular(X, np.eye(len(X)), lower=True) for X in (L, M)]
         return cls(V, inverse[0], inverse[1])
@@ -161,11 +159,6 @@ class Polyadic:
             left, principal, taps = alternate(V, left, principal, taps, sweeps)
         A, B = (left, principal) if V is self.whitened else (principal, left)
         return A, (B.T @ self.channels), self.taps.T @ taps
-
-
-def _root(covariance: Array) -> Array:
-    size = len(covariance)
-    return np.linalg.cholesky(covariance + FLOOR * (np.trace(covariance) / size or 1.0) * np.eye(size))
 
 
 def alternate(V: Array, A: Array, B: Array, S: Array, sweeps: int) -> tuple[Array, Array, Array]:

@@ -24,7 +24,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.activations import Activation, apply, slope
-from onnx_lowrank.factorise.moments import BLOCK
+from onnx_lowrank.factorise.moments import BLOCK, root
 from onnx_lowrank.factorise.rows import Rows
 
 Array = NDArray[Any]
@@ -51,9 +51,6 @@ LAST_RATE = 0.3
 
 MEAN_MEMORY, SQUARE_MEMORY = 0.9, 0.99
 """Adam's β₁ and β₂; a short memory of the squares, since there are only a few hundred steps."""
-
-FLOOR = 1e-3
-"""Added to C, as a share of its mean variance."""
 
 COVARIANCE_ROWS = 4_000
 """Rows from which C is estimated."""
@@ -202,9 +199,7 @@ class _Steps:
         mean = some.mean(axis=0, dtype=np.float64).astype(np.float32)
         # Centred before the product: squares of large means would leave nothing of a small variance in float32.
         some = some - mean
-        C = (some.T @ some).astype(np.float64) / len(some)
-        C += FLOOR * (np.trace(C) / len(C) or 1.0) * np.eye(len(C))
-        L = np.linalg.cholesky(C)
+        L = root((some.T @ some).astype(np.float64) / len(some))
         self._unwhiten = scipy.linalg.solve_triangular(L, np.eye(len(L)), lower=True).astype(np.float32)  # L⁻¹
         # Columns and targets are centred and scaled, so that the same rate suits every layer.
         self._mean = mean

@@ -25,6 +25,16 @@ WEIGHTS_WORTH = 20
 """How many samples W Wᵀ counts as."""
 
 
+FLOOR = 1e-3
+"""Added to a covariance, as a share of its mean variance: directions that no sample showed still count a little."""
+
+
+def root(covariance: Array) -> Array:
+    """L of C = L Lᵀ, lower triangular, for a covariance C with a floor; a covariance of nothing counts as I."""
+    size = len(covariance)
+    return np.linalg.cholesky(covariance + FLOOR * (np.trace(covariance) / size or 1.0) * np.eye(size))
+
+
 @dataclass(frozen=True)
 class Moments:
     """Of n rows of regressors X [n, p] and targets Y [n, d].

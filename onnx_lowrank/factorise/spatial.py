@@ -27,11 +27,9 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.descent import Chain
 from onnx_lowrank.factorise.factors import Factorization, Stage
+from onnx_lowrank.factorise.moments import root
 
 Array = NDArray[Any]
-
-FLOOR = 1e-3
-"""Added to S, as a share of its mean variance: directions that the samples never showed still count a little."""
 
 
 def cut_behind(sizes: Sequence[int]) -> int:
@@ -111,9 +109,7 @@ def cut(kernel: Array, covariance: Array | None) -> Columns:
     """The spatial cut of a kernel [d, c, *sizes], for the covariance S of its patch columns, or for S = I (None)."""
     d, c, k, width = _seen(kernel).shape
     A = _seen(kernel).transpose(3, 0, 1, 2).reshape(width * d, c * k)
-    S = np.eye(c * k) if covariance is None else covariance
-    S = S + FLOOR * (np.trace(S) / len(S) or 1.0) * np.eye(len(S))
-    L = np.linalg.cholesky(S)
+    L = root(np.eye(c * k) if covariance is None else covariance)
     # The smaller Gram matrix of AL gives Q, and from it U Σ = A L Q.
     energies, Q = np.linalg.eigh((A @ L).T @ (A @ L))
     energies, Q = np.maximum(energies[::-1], 0), Q[:, ::-1]
