@@ -7,15 +7,14 @@ sites are solved on the original network and rewritten at the end.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
+from onnx_lowrank import threads
 from onnx_lowrank.calibration.positions import gather_points
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.factorise.factors import Factorization, side_by_side
@@ -40,10 +39,6 @@ Forms = tuple[Form, ...]
 """How every group of a convolution is split: one form for each."""
 
 Step = tuple[ConvSite, Forms] | LinearSite
-
-SMALL = 256
-"""Regressors and responses below which one thread multiplies as fast as several. Several wait for one another by
-spinning, which on a machine that does something else too takes many times longer."""
 
 OVERHEAD = 700 << 20
 """Bytes of the process itself: the libraries, the model, and the runtime's buffers for one batch."""
@@ -119,7 +114,7 @@ def walk(
             frontier.memory = max(0, options.memory - OVERHEAD - held - _solving_bytes(step, targets, sampling))
             if isinstance(step, LinearSite):
                 rows_of_step = targets.pop(step.name).rows
-                with _threads(step.weight.shape):
+                with threads.for_shape(step.weight.shape):
                     refitted.append(refit_layer(frontier, graph, step, rows_of_step, sampling, allowed))
             else:
                 site, forms = step
@@ -138,7 +133,7 @@ def walk(
 
 
 def _forms(site: ConvSite, form: str, ranks: tuple[int, ...], cuts: tuple[Cuts, ...]) -> Forms:
-    with _threads(site.kernel.shape[:2]):
+    with threads.for_shape(site.kernel.shape[:2]):
         return tuple(make_form(form, kernel, ranks, cut) for kernel, cut in zip(site.kernels, cuts, strict=True))
 
 
@@ -179,14 +174,6 @@ def _solve(
             shortcuts.append(gather_points(np.broadcast_to(shortcut, (len(x), *shortcut.shape[1:])), where))
     joined = np.concatenate(shortcuts) if shortcuts else None
     rows = Rows(target.rows, target.rows, sampling.judging_rows(len(target.rows)), joined)
-    with _threads(forms[0].prior.shape):
+    with threads.for_shape(forms[0].prior.shape):
         found = solve_groups(forms, inputs, rows, site.activation, nonlinear=options.solver == "nonlinear")
     return Solution(*found, len(target.rows))
-
-
-def _threads(shape: Sequence[int]) -> AbstractContextManager[Any]:
-    """How many threads multiply, for a layer of that shape."""
-    limited: AbstractContextManager[Any] = ThreadpoolController().limit(
-        limits=1 if max(shape) < SMALL else None, user_api="blas"
-    )
-    return limited
