@@ -40,7 +40,7 @@ def composed(factors: tuple[Array, Array, Array]) -> Array:
 def test_at_full_rank_the_factors_are_the_kernel(drawn: tuple[int, int, tuple[int, ...], int]) -> None:
     W, patches = draw(*drawn)
     d, c, *sizes = W.shape
-    for covariances in (None, PixelMoments.of(patches).covariances):
+    for covariances in (None, PixelMoments(patches).covariances):
         polyadic = Polyadic.of(W, covariances)
         (most,) = ConvShape(d, c, (int(np.prod(sizes)), 1), 1, 1, 1).highest_ranks("cp")
         assert len(polyadic.energies) == most
@@ -96,14 +96,14 @@ def test_looking_at_the_patches_serves_the_responses(seed: int) -> None:
         P = patches.reshape(400, 5, 9) - patches.reshape(400, 5, 9).mean(axis=0)
         return float(np.square(np.einsum("ncx,dcx->nd", P, difference)).sum())
 
-    assert error(Polyadic.of(W, PixelMoments.of(patches).covariances)) < 0.8 * error(Polyadic.of(W, None))
+    assert error(Polyadic.of(W, PixelMoments(patches).covariances)) < 0.8 * error(Polyadic.of(W, None))
 
 
 @pytest.mark.parametrize("mean", [0.0, 3e3])
 def test_moments_add_up_over_batches_and_large_means_do_not_eat_them(mean: float) -> None:
     rng = np.random.default_rng(0)
     patches = (rng.standard_normal((300, 4, 2, 3)) + mean).astype(np.float32)
-    channels, taps = (PixelMoments.of(patches[:100]) + PixelMoments.of(patches[100:])).covariances
+    channels, taps = PixelMoments(patches[:100], patches[100:]).covariances
     P = patches.astype(np.float64).reshape(300, 4, 6)
     P = P - P.mean(axis=0)
     np.testing.assert_allclose(channels, np.einsum("ncx,nex->ce", P, P) / 1800, atol=1e-6)

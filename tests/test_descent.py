@@ -45,8 +45,8 @@ def sample(seed: int, n: int = 3000, mean: float = 0.3, scale: float = 1.0) -> t
 
 
 def form_of(name: str, kernel: Array, patches: Array) -> Form:
-    columns = spatial.cut(kernel, spatial.ColumnMoments.of(patches).covariance)
-    polyadic = cp.Polyadic.of(kernel, cp.PixelMoments.of(patches).covariances)
+    columns = spatial.cut(kernel, spatial.ColumnMoments(patches).covariance)
+    polyadic = cp.Polyadic.of(kernel, cp.PixelMoments(patches).covariances)
     return make_form(name, kernel, RANKS[name], Cuts(columns, polyadic))
 
 

@@ -36,7 +36,7 @@ def draw(d: int, c: int, k: int, width: int, seed: int) -> tuple[Array, Array, A
 @settings(max_examples=40, deadline=None)
 def test_the_full_cut_is_the_kernel(drawn: tuple[int, int, int, int, int]) -> None:
     W, patches, _ = draw(*drawn)
-    for covariance in (None, spatial.ColumnMoments.of(patches).covariance):
+    for covariance in (None, spatial.ColumnMoments(patches).covariance):
         columns = spatial.cut(W, covariance)
         most = len(columns.energies)
         assert most == min(W.shape[1] * W.shape[2], W.shape[3] * W.shape[0])
@@ -50,7 +50,7 @@ def test_the_full_cut_is_the_kernel(drawn: tuple[int, int, int, int, int]) -> No
 @settings(max_examples=25, deadline=None)
 def test_full_ranks_solved_on_data_reproduce_the_responses(drawn: tuple[int, int, int, int, int]) -> None:
     W, patches, Y = draw(*drawn)
-    columns = spatial.cut(W, spatial.ColumnMoments.of(patches).covariance)
+    columns = spatial.cut(W, spatial.ColumnMoments(patches).covariance)
     most = len(columns.energies)
     for name, ranks in (("spatial", (most,)), ("3d", (most, len(W)))):
         form = make_form(name, W, ranks, Cuts(columns))
@@ -66,20 +66,20 @@ def test_full_ranks_solved_on_data_reproduce_the_responses(drawn: tuple[int, int
 def test_column_moments_add_up_and_leave_the_patches_alone() -> None:
     _, patches, _ = draw(3, 2, 3, 2, 1)
     before = patches.copy()
-    added = spatial.ColumnMoments.of(patches[:150]) + spatial.ColumnMoments.of(patches[150:])
+    covariance = spatial.ColumnMoments(patches[:150], patches[150:]).covariance
     columns = patches.transpose(0, 3, 1, 2).reshape(-1, 6).astype(np.float64)
-    np.testing.assert_allclose(added.covariance, np.cov(columns.T, bias=True), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(covariance, np.cov(columns.T, bias=True), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(patches, before)
 
 
 def test_column_moments_keep_small_variances_beside_large_means() -> None:
     rng = np.random.default_rng(3)
     patches = (rng.standard_normal((2000, 2, 3, 3)) + 2.0**13).astype(np.float32)
-    added = spatial.ColumnMoments.of(patches[:500]) + spatial.ColumnMoments.of(patches[500:])
+    covariance = spatial.ColumnMoments(patches[:500], patches[500:]).covariance
     columns = patches.transpose(0, 3, 1, 2).reshape(-1, 6).astype(np.float64)
-    np.testing.assert_allclose(added.covariance, np.cov(columns.T, bias=True), atol=1e-4)
+    np.testing.assert_allclose(covariance, np.cov(columns.T, bias=True), atol=1e-4)
     W = rng.standard_normal((4, 2, 3, 3))
-    assert np.isfinite(spatial.cut(W, added.covariance).filters).all()
+    assert np.isfinite(spatial.cut(W, covariance).filters).all()
 
 
 def test_features_are_the_vertical_convolution_of_every_column() -> None:
@@ -91,7 +91,7 @@ def test_features_are_the_vertical_convolution_of_every_column() -> None:
 
 def test_jaderbergs_cut_is_the_best_of_the_kernel_and_the_weighted_one_of_the_responses() -> None:
     W, patches, _ = draw(6, 4, 3, 3, 5)
-    plain, weighted = spatial.cut(W, None), spatial.cut(W, spatial.ColumnMoments.of(patches).covariance)
+    plain, weighted = spatial.cut(W, None), spatial.cut(W, spatial.ColumnMoments(patches).covariance)
 
     def errors(columns: spatial.Columns) -> tuple[float, float]:
         dense = from_weights(make_form("spatial", W, (4,), Cuts(columns)), W, np.zeros(6)).dense()
@@ -105,7 +105,7 @@ def test_jaderbergs_cut_is_the_best_of_the_kernel_and_the_weighted_one_of_the_re
 
 def test_error_falls_as_either_rank_grows() -> None:
     W, patches, Y = draw(6, 4, 3, 3, 7)
-    columns = spatial.cut(W, spatial.ColumnMoments.of(patches).covariance)
+    columns = spatial.cut(W, spatial.ColumnMoments(patches).covariance)
     judges = np.arange(len(Y)) % 5 == 2
 
     def error(ranks: tuple[int, int]) -> float:

@@ -28,15 +28,17 @@ from onnx_lowrank.factorise.moments import root
 
 Array = NDArray[Any]
 
-FEWEST_SWEEPS, MOST_SWEEPS, WORK = 12, 40, 6e10
+FEWEST_SWEEPS, MOST_SWEEPS, WORK = 20, 60, 8e10
 """Of alternating least squares: as many as this number of multiply-accumulates allows, within bounds. The regression
 and the refinement by descent go on from there."""
 
-MOMENTUM, GROWTH = 0.5, 1.1
-"""How far a sweep goes on in the direction of the last one, at first, and by how much more after each that succeeds."""
+MOMENTUM, GROWTH, MOST_MOMENTUM = 0.5, 1.1, 2.0
+"""How far a sweep goes on in the direction of the last one: at first, by how much more after each that succeeds, and
+at most."""
 
-RIDGE = 1e-6
-"""Of each least-squares problem, as a share of the mean of its Gram matrix's diagonal."""
+RIDGES = (1e-4, 1e-2, 1.0)
+"""Of each least-squares problem, as a share of the mean of its Gram matrix's diagonal; the first that single precision
+can factorise. They shrink the change of the factor, not the factor, so they slow down but do not bias."""
 
 ENOUGH = 1e-10
 """A share of the kernel's energy that need not be looked for."""
@@ -47,48 +49,35 @@ exp(−6 r/m): on VGG-16's layers, at an eighth to a half of their MACs, the exp
 """
 
 
-@dataclass(frozen=True)
 class PixelMoments:
-    """Second moments of patches, added up over batches.
+    """Covariances of the channels and of the taps of patches, which come in batches [n, c, *sizes]."""
 
-    Attributes
-    ----------
-    n
-        The number of patches.
-    total
-        Σ over patches, [c, s].
-    channels
-        Σ over patches and taps, [c, c].
-    taps
-        Σ over patches and channels, [s, s].
-    """
+    def __init__(self, *batches: Array) -> None:
+        self._n = 0
+        self._total: Array | float = 0.0  # [c, s]
+        self._channels: Array | float = 0.0  # Σ over patches and taps, [c, c]
+        self._taps: Array | float = 0.0  # Σ over patches and channels, [s, s]
+        for patches in batches:
+            self.add(patches)
 
-    n: int = 0
-    total: Array | float = 0.0
-    channels: Array | float = 0.0
-    taps: Array | float = 0.0
-
-    @classmethod
-    def of(cls, patches: Array) -> "PixelMoments":
-        """The sums over patches [n, c, *sizes], in double precision: squares of large means leave nothing of less."""
+    def add(self, patches: Array) -> None:
+        """Count in patches [n, c, *sizes], in double precision: squares of large means leave nothing of less."""
         n, c = patches.shape[:2]
         P = patches.reshape(n, c, -1).astype(np.float64)
         by_channel = P.transpose(0, 2, 1).reshape(-1, c)
         by_tap = P.reshape(n * c, -1)
-        return cls(n, P.sum(axis=0), by_channel.T @ by_channel, by_tap.T @ by_tap)
-
-    def __add__(self, other: "PixelMoments") -> "PixelMoments":
-        return PixelMoments(
-            self.n + other.n, self.total + other.total, self.channels + other.channels, self.taps + other.taps
-        )
+        self._n += n
+        self._total += P.sum(axis=0)
+        self._channels += by_channel.T @ by_channel
+        self._taps += by_tap.T @ by_tap
 
     @property
     def covariances(self) -> tuple[Array, Array]:
         """Of the channels at one tap, [c, c], and of the taps in units of the mean channel, [s, s]."""
-        mean = np.asarray(self.total) / self.n
+        mean = np.asarray(self._total) / self._n
         c, s = mean.shape
-        channels = np.asarray(self.channels) / (self.n * s) - mean @ mean.T / s
-        taps = np.asarray(self.taps) / (self.n * c) - mean.T @ mean / c
+        channels = np.asarray(self._channels) / (self._n * s) - mean @ mean.T / s
+        taps = np.asarray(self._taps) / (self._n * c) - mean.T @ mean / c
         return channels, taps / (np.trace(channels) / c or 1.0)
 
 
@@ -168,7 +157,7 @@ def alternate(V: Array, A: Array, B: Array, S: Array, sweeps: int) -> tuple[Arra
     long as the error falls; where it does not, the sweep is forgotten and β starts low again (Mitchell, Ye and De
     Sterck, Numerical Linear Algebra with Applications, 2020). Twelve such sweeps come as far as thirty without.
 
-    A sweep costs three products of V with a factor, d·c·s·r each; in single precision, which the residual of any rank
+    A sweep costs two products of V with a factor, d·c·s·r each; in single precision, which the residual of any rank
     worth looking at exceeds by far.
     """
     d, c, s = V.shape
@@ -179,28 +168,40 @@ def alternate(V: Array, A: Array, B: Array, S: Array, sweeps: int) -> tuple[Arra
     before, momentum, lowest = (A, S), np.float32(0), np.inf
     for _ in range(sweeps):
         start, start_taps = A + momentum * (A - before[0]), S + momentum * (S - before[1])
+        of_A, of_S = start.T @ start, start_taps.T @ start_taps
         through = (by_filter @ start).reshape(c, s, -1)
-        new_B = _unit(_least_squares(np.einsum("cxj,xj->cj", through, start_taps), start, start_taps))
-        new_S = _unit(_least_squares(np.einsum("cxj,cj->xj", through, new_B), start, new_B))
+        new_B = _unit(_least_squares(np.einsum("cxj,xj->cj", through, start_taps), of_A * of_S, B))
+        of_B = new_B.T @ new_B
+        new_S = _unit(_least_squares(np.einsum("cxj,cj->xj", through, new_B), of_A * of_B, start_taps))
+        others = of_B * (new_S.T @ new_S)
         through = (by_channel @ new_B).reshape(d, s, -1)
         product = np.einsum("dxj,xj->dj", through, new_S)
-        new_A = _least_squares(product, new_B, new_S)
+        new_A = _least_squares(product, others.copy(), start)
         # ‖V − V̂‖² without ‖V‖², which does not change.
-        error = float(((new_A.T @ new_A) * (new_B.T @ new_B) * (new_S.T @ new_S)).sum() - 2 * np.vdot(new_A, product))
+        error = float(np.vdot(new_A.T @ new_A, others) - 2 * np.vdot(new_A, product))
         if error < lowest or not momentum:
             before, (A, B, S), lowest = (A, S), (new_A, new_B, new_S), error
-            momentum = np.float32(min(1.0, GROWTH * momentum or MOMENTUM))
+            momentum = np.float32(min(MOST_MOMENTUM, GROWTH * momentum or MOMENTUM))
         else:
             before, momentum = (A, S), np.float32(0)
     return A.astype(np.float64), B.astype(np.float64), S.astype(np.float64)
 
 
-def _least_squares(product: Array, one: Array, other: Array) -> Array:
-    """The third factor, from the product of the tensor with two."""
-    gram = ((one.T @ one) * (other.T @ other)).astype(np.float64)
-    gram += (RIDGE * np.trace(gram) / len(gram) or 1.0) * np.eye(len(gram))
-    factor = scipy.linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
-    return np.asarray(scipy.linalg.cho_solve(factor, product.T.astype(np.float64)).T.astype(np.float32))
+def _least_squares(product: Array, gram: Array, near: Array) -> Array:
+    """The third factor, from the product of the tensor with two, their Gram matrix, and where to look for it.
+
+    The Gram matrix is overwritten.
+    """
+    diagonal = np.diagonal(gram).copy()
+    for ridge in RIDGES:
+        weight = np.float32(ridge) * (diagonal.mean() or np.float32(1))
+        np.fill_diagonal(gram, diagonal + weight)
+        try:
+            factor = scipy.linalg.cho_factor(gram, check_finite=False)
+        except np.linalg.LinAlgError:
+            continue
+        return np.asarray(scipy.linalg.cho_solve(factor, (product + weight * near).T, check_finite=False).T)
+    return near
 
 
 def _unit(factor: Array) -> Array:
@@ -209,9 +210,9 @@ def _unit(factor: Array) -> Array:
 
 
 def taps_of(patches: Array) -> Array:
-    """The pixels under every tap of patches [n, c, *sizes], as [n, s, c]."""
+    """The pixels under every tap of patches [n, c, *sizes], as a view [n, s, c]."""
     n, c = patches.shape[:2]
-    return np.ascontiguousarray(patches.reshape(n, c, -1).transpose(0, 2, 1))
+    return patches.reshape(n, c, -1).transpose(0, 2, 1)
 
 
 def compose(chain: Chain, sizes: tuple[int, ...]) -> Factorization:

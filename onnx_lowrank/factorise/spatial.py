@@ -19,6 +19,7 @@ networks (Tran et al., CVPR 2018): seen as k×(l·m) it is the same problem.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,21 +51,43 @@ def _seen(array: Array) -> Array:
 
 @dataclass(frozen=True)
 class Columns:
-    """The spatial cut of one kernel at every rank.
+    """The spatial cut of one kernel at every rank; the factors are made when they are first asked for.
 
     Attributes
     ----------
-    energies
-        [m], Σ² descending: what each column filter contributes to the responses.
-    filters
-        [m, c·k], the rows of V at full rank.
-    horizontal
-        [m, d, l], H at full rank.
+    weighted
+        A L, [l·d, c·k].
+    root
+        L, [c·k, c·k].
+    width
+        l.
     """
 
-    energies: Array
-    filters: Array
-    horizontal: Array
+    weighted: Array
+    root: Array
+    width: int
+
+    @cached_property
+    def energies(self) -> Array:
+        """[m], Σ² descending: what each column filter contributes to the responses."""
+        tall = self.weighted if len(self.weighted) >= len(self.root) else self.weighted.T
+        return np.maximum(np.linalg.eigvalsh(tall.T @ tall)[::-1], 0)
+
+    @cached_property
+    def _axes(self) -> Array:
+        """Q, [c·k, m]: the Gram matrix of A L gives it, and from it U Σ = A L Q."""
+        return np.asarray(np.linalg.eigh(self.weighted.T @ self.weighted)[1][:, ::-1][:, : min(self.weighted.shape)])
+
+    @cached_property
+    def filters(self) -> Array:
+        """[m, c·k], the rows of V at full rank."""
+        return np.asarray(scipy.linalg.solve_triangular(self.root, self._axes, lower=True, trans="T").T)
+
+    @cached_property
+    def horizontal(self) -> Array:
+        """[m, d, l], H at full rank."""
+        H = (self.weighted @ self._axes).reshape(self.width, -1, self._axes.shape[1])
+        return np.asarray(H.transpose(2, 1, 0))
 
     def prior(self, rank: int) -> Array:
         """H as a map of the regressors, [d, l·d'']: the 1×l kernel that the weights alone give."""
@@ -72,37 +95,32 @@ class Columns:
         return kernel.reshape(len(kernel), -1)
 
 
-@dataclass(frozen=True)
 class ColumnMoments:
-    """Sums over the columns of patches, added up over batches: their number, Σ column and Σ column·columnᵀ."""
+    """Mean and covariance of the columns of patches, which come in batches [n, c, *sizes]."""
 
-    n: int = 0
-    total: Array | float = 0.0
-    squares: Array | float = 0.0
+    def __init__(self, *batches: Array) -> None:
+        self._n = 0
+        for patches in batches:
+            self.add(patches)
 
-    @classmethod
-    def of(cls, patches: Array) -> "ColumnMoments":
-        """The sums over patches [n, c, *sizes]."""
+    def add(self, patches: Array) -> None:
+        """Count in patches [n, c, *sizes], float32."""
         n, c, k, width = _seen(patches).shape
         columns = _seen(patches).transpose(0, 3, 1, 2).reshape(n * width, c * k)
-        # Centred before the product: squares of large means would leave nothing of a small variance in float32.
-        mean = columns.mean(axis=0, dtype=np.float64).astype(columns.dtype)
-        centred = columns - mean
-        rest = centred.sum(axis=0, dtype=np.float64)
-        shift = mean.astype(np.float64)
-        total = rest + n * width * shift
-        cross = np.outer(rest, shift)
-        squares = (centred.T @ centred).astype(np.float64) + cross + cross.T + n * width * np.outer(shift, shift)
-        return cls(n * width, total, squares)
-
-    def __add__(self, other: "ColumnMoments") -> "ColumnMoments":
-        return ColumnMoments(self.n + other.n, self.total + other.total, self.squares + other.squares)
+        if not self._n:
+            # Squares of large means would leave nothing of a small variance in float32. One reference serves all.
+            self._shift = columns.mean(axis=0, dtype=np.float64).astype(columns.dtype)
+            self._total, self._squares = np.zeros(c * k), np.zeros((c * k, c * k))
+        shifted = columns - self._shift
+        self._n += n * width
+        self._total += shifted.sum(axis=0, dtype=np.float64)
+        self._squares += shifted.T @ shifted
 
     @property
     def covariance(self) -> Array:
         """S, [c·k, c·k]; the columns' mean is the bias's business."""
-        mean = np.asarray(self.total) / self.n
-        return np.asarray(self.squares) / self.n - np.outer(mean, mean)
+        mean = self._total / self._n
+        return np.asarray(self._squares / self._n - np.outer(mean, mean))
 
 
 def cut(kernel: Array, covariance: Array | None) -> Columns:
@@ -110,13 +128,7 @@ def cut(kernel: Array, covariance: Array | None) -> Columns:
     d, c, k, width = _seen(kernel).shape
     A = _seen(kernel).transpose(3, 0, 1, 2).reshape(width * d, c * k)
     L = root(np.eye(c * k) if covariance is None else covariance)
-    # The smaller Gram matrix of AL gives Q, and from it U Σ = A L Q.
-    energies, Q = np.linalg.eigh((A @ L).T @ (A @ L))
-    energies, Q = np.maximum(energies[::-1], 0), Q[:, ::-1]
-    m = min(width * d, c * k)
-    filters = scipy.linalg.solve_triangular(L, Q[:, :m], lower=True, trans="T").T
-    horizontal = (A @ L @ Q[:, :m]).reshape(width, d, m).transpose(2, 1, 0)
-    return Columns(energies[:m], filters, horizontal)
+    return Columns(A @ L, L, width)
 
 
 def columns_of(patches: Array) -> Array:
