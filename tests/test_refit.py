@@ -281,7 +281,7 @@ def test_the_embedded_model_gains() -> None:
     with np.load(TEST) as arrays:
         images = arrays["input"]
     model = onnx.load(str(MNIST))
-    refitted, plain = (run(str(MNIST), CALIBRATION, 8.0, preprocess="unit", refit=which) for which in (True, False))
+    refitted, plain = (run(str(MNIST), CALIBRATION, 10.0, preprocess="unit", refit=which) for which in (True, False))
     (layer,) = refitted.report.refitted
     assert layer.name == "/head/Gemm" and not layer.kept
     assert layer.error_before is not None and layer.error_after is not None and layer.error_after < layer.error_before

@@ -42,6 +42,13 @@ RATE, HIGHEST_RATE = 3.0, 1e-2
 """Size of a first step, in units of a factor's mean absolute entry: the first over the number of terms in a response,
 since so many small changes add up there, and the most that it may be."""
 
+TAPPED_RATE = 0.4
+"""The first with taps: a small change of one of them changes a whole feature."""
+
+MOST_WORK = 6e10
+"""Multiply-accumulates of one pass beyond which it is not begun: the regression comes as far in less time. Only wide
+kernels in the CP form, whose pixels are all read in every step, take so many."""
+
 WORTH = 0.01
 """The share of the error that the judges must see gone at their first look. Where it is less, the samples have no more
 to tell, and what the judging rows themselves are worth to the regression outweighs it."""
@@ -118,8 +125,8 @@ def refine(start: Chain, rows: Rows, activation: Activation | None, seed: int = 
     start
         Where to begin.
     rows
-        Samples, with the form's inputs u, [n, s, q], for regressors. Without rows that judge and rows that do not, the
-        start is returned.
+        Samples, with the form's inputs u, [n, s, q], for regressors. Without rows that judge and rows that do not, or
+        where a pass would take too long (``MOST_WORK``), the start is returned.
     activation
         What follows the layer.
     seed
@@ -128,7 +135,7 @@ def refine(start: Chain, rows: Rows, activation: Activation | None, seed: int = 
     solving, judging = np.flatnonzero(~rows.judges), np.flatnonzero(rows.judges)
     judge = _Judge(rows, judging, activation)
     best = Refined(start, judge(start), 0.0)
-    if len(solving) < LOOKS or not len(judging):
+    if len(solving) < LOOKS or not len(judging) or _work(start, len(solving), rows.regressors.shape[1]) > MOST_WORK:
         return best
     rate = _rate(start)
     steps = _Steps(start, rows, activation)
@@ -165,7 +172,13 @@ def finish(refined: Refined, rows: Rows, activation: Activation | None, seed: in
 
 
 def _rate(start: Chain) -> float:
-    return min(HIGHEST_RATE, RATE / max(len(matrix.T) for matrix in start.rest))
+    rate = RATE if start.taps is None else TAPPED_RATE
+    return min(HIGHEST_RATE, rate / max(len(matrix.T) for matrix in start.rest))
+
+
+def _work(start: Chain, rows: int, columns: int) -> float:
+    """Multiply-accumulates of a pass over the rows, forwards and backwards."""
+    return 3.0 * rows * (columns * start.first.size + sum(matrix.size for matrix in start.rest))
 
 
 class _Judge:

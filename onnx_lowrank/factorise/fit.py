@@ -169,8 +169,9 @@ def _best_ridge(problem: "_Problem", judge: "_Judge") -> tuple[float, float]:
 def _best_alternation(problem: "_Problem", judge: "_Judge", start: float) -> tuple[float, float, int, LowRankMap]:
     """(ridge, error, iterations, map) of the best nonlinear solution.
 
-    The auxiliary z follow the predictions, so the ridge that suits them is near the linear solution's but not the same:
-    from there, neighbours are tried for a few iterations as long as they are better, and the best goes on to the end.
+    The auxiliary z follow the predictions, which shrinks the solution, too, so the ridge that suits them is the linear
+    solution's or a weaker one: weaker ones are tried for a few iterations as long as they are better, and the best goes
+    on to the end.
     """
     runs: dict[int, tuple[Iterator[LowRankMap], list[tuple[float, LowRankMap]]]] = {}
 
@@ -181,9 +182,8 @@ def _best_alternation(problem: "_Problem", judge: "_Judge", start: float) -> tup
         return min(error for error, _ in runs[i][1])
 
     here = max(1, RIDGES.index(start))
-    for direction in (1, -1):
-        while 1 <= here + direction < len(RIDGES) and probe(here + direction) < probe(here):
-            here += direction
+    while here + 1 < len(RIDGES) and probe(here + 1) < probe(here):
+        here += 1
     probe(here)
     states, judged = runs[here]
     for state in states:
