@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from onnx_lowrank.factorise import cp
 from onnx_lowrank.factorise.cp import PixelMoments, Polyadic, alternate, kept
 from onnx_lowrank.factorise.forms import Cuts, from_weights, make_form
 from onnx_lowrank.plan.cost import ConvShape
@@ -78,6 +79,31 @@ def test_least_squares_finds_a_kernel_that_is_of_low_rank() -> None:
     near = [factor + 0.05 * rng.standard_normal(factor.shape) for factor in (A, B, S)]
     found = np.einsum("dr,cr,xr->dcx", *alternate(V, near[0], near[1], near[2], 40))
     assert np.square(found - V).sum() < 1e-6 * np.square(V).sum()
+
+
+@pytest.mark.parametrize("copies", [1, 8])
+def test_more_components_than_the_kernel_has_do_no_harm(copies: int) -> None:
+    """Their Gram matrices are singular, the more so where components are copies of each other."""
+    rng = np.random.default_rng(1)
+    A, B, S = (np.tile(rng.standard_normal((size, 5)), copies) for size in (30, 40, 9))
+    V = np.einsum("dr,cr,xr->dcx", A[:, :5], B[:, :5], S[:, :5])
+    found = np.einsum("dr,cr,xr->dcx", *alternate(V, A / copies, B, S, 10))
+    assert np.square(found - V).sum() < 1e-6 * np.square(V).sum()
+
+
+def test_the_ridge_shrinks_steps_and_not_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    A, B, S = (rng.standard_normal((size, 3)) for size in (9, 8, 9))
+    V = np.einsum("dr,cr,xr->dcx", A, B, S)
+    monkeypatch.setattr(cp, "RIDGES", (0.1,))
+    found = np.einsum("dr,cr,xr->dcx", *alternate(V, A, B, S, 60))
+    assert np.square(found - V).sum() < 1e-9 * np.square(V).sum()
+
+
+def test_a_factor_that_cannot_be_solved_for_stays() -> None:
+    near = np.ones((3, 2), np.float32)
+    gram = np.array([[1, 100], [100, 1]], np.float32)  # not that of anything
+    np.testing.assert_array_equal(cp._least_squares(np.zeros((3, 2), np.float32), gram, near), near)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise import cp, curves, spatial
+from onnx_lowrank.factorise import cp, curves, descent, spatial
 from onnx_lowrank.factorise.activations import DIFFERENCE, RELU, Activation, apply
 from onnx_lowrank.factorise.descent import Chain, _Judge, _Steps, finish, refine
 from onnx_lowrank.factorise.fit import fit
@@ -231,6 +231,15 @@ def test_without_rows_on_both_sides_the_start_is_returned(mask: NDArray[np.bool_
     _, rows, start = problem("3d", 9, RELU, 300)
     refined = refine(moved(start, 9, 0.5), replace(rows, judges=mask), RELU)
     assert refined.epochs == 0 and same(refined.chain, moved(start, 9, 0.5))
+
+
+def test_a_pass_that_would_take_too_long_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, rows, start = problem("cp", 9, RELU)
+    start = moved(start, 9, 0.5)
+    assert refine(start, rows, RELU).epochs > 0
+    monkeypatch.setattr(descent, "MOST_WORK", 1e3)
+    refined = refine(start, rows, RELU)
+    assert refined.epochs == 0 and same(refined.chain, start)
 
 
 @pytest.mark.parametrize("n", [3, 5, 17, 600, 1100, 2600])

@@ -1,0 +1,53 @@
+"""Properties of how many threads the linear algebra uses."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.linalg
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from onnx_lowrank import threads
+
+
+def counts() -> dict[str, int]:
+    """Threads of every linear algebra library by its file."""
+    assert np and scipy.linalg
+    return {
+        library["filepath"]: library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"
+    }
+
+
+def test_scipys_own_library_and_no_other_is_limited_and_released() -> None:
+    with threadpool_limits(2, user_api="blas"):
+        before = counts()
+        with threads.one_for_scipy():
+            within = counts()
+        assert counts() == before
+    for library, number in within.items():
+        own = Path(library).parent.name == "scipy.libs" or Path(library).parent.parent.name == "scipy"
+        assert number == (1 if own else before[library])
+
+
+def test_it_is_released_when_the_context_fails() -> None:
+    with threadpool_limits(2, user_api="blas"):
+        before = counts()
+        with pytest.raises(ZeroDivisionError), threads.one_for_scipy(), threads.for_shape((3, 3)):
+            raise ZeroDivisionError
+        assert counts() == before
+
+
+@pytest.mark.parametrize(("shape", "limited"), [((3, 64), True), ((64, threads.SMALL - 1), True), ((3, 512), False)])
+def test_small_matrices_are_multiplied_on_one_thread(shape: tuple[int, int], limited: bool) -> None:
+    with threadpool_limits(2, user_api="blas"):
+        before = counts()
+        with threads.for_shape(shape):
+            assert counts() == (dict.fromkeys(before, 1) if limited else before)
+        assert counts() == before
+
+
+def test_a_library_that_both_share_is_not_limited() -> None:
+    assert not threads._is_scipys(Path("/envs/scipy-1/lib/libopenblas.so.0"))
+    assert not threads._is_scipys(Path("/site-packages/numpy.libs/libscipy_openblas64_-1.so"))
+    assert threads._is_scipys(Path("/site-packages/scipy.libs/libscipy_openblas-1.so"))
+    assert threads._is_scipys(Path("/site-packages/scipy/.dylibs/libscipy_openblas.dylib"))
