@@ -140,6 +140,19 @@ def cut_kernels(
     return {site.name: cut(site) for site in sites if site.name in names}
 
 
+def cuts_of(plan: Plan, cuts: Mapping[str, tuple[Cuts, ...]]) -> dict[str, tuple[Cuts, ...]]:
+    """Of the cuts, those that a plan asks for: the others take as much memory as all kernels several times over."""
+
+    def needed(form: str | None, cut: Cuts) -> Cuts:
+        return Cuts(cut.columns if form in ("spatial", "3d") else None, cut.polyadic if form == "cp" else None)
+
+    return {
+        choice.name: tuple(needed(choice.form, cut) for cut in cuts[choice.name])
+        for choice in plan.sites
+        if choice.name in cuts and choice.form not in ("channel", None)
+    }
+
+
 def conv_shapes(sites: Sequence[ConvSite], macs: Macs) -> dict[str, ConvShape]:
     """What the planner needs to know of every site, by site name."""
     shapes = {}
