@@ -5,7 +5,7 @@ advance, refit) → validate → report
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -25,6 +25,7 @@ from onnx_lowrank.graph.save import export, write
 from onnx_lowrank.graph.validate import validate
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.planning import cuts_of
 from onnx_lowrank.preparation import ModelLike, Warn, measure, prepare
 from onnx_lowrank.progress import Progress, silent
 from onnx_lowrank.report import MeasuredReport, PlanReport, Report
@@ -123,6 +124,7 @@ def compress(
         warn(text)
 
     run = prepare(model, data, options, preprocess, plan, test, progress, note)
+    run = replace(run, cuts=cuts_of(run.plan, run.cuts))
     clock, sampling, source = run.clock, run.sampling, run.sampling.source
     with clock.stage("factorise"):
         walked = walk(
