@@ -45,7 +45,8 @@ ENOUGH = 1e-10
 
 GAIN = 6.0
 """Of the energy that r of the m components of the start miss, alternating least squares leaves about the share
-exp(−6 r/m): on VGG-16's layers, at an eighth to a half of their MACs, the exponents are 5 to 12, in the first one more.
+exp(−6 r/m). On VGG-16's layers, at a quarter of their MACs, the exponent is 5 to 7 where they are wide, 7 to 12 where
+they are narrow and have more sweeps, and 16 in the first one.
 """
 
 
@@ -157,8 +158,8 @@ def alternate(V: Array, A: Array, B: Array, S: Array, sweeps: int) -> tuple[Arra
     long as the error falls; where it does not, the sweep is forgotten and β starts low again (Mitchell, Ye and De
     Sterck, Numerical Linear Algebra with Applications, 2020). Twelve such sweeps come as far as thirty without.
 
-    A sweep costs two products of V with a factor, d·c·s·r each; in single precision, which the residual of any rank
-    worth looking at exceeds by far.
+    A sweep costs two products of V with a factor, d·c·s·r each, and as much as a third one for all the rest; in single
+    precision, which the residual of any rank worth looking at exceeds by far.
     """
     d, c, s = V.shape
     V = V.astype(np.float32)
