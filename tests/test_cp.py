@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from onnx_lowrank.factorise import cp
 from onnx_lowrank.factorise.cp import PixelMoments, Polyadic, alternate, kept
 from onnx_lowrank.factorise.forms import Cuts, from_weights, make_form
+from onnx_lowrank.factorise.moments import root
+from onnx_lowrank.factorise.spatial import ColumnMoments
 from onnx_lowrank.plan.cost import ConvShape
 
 Array = NDArray[Any]
@@ -98,6 +100,26 @@ def test_the_ridge_shrinks_steps_and_not_factors(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(cp, "RIDGES", (0.1,))
     found = np.einsum("dr,cr,xr->dcx", *alternate(V, A, B, S, 60))
     assert np.square(found - V).sum() < 1e-9 * np.square(V).sum()
+
+
+@pytest.mark.parametrize("power", [-200, -70, 70, 200])
+def test_kernels_of_any_size_are_solved_alike(power: int) -> None:
+    """Their squares are beyond single precision."""
+    rng = np.random.default_rng(3)
+    V, A, B, S = (rng.standard_normal(shape) for shape in ((9, 8, 9), (9, 5), (8, 5), (9, 5)))
+    plain, scaled = alternate(V, A, B, S, 5), alternate(V * 2.0**power, A * 2.0**power, B, S, 5)
+    np.testing.assert_array_equal(scaled[0], plain[0] * 2.0**power)
+    for one, other in zip(plain[1:], scaled[1:], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-22, 1e12])
+def test_patches_of_any_size_have_a_covariance_with_a_root(size: float) -> None:
+    patches = (size * np.random.default_rng(4).standard_normal((60, 3, 3, 3))).astype(np.float32)
+    channels, taps = PixelMoments(patches[:10], patches[10:]).covariances
+    columns = ColumnMoments(patches[:10], patches[10:]).covariance
+    for covariance in (channels, taps, columns):
+        assert np.isfinite(root(covariance)).all()
 
 
 def test_a_factor_that_cannot_be_solved_for_stays() -> None:

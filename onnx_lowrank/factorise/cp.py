@@ -14,6 +14,7 @@ decomposition, and the r largest of all components are kept. At c·min(d, s) of 
 least squares (ALS) goes on from there. With fewer filters than channels the two change places.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -159,10 +160,15 @@ def alternate(V: Array, A: Array, B: Array, S: Array, sweeps: int) -> tuple[Arra
     Sterck, Numerical Linear Algebra with Applications, 2020). Twelve such sweeps come as far as thirty without.
 
     A sweep costs two products of V with a factor, d·c·s·r each, and as much as a third one for all the rest; in single
-    precision, which the residual of any rank worth looking at exceeds by far.
+    precision, which the residual of any rank worth looking at exceeds by far. V is scaled, so that no product of
+    weights is too large for it.
     """
     d, c, s = V.shape
-    V = V.astype(np.float32)
+    largest = float(np.abs(V).max(initial=0))
+    if not 0 < largest < np.inf:
+        return A, B, S
+    scale = 2.0 ** math.frexp(largest)[1]  # a power of two, which rounds nothing
+    V, A = (V / scale).astype(np.float32), A / scale
     by_filter = np.ascontiguousarray(V.reshape(d, c * s).T)
     by_channel = np.ascontiguousarray(V.transpose(0, 2, 1)).reshape(d * s, c)
     A, B, S = (np.ascontiguousarray(factor, np.float32) for factor in (A, B, S))
@@ -185,7 +191,7 @@ def alternate(V: Array, A: Array, B: Array, S: Array, sweeps: int) -> tuple[Arra
             momentum = np.float32(min(MOST_MOMENTUM, GROWTH * momentum or MOMENTUM))
         else:
             before, momentum = (A, S), np.float32(0)
-    return A.astype(np.float64), B.astype(np.float64), S.astype(np.float64)
+    return scale * A.astype(np.float64), B.astype(np.float64), S.astype(np.float64)
 
 
 def _least_squares(product: Array, gram: Array, near: Array) -> Array:

@@ -30,9 +30,12 @@ FLOOR = 1e-3
 
 
 def root(covariance: Array) -> Array:
-    """L of C = L Lᵀ, lower triangular, for a covariance C with a floor; a covariance of nothing counts as I."""
-    size = len(covariance)
-    return np.linalg.cholesky(covariance + FLOOR * (np.trace(covariance) / size or 1.0) * np.eye(size))
+    """L of C = L Lᵀ, lower triangular, for a covariance C with a floor; a covariance of nothing counts as I.
+
+    Of inputs so small that their squares are none, rounding leaves less than nothing.
+    """
+    variance = np.trace(covariance) / len(covariance)
+    return np.linalg.cholesky(covariance + FLOOR * (variance if variance > 0 else 1.0) * np.eye(len(covariance)))
 
 
 @dataclass(frozen=True)
