@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 
-from onnx_lowrank import reporting, threads
+from onnx_lowrank import reporting
 from onnx_lowrank.calibration.preprocess import Preprocess
 from onnx_lowrank.costs import check_costs
 from onnx_lowrank.evaluation import (
@@ -54,7 +54,6 @@ class Result:
         write(self.model, Path(path), external_data=self.external_data if external_data is None else external_data)
 
 
-@threads.one_for_scipy()
 def plan_only(
     model: ModelLike,
     data: object = None,
@@ -83,7 +82,6 @@ def measure_only(
     return reporting.measured_report(measure(model, data, options, preprocess, progress, warn))
 
 
-@threads.one_for_scipy()
 def compress(
     model: ModelLike,
     data: object = None,

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx_lowrank import reporting
+from onnx_lowrank import reporting, threads
 from onnx_lowrank.calibration.labels import Labelled, load_labelled
 from onnx_lowrank.calibration.preprocess import Preprocess, parse
 from onnx_lowrank.calibration.sampling import Sampling, split
@@ -100,6 +100,7 @@ class Prepared:
         return {s.name: (shapes[s.name].macs, shapes[s.name].cost(s.form, s.ranks)) for s in self.plan.sites}
 
 
+@threads.one_for_scipy()
 def prepare(
     model: ModelLike,
     data: object,

@@ -30,8 +30,8 @@ ROWS_PER_FILTER, FEWEST_ROWS, MOST_ROWS = 50, 25_000, 40_000
 """How many rows a layer should have: many times its unknowns per response, within reason. A fifth more make VGG-16's
 last layers about 1 % better, in a fifth more time of solving."""
 
-SMALL_KERNEL, ROWS_OF_SMALL = 1_000_000, 30_000
-"""Weights below which solving takes little time, and how many rows such a layer has."""
+SMALL_KERNEL, FEWEST_ROWS_OF_SMALL = 1_000_000, 30_000
+"""Weights below which solving takes little time, and the fewest rows of such a layer."""
 
 COLUMN_SAMPLES, COLUMN_PATCHES = 40, 4_000
 """From how many samples and patches the covariance of a site's columns is estimated; a patch holds several columns."""
@@ -160,9 +160,8 @@ def positions_per_sample(
     """How many positions of every sample are looked at, by site name, so that all rows fit in ``memory`` bytes."""
     counts = {}
     for site in sites:
-        wanted = min(max(ROWS_PER_FILTER * len(site.kernel), FEWEST_ROWS), MOST_ROWS)
-        if site.kernel.size < SMALL_KERNEL:
-            wanted = ROWS_OF_SMALL
+        fewest = FEWEST_ROWS_OF_SMALL if site.kernel.size < SMALL_KERNEL else FEWEST_ROWS
+        wanted = min(max(ROWS_PER_FILTER * len(site.kernel), fewest), MOST_ROWS)
         counts[site.name] = max(1, min(math.prod(sizes[site.name]), -(-wanted // samples)))
     needed = sum(4 * counts[site.name] * samples * len(site.kernel) for site in sites)
     share = min(1.0, memory / needed)

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-import scipy.linalg
+import numpy  # noqa: F401, for the library that it loads
+import scipy.linalg  # noqa: F401, likewise
 from threadpoolctl import ThreadpoolController
 
 SMALL = 256
@@ -44,6 +44,5 @@ def _is_scipys(library: Path) -> bool:
 
 @functools.cache
 def _libraries() -> ThreadpoolController:
-    # Looking for them takes a while, so it happens once. Both are loaded with this module.
-    assert np and scipy.linalg
+    # Looking for them takes a while, so it happens once. Those of NumPy and SciPy are loaded with this module.
     return ThreadpoolController()

@@ -62,6 +62,7 @@ class Walked:
     refitted: tuple[Refitted, ...]
 
 
+@threads.one_for_scipy()
 def walk(
     graph: gs.Graph,
     sites: Sequence[ConvSite],

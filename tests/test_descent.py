@@ -233,8 +233,9 @@ def test_without_rows_on_both_sides_the_start_is_returned(mask: NDArray[np.bool_
     assert refined.epochs == 0 and same(refined.chain, moved(start, 9, 0.5))
 
 
-def test_a_pass_that_would_take_too_long_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, rows, start = problem("cp", 9, RELU)
+@pytest.mark.parametrize("name", FORMS)
+def test_a_pass_that_would_take_too_long_is_not_begun(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, rows, start = problem(name, 9, RELU)
     start = moved(start, 9, 0.5)
     assert refine(start, rows, RELU).epochs > 0
     monkeypatch.setattr(descent, "MOST_WORK", 1e3)

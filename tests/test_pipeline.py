@@ -5,6 +5,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import models_for_tests
@@ -18,6 +19,10 @@ from onnx_lowrank import Result, compress, walk
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import plan_only
 from onnx_lowrank.plan.plan import NUMBER_OF_RANKS, Plan, SitePlan
+from onnx_lowrank.planning import choose, conv_shapes, cuts_of, energies, layers_to_choose
+from onnx_lowrank.preparation import prepare
+from onnx_lowrank.profile import positions_per_sample
+from onnx_lowrank.progress import silent
 from onnx_lowrank.report import SiteReport
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -34,6 +39,32 @@ ROUND_OFF = 2e-5
 run = functools.partial(compress, threads=1)
 
 builders = pytest.mark.parametrize("builder", models_for_tests.ALL.values(), ids=models_for_tests.ALL)
+
+
+def test_what_was_prepared_can_be_planned_again_and_the_walk_holds_only_what_its_plan_asks_for() -> None:
+    options = Options(speedup=3.0, threads=1)
+    run = prepare(MNIST, CALIBRATION, options, "unit", None, None, silent, lambda text: None)
+    layers = layers_to_choose(energies(run.sites, run.targets, run.cuts), conv_shapes(run.sites, run.macs), options, 1)
+    assert choose(layers, sum(run.macs.aimed_at.values()), options) == run.plan
+    needed = {"cp": (False, True), "spatial": (True, False), "3d": (True, False)}
+    forms = (*needed, "channel", None)
+    plan = Plan(tuple(SitePlan(s.name, form, ()) for s, form in zip(run.sites, forms, strict=True)))
+    held = cuts_of(plan, run.cuts)
+    assert {name: (cut.columns is not None, cut.polyadic is not None) for name, (cut,) in held.items()} == {
+        choice.name: needed[choice.form] for choice in plan.sites if choice.form in needed
+    }
+
+
+def test_rows_grow_with_the_filters_and_small_kernels_have_some_more() -> None:
+    """Where the maps and the memory have room for them; in half the memory there are half of them."""
+    shapes = {"narrow": (64, 64, 3, 3), "wide": (512, 512, 3, 3), "wider": (700, 512, 3, 3), "flat": (2048, 256, 1, 1)}
+    sites: Any = [SimpleNamespace(name=name, kernel=np.empty(shape, bool)) for name, shape in shapes.items()]
+    sizes = dict.fromkeys(shapes, (100, 100))
+    rows = {name: 100 * count for name, count in positions_per_sample(sites, sizes, 100, 1 << 40).items()}
+    assert rows == {"narrow": 30_000, "wide": 50 * 512, "wider": 50 * 700, "flat": 40_000}
+    needed = sum(4 * rows[site.name] * len(site.kernel) for site in sites)
+    assert positions_per_sample(sites, sizes, 100, needed // 2) == {name: n // 200 for name, n in rows.items()}
+    assert set(positions_per_sample(sites, dict.fromkeys(shapes, (7, 3)), 100, 1 << 40).values()) == {21}
 
 
 def photos(count: int) -> Array:

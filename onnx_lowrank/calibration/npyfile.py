@@ -23,7 +23,8 @@ _DAMAGE = (
     *(OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error),
     *(SyntaxError, tokenize.TokenError),
 )
-# What a damaged or encrypted file makes NumPy and zipfile raise.
+"""What a damaged or encrypted file makes NumPy and zipfile raise; NotImplementedError is zipfile's, for a compression
+that it does not know."""
 
 
 @dataclass(frozen=True)

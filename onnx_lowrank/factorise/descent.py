@@ -46,8 +46,9 @@ TAPPED_RATE = 0.4
 """The first with taps: a small change of one of them changes a whole feature."""
 
 MOST_WORK = 6e10
-"""Multiply-accumulates of one pass beyond which it is not begun: the regression comes as far in less time. Only wide
-kernels in the CP form, whose pixels are all read in every step, take so many."""
+"""Multiply-accumulates of one pass beyond which it is not begun, as in most forms of a layer of 512 filters. In the CP
+form of VGG-16's two passes took 7 s there to come as far as the alternation in 2 s; in its spatial form at 4× the error
+of the whole network was 0.0144 without and 0.0150 with them (120 photos)."""
 
 WORTH = 0.01
 """The share of the error that the judges must see gone at their first look. Where it is less, the samples have no more

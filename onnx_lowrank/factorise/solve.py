@@ -3,7 +3,8 @@
 Where samples are plenty, the refinement (``descent``) goes on to its end and beats the alternation of §2.3, from which
 it would even end higher (measured on VGG-16's third and fourth block: it begins at the linear solution). Where they
 are few for so many unknowns, as in the last layers, the judges stop it early; the alternation, whose regression a ridge
-holds back, runs too, and the judges take the better of the two.
+holds back, runs too, and the judges take the better of the two. It runs alone where a pass of the refinement would take
+too long.
 """
 
 from dataclasses import replace
