@@ -1,8 +1,10 @@
 """Layers' times: interpolated, kept in a table, searched for a plan by the clock; and the small models to measure."""
 
 import itertools
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import onnx
@@ -13,17 +15,21 @@ from hypothesis import strategies as st
 from onnx_lowrank.errors import DataError, TargetError, UsageError
 from onnx_lowrank.factorise.placeholder import placeholder
 from onnx_lowrank.graph.layer import ConvGeometry, layer_input, layer_model, surrounding_model
+from onnx_lowrank.interface import Feeds
+from onnx_lowrank.latency import measurement
 from onnx_lowrank.latency.costs import LatencyCosts
 from onnx_lowrank.latency.grid import LEAST, ranks_to_measure
 from onnx_lowrank.latency.interpolation import between, monotone
 from onnx_lowrank.latency.search import Found, WholeTime, budget_for, search
 from onnx_lowrank.latency.steps import STEPS, TO, free_step, ranks_to_look_at
+from onnx_lowrank.latency.stopwatch import Stopwatch, joined
 from onnx_lowrank.latency.table import ALONE, Choice, Setting, Table
 from onnx_lowrank.plan.choices import FORMS, Layer, choices
 from onnx_lowrank.plan.cost import ConvShape
 from onnx_lowrank.plan.energy import log_energies
 from onnx_lowrank.plan.select import GRID, Chosen, total_cost, total_energy
-from onnx_lowrank.runtime import Session
+from onnx_lowrank.runtime import Opener, Session
+from onnx_lowrank.timing import Budget, Times
 
 GEOMETRY = ConvGeometry("float32", (1, 12, 9, 10), 16, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 1, True)
 HERE = Setting("a processor (2 cores)", "CPUExecutionProvider", "1.0", 2, 1)
@@ -167,6 +173,40 @@ def test_small_models_have_the_layer_s_geometry_and_run(geometry: ConvGeometry) 
     assert shapes == {(geometry.input[0], geometry.filters, *ones)}
     around = Session(surrounding_model(geometry), ["CPUExecutionProvider"], 1, "surroundings")(feeds)["y"]
     assert around.shape == (*geometry.input[:2], *ones)
+
+
+@given(st.lists(st.floats(1.0, 4.0), min_size=9, max_size=9), st.integers(1, 12))
+@settings(max_examples=20, deadline=None)
+def test_times_compare_whatever_else_the_machine_did_meanwhile(slower: list[float], first: int) -> None:
+    """The machine is slower from turns to turns; the layer as it is takes part in all of them."""
+
+    def open_session(model: bytes, what: str) -> Callable[[Feeds], float]:
+        weights = onnx.load_from_string(model).graph.initializer
+        return lambda feeds: 1e-3 + 1e-6 * sum(math.prod(tensor.dims) for tensor in weights)
+
+    choices: list[Choice] = [("channel", (rank,)) for rank in range(1, 13)]
+
+    def times_at(disturbance: list[float]) -> dict[Choice, float]:
+        def turns(runs: Sequence[Callable[[], float]], budget: Budget) -> Times:
+            return Times(disturbance.pop() * np.array([[run() for run in runs]]), 1, True)
+
+        stopwatch = Stopwatch(Table(), HERE, cast(Opener, open_session), None)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(measurement, "take_turns", turns)
+            stopwatch.layer(GEOMETRY, choices[:first])
+            return stopwatch.layer(GEOMETRY, choices)
+
+    disturbed, undisturbed = times_at(slower.copy()), times_at([1.0] * 9)
+    assert disturbed.keys() == {ALONE, *choices}
+    scale = disturbed[ALONE] / undisturbed[ALONE]
+    assert 1 <= scale <= max(slower) + 1e-9
+    for choice, time in undisturbed.items():
+        assert disturbed[choice] == pytest.approx(scale * time)
+
+
+def test_what_is_too_short_to_tell_how_slow_the_machine_was_is_taken_as_it_is() -> None:
+    known: dict[Choice, float] = {ALONE: 0.001, ("channel", (4,)): 0.003}
+    assert joined(known, {ALONE: 0.004, ("channel", (8,)): 0.002}) == known | {("channel", (8,)): 0.002}
 
 
 # ---- the table

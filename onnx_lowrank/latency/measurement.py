@@ -1,6 +1,8 @@
 """Layers on the stopwatch: every form at its ranks as a small model, in turns with the layer as it is.
 
-The time of what surrounds the layer in the small models is subtracted.
+The time of what surrounds the layer in the small models is subtracted. Only what takes turns is disturbed alike, so a
+form's time is taken relative to that of the layer as it is from the same turns: what else a machine does for some
+seconds slows both down.
 """
 
 from collections.abc import Sequence
@@ -62,16 +64,17 @@ def measure_layer(
     untouched = open_session(layer_model(geometry, None), "a measured layer")
     size = max(1, min(TOGETHER, MOST_BYTES // max(1, geometry.bytes)) - 2)
     others = [choice for choice in wanted if choice != ALONE]
-    fastest, surroundings = {ALONE: np.inf}, np.inf
+    shares: dict[Choice, float] = {}  # of the time of the layer as it is
+    alone, surroundings = np.inf, np.inf
     for start in range(0, max(1, len(others)), size):
         group = others[start : start + size]
         sessions = [around, untouched, *(_session(geometry, choice, open_session) for choice in group)]
         # Whatever else a machine does only ever adds: the fastest round is the one that it disturbed least.
         best = 1e3 * take_turns([_run(session, feeds) for session in sessions], budget).seconds.min(axis=0)
-        surroundings = min(surroundings, best[0])
-        fastest[ALONE] = min(fastest[ALONE], best[1])
-        fastest.update(zip(group, best[2:], strict=True))
-    return {choice: max(SHORTEST, float(time - surroundings)) for choice, time in fastest.items()}
+        alone, surroundings = min(alone, best[1]), min(surroundings, best[0] / best[1])
+        shares.update(zip(group, best[2:] / best[1], strict=True))
+    shares[ALONE] = 1.0
+    return {choice: max(SHORTEST, float(alone * (share - surroundings))) for choice, share in shares.items()}
 
 
 def measure_models(sessions: Sequence[Session], feeds: Feeds, budget: Budget = WHOLE) -> tuple[list[float], Interval]:

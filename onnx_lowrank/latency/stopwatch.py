@@ -1,8 +1,7 @@
 """The times of one run's setting: read from the table where they are there, else measured and added to it."""
 
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from onnx_lowrank.errors import DataError, EnvironmentFault, UsageError
@@ -11,6 +10,9 @@ from onnx_lowrank.latency.measurement import measure_layer
 from onnx_lowrank.latency.steps import measure_step
 from onnx_lowrank.latency.table import ALONE, Choice, Setting, Table
 from onnx_lowrank.runtime import Opener
+
+MEASURABLE = 0.02
+"""Milliseconds; of less, what surrounds a layer is too large a part."""
 
 
 class Stopwatch:
@@ -57,8 +59,7 @@ class Stopwatch:
                 "with --measure-latency"
             )
         measured = measure_layer(geometry, missing, self._open)
-        measured[ALONE] = min(measured[ALONE], known.get(ALONE, math.inf))
-        known.update(measured)
+        self.times.layers[geometry] = known = joined(known, measured)
         self.measured += len(missing) + 1
         return known
 
@@ -101,6 +102,23 @@ class Stopwatch:
             raise EnvironmentFault(f"cannot write the latency table {self.path}: {error.strerror}") from error
         finally:
             scratch.unlink(missing_ok=True)
+
+
+def joined(known: Mapping[Choice, float], measured: Mapping[Choice, float]) -> dict[Choice, float]:
+    """Milliseconds measured at different times, all as on the less disturbed machine.
+
+    The layer as it is was measured both times and says by how much the machine was slower. Layers that take less than
+    ``MEASURABLE`` do not say that: they are joined as they are.
+    """
+    if ALONE not in known:
+        return dict(measured)
+    alone = min(known[ALONE], measured[ALONE])
+
+    def undisturbed(times: Mapping[Choice, float]) -> dict[Choice, float]:
+        slower = times[ALONE] / alone if alone >= MEASURABLE else 1.0
+        return {choice: time / slower for choice, time in times.items()}
+
+    return undisturbed(known) | undisturbed(measured) | {ALONE: alone}
 
 
 def read_table(path: Path | None) -> Table:
