@@ -8,9 +8,9 @@ usage: python tools/latency_table.py MODEL --calibration DATA [--validation LABE
 For every number of threads the layers are measured once (into --table), and for every ratio the model is compressed
 with --target latency. Then the MACs target is raised until a model that is planned by MACs (at multiples of
 --rank-multiple, a number or auto) is measured to be as fast, and that one is solved too. All are measured once more,
-in turns with the original. "off" is the measured time over the predicted one. Relative errors are those of the
-reports, of the first output on samples that no solver saw; top-1 is measured where LABELLED is given. What is out of
-reach is a row without numbers.
+in turns with the original. "off" is the measured time over the predicted one. Relative errors are those of the first
+output on samples that no solver saw: of LABELLED, with the top-1, or without it on the few that the reports are about.
+What is out of reach is a row without numbers.
 
 The second table says what a second thread gains: the ratio of every layer's times with the fewest and the most
 threads, as it is and as planned for the last ratio.
@@ -28,6 +28,7 @@ from typing import Any
 
 from measuring import (
     PROVIDERS,
+    Scores,
     apart,
     command_options,
     common_arguments,
@@ -125,15 +126,15 @@ def time_models(models: Sequence[Path], data: Path, options: Options, preprocess
     return [Timed(1e3 * times.median(i), s.value, s.low, s.high) for i, s in enumerate(speeds)]
 
 
-def row(name: str, report: dict[str, Any], timed: Timed, top1: float | None, seconds: float) -> list[str]:
+def row(name: str, report: dict[str, Any], timed: Timed, scores: Scores | None, seconds: float) -> list[str]:
     planned = report["latency_plan"]
     predicted = planned["predicted_ms"] if planned else None
-    error = next(iter(report["outputs"].values()))["relative_error"]
+    error = scores.relative_error if scores else next(iter(report["outputs"].values()))["relative_error"]
     return [
         *(name, f"{report['speedup']['macs']:.2f}×", f"{predicted:.1f}" if predicted else ""),
         *(f"{timed.ms:.1f}", f"{100 * (timed.ms / predicted - 1):+.1f} %" if predicted else ""),
         *(f"{timed.ratio:.2f} ({timed.low:.2f} to {timed.high:.2f})", f"{error:.4f}"),
-        *(percent(top1) if top1 is not None else "", f"{seconds:.0f}"),
+        *(percent(scores.top1) if scores else "", f"{seconds:.0f}"),
     ]
 
 
@@ -208,18 +209,19 @@ def main() -> None:
                     runs.append(run_command(args.model, lean, *given))
                     compared.append(lean)
                 timed = apart(time_models, compared, args.calibration, options, args.preprocess)
-                scores: list[Any] = [None] * len(compared)
+                scores: Sequence[Scores | None] = [None] * len(compared)
                 if args.validation:
                     scores = apart(compare, compared, args.validation, args.limit, args.preprocess)
                 named = zip(("the clock", "MACs"), runs, timed[1:], scores[1:], strict=False)
                 for kind, run, of_model, score in named:
-                    top1 = score.top1 if score else None
-                    rows.append(row(f"{name}, {kind}", run.report, of_model, top1, run.seconds))
+                    rows.append(row(f"{name}, {kind}", run.report, of_model, score, run.seconds))
                     document.append(
-                        {"threads": threads, "ratio": ratio, "plan": kind, "timed": asdict(of_model), "top1": top1}
-                        | {"original_ms": timed[0].ms, "seconds": run.seconds, "report": run.report}
+                        {"threads": threads, "ratio": ratio, "plan": kind, "timed": asdict(of_model)}
+                        | {"scores": asdict(score) if score else None, "original_ms": timed[0].ms}
+                        | {"seconds": run.seconds, "report": run.report}
                     )
-                print(f"{name}: {timed[0].ms:.1f} ms as it is", file=sys.stderr, flush=True)
+                as_it_is = f", top-1 {percent(scores[0].top1)}" if scores[0] else ""
+                print(f"{name}: {timed[0].ms:.1f} ms as it is{as_it_is}", file=sys.stderr, flush=True)
     print(markdown(HEADER, rows))
     if len(sites) > 1:
         print(f"\n{threads_table(tables, sites)}")
