@@ -64,6 +64,10 @@ SYNTHETIC = (
     "give --data a few hundred samples such as the model will see, without labels"
 )
 
+MISSTATED = (
+    "the model states shapes that its own nodes do not make, of {} tensors ({}); the result leaves these statements out"
+)
+
 SAMPLES_TO_MEASURE = 8
 """Their shapes count, not what they hold; enough for a model that demands a batch."""
 
@@ -120,6 +124,9 @@ def prepare(
         graph = normalise(loaded.proto, gemm=options.include_gemm)
         sites, skipped = find_sites(graph, options.include, options.exclude, gemm=options.include_gemm)
         _check_any(sites, skipped)
+        if loaded.misstated:
+            names = sorted(loaded.misstated)
+            warn(MISSTATED.format(len(names), ", ".join(names[:3]) + (", …" if len(names) > 3 else "")))
     with _stage("data", clock, progress):
         specs = with_shapes(inputs(loaded.proto), options.input_shapes)
         how = parse(preprocess) if isinstance(preprocess, str) else preprocess

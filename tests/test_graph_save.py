@@ -13,9 +13,10 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models_for_tests import ALL, plain, residual, run_model, with_function
+from models_for_tests import ALL, photo, plain, residual, run_model, three_convs, with_function
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_lowrank import compress
 from onnx_lowrank.errors import EnvironmentFault, ModelError, ValidationError
 from onnx_lowrank.factorise.factors import Factorization, Stage
 from onnx_lowrank.graph.load import inputs, load, outputs
@@ -32,6 +33,17 @@ def entry(key: str) -> onnx.StringStringEntryProto:
 
 def listing(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def stating(shapes: dict[str, list[Any]]) -> onnx.ModelProto:
+    """Three convolutions with batch normalisations and shapes stated for the tensors inside, with a stride in front."""
+    model = three_convs(size=(12, 10))
+    for node in model.graph.node:
+        if node.name == "conv2":
+            node.attribute.append(helper.make_attribute("strides", [2, 2]))
+    for name, shape in shapes.items():
+        model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    return model
 
 
 def decorated() -> onnx.ModelProto:
@@ -327,3 +339,34 @@ def test_a_rewritten_file_runs(tmp_path: Path) -> None:
     x = np.ones((1, 3, 12, 10), np.float32)
     got = run_model(load(tmp_path / "m.onnx").proto, {"x": x})["y"]
     np.testing.assert_array_equal(got, run_model(result, {"x": x})["y"])
+
+
+@pytest.mark.parametrize("batch", ["N", 3])
+def test_stated_shapes_survive_where_the_nodes_make_them(batch: int | str) -> None:
+    right: dict[str, list[Any]] = {
+        "c1": [batch, 16, 12, 10],
+        "r1": ["any", "some", 12, "more"],
+        "c2": ["N", 16, 6, 5],
+        "r3": ["N", 16, 6, 5],
+    }
+    wrong: dict[str, list[Any]] = {"r2": ["N", 6, 5, 16], "c3": ["N", 16, 30]}
+    model = stating(right | wrong)
+    assert load(model).misstated == set(wrong)
+    warned: list[str] = []
+    result = compress(model, photo(0, (8, 3, 12, 10)), 2, warn=warned.append)
+    assert {value.name for value in result.model.graph.value_info} == set(right)
+    assert any("2 tensors (c3, r2)" in text for text in warned)
+    onnx.checker.check_model(result.model, full_check=True)
+
+
+def test_a_size_below_one_stands_for_an_unknown_one() -> None:
+    assert load(stating({"r3": [0, -1, 6, 5]})).misstated == frozenset()
+
+
+def test_behind_a_node_that_onnx_does_not_know_every_statement_survives() -> None:
+    model = stating({"r1": ["N", 12, 10, 16]})
+    for node in model.graph.node:
+        if node.output[0] == "c1":
+            node.domain = "org.example"
+    model.opset_import.append(helper.make_opsetid("org.example", 1))
+    assert load(model).misstated == frozenset()

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from onnx import external_data_helper, numpy_helper
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.protos import bodies
+from onnx_lowrank.graph.stated import misstated
 from onnx_lowrank.interface import TensorSpec
 
 
@@ -40,6 +42,11 @@ class LoadedModel:
     sha256: str
     bytes: int
     external_data: bool
+
+    @cached_property
+    def misstated(self) -> frozenset[str]:
+        """Names of the tensors whose stated shapes are wrong; see ``graph.stated``."""
+        return misstated(self.proto)
 
 
 def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:

@@ -22,7 +22,7 @@ def export(graph: gs.Graph, original: LoadedModel) -> onnx.ModelProto:
 
     graphsurgeon's own export forgets doc strings, metadata and more, so only nodes, and constants that are new or
     replaced, come from the graph: everything else is the original's, less what belonged to tensors that no longer
-    exist.
+    exist, and less stated shapes that are wrong (``LoadedModel.misstated``).
 
     Parameters
     ----------
@@ -75,7 +75,8 @@ def export(graph: gs.Graph, original: LoadedModel) -> onnx.ModelProto:
     exist = now_stored | {tensor.values.name for tensor in model.graph.sparse_initializer}
     exist |= {value.name for value in model.graph.input}
     exist |= {name for node in model.graph.node for name in node.output}
-    model.graph.value_info.extend(value for value in source.graph.value_info if value.name in exist)
+    exist_as_stated = exist - original.misstated
+    model.graph.value_info.extend(value for value in source.graph.value_info if value.name in exist_as_stated)
     model.graph.quantization_annotation.extend(
         annotation for annotation in source.graph.quantization_annotation if annotation.tensor_name in exist
     )

@@ -1,0 +1,66 @@
+"""Shapes that a model states for tensors inside it, and that its own nodes do not make.
+
+An exporter that moves nodes about and forgets to correct what it has noted leaves such shapes behind. ONNX Runtime
+takes the original all the same, as long as there are others that put it right again; where a rewritten node takes one
+of those away, the wrong shape decides.
+"""
+
+import onnx
+
+from onnx_lowrank.graph.protos import copy_fields
+
+SMALL = 1024
+"""Elements; constants up to there may be shapes, which have to be known to infer others."""
+
+
+def misstated(proto: onnx.ModelProto) -> frozenset[str]:
+    """Names of the tensors whose stated shape contradicts what ONNX infers from the inputs and the nodes.
+
+    Nothing is said where it infers nothing, such as behind nodes of other domains.
+    """
+    stated = {value.name: value.type for value in proto.graph.value_info if _has_shape(value.type)}
+    if not stated:
+        return frozenset()
+    try:
+        inferred = onnx.shape_inference.infer_shapes(_without_statements(proto)).graph.value_info
+    except Exception:  # of many kinds: what cannot be inferred contradicts nothing
+        return frozenset()
+    return frozenset(
+        value.name
+        for value in inferred
+        if value.name in stated and _has_shape(value.type) and _contradict(value.type, stated[value.name])
+    )
+
+
+def _without_statements(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without stated shapes and large constants, which become inputs."""
+    bare = onnx.ModelProto()
+    copy_fields(proto, bare, {"graph"})
+    copy_fields(proto.graph, bare.graph, {"initializer", "value_info"})
+    listed = {value.name for value in bare.graph.input}
+    for tensor in proto.graph.initializer:
+        elements = 1
+        for size in tensor.dims:
+            elements *= size
+        if elements <= SMALL:
+            bare.graph.initializer.append(tensor)
+        elif tensor.name not in listed:
+            value = bare.graph.input.add(name=tensor.name)
+            value.type.tensor_type.elem_type = tensor.data_type
+            for size in tensor.dims:
+                value.type.tensor_type.shape.dim.add(dim_value=size)
+    return bare
+
+
+def _has_shape(kind: onnx.TypeProto) -> bool:
+    return bool(kind.HasField("tensor_type") and kind.tensor_type.HasField("shape"))
+
+
+def _contradict(one: onnx.TypeProto, other: onnx.TypeProto) -> bool:
+    """Whether no tensor has both shapes; what a dimension leaves open contradicts nothing."""
+    first, second = one.tensor_type.shape.dim, other.tensor_type.shape.dim
+    if len(first) != len(second):
+        return True
+    pairs: list[tuple[int, int]] = [(a.dim_value, b.dim_value) for a, b in zip(first, second, strict=True)]
+    # Some exporters write -1 or 0 for "unknown".
+    return any(a != b for a, b in pairs if a > 0 and b > 0)
