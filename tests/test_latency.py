@@ -376,6 +376,28 @@ def test_nothing_faster_is_a_reason_of_its_own_and_speedup_one_changes_nothing()
     assert trials == 0 and [x.choice(i) for x, i in zip(found.layers, found.chosen, strict=True)] == [ALONE] * 2
 
 
+@given(count=st.integers(1, 4), seed=st.integers(0, 1000), share=st.floats(0.1, 0.8), gain=st.floats(0.8, 1.6))
+@settings(max_examples=30, deadline=None)
+def test_what_folding_gains_need_not_be_gained_by_the_layers(count: int, seed: int, share: float, gain: float) -> None:
+    layers, original, speedup = within_reach(count, seed, share)
+    alone = sum(layer.alone for layer in layers)
+
+    def whole(now: Sequence[Layer], chosen: Chosen) -> WholeTime:
+        after = (original - (alone - total_cost(now, chosen)) / 1e6) / gain
+        return WholeTime(original, after, original / after, original / after)
+
+    def after_folding(asked: float) -> Found:
+        folded = WholeTime(original, original / gain, gain, gain)
+        return search(lambda: layers, lambda *_: False, whole, original, asked, "exact", folded)
+
+    # The layers promise their times as measured alone, of which the folded model shows 1 / gain.
+    found = after_folding(speedup * gain)
+    assert found.measured and found.measured.ratio >= speedup * gain - 1e-9
+    if gain > 1.03:
+        found = after_folding(1.01 + (gain - 1.03) / 2)
+        assert found.rounds == 0 and [x.choice(i) for x, i in zip(layers, found.chosen, strict=True)] == [ALONE] * count
+
+
 def test_interpolated_choices_are_measured_before_they_are_taken() -> None:
     shape = ConvShape(16, 16, (3, 3), 10, 10, 10)
     times: dict[Choice, float] = {ALONE: 4.0, ("channel", (2,)): 0.5, ("channel", (14,)): 3.5}
@@ -405,3 +427,4 @@ def test_interpolated_choices_are_measured_before_they_are_taken() -> None:
 def test_the_budget_is_what_the_target_leaves() -> None:
     assert budget_for(10_000, 6_000, 2.0, 1.0) == 1_000
     assert budget_for(10_000, 6_000, 2.0, 0.5) == -4_000
+    assert budget_for(10_000, 6_000, 2.0, 1.0, folded=8_000) == 3_000

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from models_for_tests import photo, three_convs
+from models_for_tests import photo, plain, three_convs
 
 from onnx_lowrank import cli, compress
 from onnx_lowrank.calibration.arraysource import ArraySource
 from onnx_lowrank.errors import TargetError, UsageError
 from onnx_lowrank.graph.layer import ConvGeometry
 from onnx_lowrank.graph.load import load
-from onnx_lowrank.latency.planning import model_key
+from onnx_lowrank.latency.planning import folds, model_key
 from onnx_lowrank.latency.table import ALONE, Choice, Setting, Table
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import measure_only, plan_only
@@ -236,3 +236,7 @@ def test_a_file_that_is_no_table_is_named(
     np.save("data.npy", photo(1, SHAPE))
     assert cli.main(["net.onnx", "out.onnx", "--data=data.npy", "--target=latency", "--latency-table=t.json"]) == 3
     assert "t.json is no latency table of schema 1" in capsys.readouterr().err
+
+
+def test_only_models_with_something_to_fold_are_measured_without_a_layer_rewritten() -> None:
+    assert folds(load(plain())) and not folds(load(three_convs()))

@@ -8,9 +8,10 @@ usage: python tools/latency_table.py MODEL --calibration DATA [--validation LABE
 For every number of threads the layers are measured once (into --table), and for every ratio the model is compressed
 with --target latency. Then the MACs target is raised until a model that is planned by MACs (at multiples of
 --rank-multiple, a number or auto) is measured to be as fast, and that one is solved too. All are measured once more,
-in turns with the original. "off" is the measured time over the predicted one. Relative errors are those of the first
-output on samples that no solver saw: of LABELLED, with the top-1, or without it on the few that the reports are about.
-What is out of reach is a row without numbers.
+in turns with the original. "off" is the measured time over the predicted one, which is taken from the predicted ratio
+to the original's time now: a machine may be slower or faster than when the plan was made. Relative errors are those of
+the first output on samples that no solver saw: of LABELLED, with the top-1, or without it on the few that the reports
+are about. What is out of reach is a row without numbers.
 
 The second table says what a second thread gains: the ratio of every layer's times with the fewest and the most
 threads, as it is and as planned for the last ratio.
@@ -33,6 +34,7 @@ from measuring import (
     command_options,
     common_arguments,
     compare,
+    error,
     markdown,
     percent,
     run_command,
@@ -128,12 +130,12 @@ def time_models(models: Sequence[Path], data: Path, options: Options, preprocess
 
 def row(name: str, report: dict[str, Any], timed: Timed, scores: Scores | None, seconds: float) -> list[str]:
     planned = report["latency_plan"]
-    predicted = planned["predicted_ms"] if planned else None
-    error = scores.relative_error if scores else next(iter(report["outputs"].values()))["relative_error"]
+    predicted = timed.ratio * timed.ms / planned["predicted_ratio"] if planned else None
+    relative = scores.relative_error if scores else next(iter(report["outputs"].values()))["relative_error"]
     return [
         *(name, f"{report['speedup']['macs']:.2f}×", f"{predicted:.1f}" if predicted else ""),
         *(f"{timed.ms:.1f}", f"{100 * (timed.ms / predicted - 1):+.1f} %" if predicted else ""),
-        *(f"{timed.ratio:.2f} ({timed.low:.2f} to {timed.high:.2f})", f"{error:.4f}"),
+        *(f"{timed.ratio:.2f} ({timed.low:.2f} to {timed.high:.2f})", error(relative)),
         *(percent(scores.top1) if scores else "", f"{seconds:.0f}"),
     ]
 
@@ -200,8 +202,8 @@ def main() -> None:
                 compared = [args.model, fast]
                 try:
                     _, _, plan = apart(plan_by_macs, args.model, args.calibration, options, args.preprocess, reached)
-                except TargetError as error:
-                    rows.append([f"{name}, MACs: {error}", *[""] * (len(HEADER) - 1)])
+                except TargetError as refusal:
+                    rows.append([f"{name}, MACs: {refusal}", *[""] * (len(HEADER) - 1)])
                 else:
                     (folder / "plan.json").write_text(plan, encoding="utf-8")
                     replay = [f"--images={args.images}", f"--preprocess={args.preprocess.preset}"]

@@ -10,6 +10,7 @@ from onnx_lowrank.errors import UsageError
 from onnx_lowrank.factorise.forms import Cuts
 from onnx_lowrank.graph.layer import ConvGeometry
 from onnx_lowrank.graph.load import LoadedModel
+from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.sites import ConvSite
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.latency.costs import LatencyCosts
@@ -199,7 +200,7 @@ def check_reach(
     if options.speedup <= 1 or clocked.original_ms > SURE * options.speedup * (clocked.original_ms - saved):
         return
     plan = Plan(tuple(fastest))
-    if not any(choice.form for choice in plan.sites):
+    if not any(choice.form for choice in plan.sites) and not folds(loaded):
         raise out_of_reach(options.speedup, 1.0)
     if clocked.stopwatch.here:
         feeds = sampling.source.feeds(clocked.batch)
@@ -256,12 +257,13 @@ def choose_by_clock(
             clocked.stopwatch.layer(geometry, choices)
         return bool(wanted)
 
-    measure = None
+    measure = folded = None
     if clocked.stopwatch.here:
         feeds = sampling.source.feeds(clocked.batch)
         whole = whole_times(loaded, sites, feeds, options, weights_alone(cuts))
         measure = lambda layers, chosen: whole(plan(layers, chosen))  # noqa: E731
-    found = search(layers_now, refine, measure, clocked.original_ms, options.speedup, options.ranks)
+        folded = whole(Plan(tuple(SitePlan(site.name, None) for site in sites))) if folds(loaded) else None
+    found = search(layers_now, refine, measure, clocked.original_ms, options.speedup, options.ranks, folded)
     clocked.stopwatch.save()
     chosen = plan(found.layers, found.chosen)
     milliseconds = {}
@@ -269,6 +271,11 @@ def choose_by_clock(
         costs = clocked.costs(choice.name)
         milliseconds[choice.name] = (costs.times[ALONE], costs.milliseconds((choice.form, choice.ranks)))
     return chosen, LatencyPlan(clocked, found, milliseconds)
+
+
+def folds(loaded: LoadedModel) -> bool:
+    """Whether the model has nodes that become part of a convolution, which may make it faster or slower as it is."""
+    return len(normalise(loaded.proto).nodes) < len(loaded.proto.graph.node)
 
 
 def whole_times(

@@ -1,13 +1,14 @@
 """From layers' times to a whole model's: choose, build, measure, correct, until the clock shows what was asked for.
 
-With T the original's time, t_l(·) a layer's, and σ how much of what the layers promise the whole model shows,
+With T₀ the time of the model with its normalisations folded and no layer rewritten, t_l(·) a layer's, and σ how much of
+what the layers promise the whole model shows,
 
-    T' = T − σ·Σ_l (t_l(as it is) − t_l(chosen)).
+    T' = T₀ − σ·Σ_l (t_l(as it is) − t_l(chosen)).
 
-σ begins at 1. Each round allocates for the budget at which this meets the target (``plan.select``), measures the whole
-model, and takes σ from what it saw. A plan is taken where the whole confidence interval of its ratio meets the target,
-so that the next measurement will confirm it; where none surely does, the fastest of those that seem to. The cheapest
-plan that fails shows that the target is out of reach.
+Where nothing is folded T₀ is the original's time T. σ begins at 1. Each round allocates for the budget at which this
+meets the target (``plan.select``), measures the whole model, and takes σ from what it saw. A plan is taken where the
+whole confidence interval of its ratio meets the target, so that the next measurement will confirm it; where none surely
+does, the fastest of those that seem to. The cheapest plan that fails shows that the target is out of reach.
 """
 
 import math
@@ -87,9 +88,9 @@ def out_of_reach(speedup: float, reached: float) -> TargetError:
     )
 
 
-def budget_for(original: int, alone: int, speedup: float, correction: float) -> int:
-    """Nanoseconds that all layers together may take, so that T' = T / speedup."""
-    return math.floor(alone - original * (1 - 1 / speedup) / correction)
+def budget_for(original: int, alone: int, speedup: float, correction: float, folded: int | None = None) -> int:
+    """Nanoseconds that all layers together may take, so that T' = T / speedup; ``folded`` is T₀, if it is not T."""
+    return math.floor(alone - ((original if folded is None else folded) - original / speedup) / correction)
 
 
 def search(
@@ -99,6 +100,7 @@ def search(
     original_ms: float,
     speedup: float,
     how: str,
+    folded: WholeTime | None = None,
 ) -> Found:
     """Choose for a speedup by the clock.
 
@@ -116,12 +118,15 @@ def search(
         T / T' asked for.
     how
         A key of ``plan.select.SEARCHES``.
+    folded
+        The model without any layer rewritten, where that is not the original.
 
     Raises
     ------
     TargetError
         With the largest ratio that was reached.
     """
+    start_ms = original_ms / folded.ratio if folded else original_ms
     correction, best, perhaps, seen = 1.0, None, None, set[Chosen]()
     aim = speedup * (1 + MARGIN) if speedup > 1 and measure else speedup
     too_slow = math.inf  # the smallest cost that was too slow
@@ -129,7 +134,7 @@ def search(
     for done in range(1, ROUNDS + 1):
         layers = tuple(layers_now())
         alone = sum(layer.alone for layer in layers)
-        budget = budget_for(round(1e6 * original_ms), alone, aim, correction)
+        budget = budget_for(round(1e6 * original_ms), alone, aim, correction, round(1e6 * start_ms))
         if seen:
             # What is known to be too slow need not be tried again, whatever σ says now.
             budget = int(min(budget, 0.99 * too_slow)) if too_slow < math.inf else budget
@@ -138,12 +143,12 @@ def search(
         layers, chosen, lowest = _allocate(layers_now, refine, budget, how)
         cost, alone = total_cost(layers, chosen), sum(layer.alone for layer in layers)
         if cost == alone:
-            if speedup > 1:
-                raise out_of_reach(speedup, 1.0)
-            same = WholeTime(original_ms, original_ms, 1.0, 1.0)
-            return Found(chosen, layers, original_ms, original_ms, 1.0, same, 0)
+            same = folded or WholeTime(original_ms, original_ms, 1.0, 1.0)
+            if speedup > max(1.0, same.ratio):
+                raise out_of_reach(speedup, same.ratio)
+            return Found(chosen, layers, start_ms, start_ms, 1.0, same, 0)
         saved_ms = (alone - cost) / 1e6
-        from_layers, predicted = original_ms - saved_ms, original_ms - correction * saved_ms
+        from_layers, predicted = start_ms - saved_ms, start_ms - correction * saved_ms
         if measure is None:
             if original_ms / max(predicted, 1e-9) < speedup:
                 raise out_of_reach(speedup, original_ms / predicted)
@@ -153,7 +158,7 @@ def search(
         seen.add(chosen)
         time = measure(layers, chosen)
         if saved_ms > 0:
-            correction = max(0.1, (1 - 1 / time.ratio) * original_ms / saved_ms)
+            correction = max(0.1, (start_ms - original_ms / time.ratio) / saved_ms)
         found = Found(chosen, layers, from_layers, predicted, correction, time, done)
         if time.low >= speedup:
             if best is None or total_energy(layers, chosen) > total_energy(best.layers, best.chosen):
