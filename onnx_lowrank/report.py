@@ -79,11 +79,11 @@ class LatencyPlanReport:
     """How a plan by the clock came about: milliseconds of a run.
 
     ``device``, ``onnxruntime``, ``threads`` and ``batch`` say where and how was measured. ``before_ms`` is the
-    original's time; the layers' measured times alone predict ``from_layers_ms`` for the plan. ``trial_ms`` and
-    ``trial_ratio`` are the whole model's, with these ranks but weights that nobody solved for, after ``rounds`` such
-    trials, and None where the plan is for another device. ``predicted_ms`` and ``predicted_ratio`` are what is said of
-    the result: the trial's, or what was expected where there was none. ``correction`` is the share of what the layers
-    promise to save that the trial showed. ``measurements`` counts what was not yet in the table.
+    original's time; the layers' measured times predict ``from_layers_ms`` for the plan, before any is measured.
+    ``trial_ms`` and ``trial_ratio`` are the whole model's, with these ranks but weights that nobody solved for, after
+    ``rounds`` such trials, and None where the plan is for another device. ``predicted_ms`` and ``predicted_ratio`` are
+    what is said of the result: the trial's, or what was expected where there was none. ``correction`` is the share of
+    what the layers promise to save that the trial showed. ``measurements`` counts what was not yet in the table.
     """
 
     device: str

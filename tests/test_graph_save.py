@@ -36,7 +36,7 @@ def listing(folder: Path) -> list[str]:
 
 
 def stating(shapes: dict[str, list[Any]]) -> onnx.ModelProto:
-    """Three convolutions with batch normalisations and shapes stated for the tensors inside, with a stride in front."""
+    """Three convolutions, the second with a stride, and shapes stated for the tensors inside."""
     model = three_convs(size=(12, 10))
     for node in model.graph.node:
         if node.name == "conv2":
@@ -370,3 +370,11 @@ def test_behind_a_node_that_onnx_does_not_know_every_statement_survives() -> Non
             node.domain = "org.example"
     model.opset_import.append(helper.make_opsetid("org.example", 1))
     assert load(model).misstated == frozenset()
+
+
+def test_shapes_behind_a_computed_reshape_are_compared_too() -> None:
+    model = stating({"c1": ["N", 16, 12, 10], "r1": ["N", 12, 10, 16]})
+    model.graph.node[0].input[0] = "same"
+    model.graph.node.insert(0, helper.make_node("Reshape", ["x", "size"], ["same"]))
+    model.graph.node.insert(0, helper.make_node("Shape", ["x"], ["size"]))
+    assert load(model).misstated == {"r1"}

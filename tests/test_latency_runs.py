@@ -9,17 +9,20 @@ import onnx
 import pytest
 from models_for_tests import photo, plain, three_convs
 
-from onnx_lowrank import cli, compress
+from onnx_lowrank import cli, compress, preparation
 from onnx_lowrank.calibration.arraysource import ArraySource
 from onnx_lowrank.errors import TargetError, UsageError
 from onnx_lowrank.graph.layer import ConvGeometry
 from onnx_lowrank.graph.load import load
+from onnx_lowrank.latency import planning, stopwatch
+from onnx_lowrank.latency.measurement import Measured
 from onnx_lowrank.latency.planning import folds, model_key
 from onnx_lowrank.latency.table import ALONE, Choice, Setting, Table
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import measure_only, plan_only
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.runtime import device_name, runtime_version
+from onnx_lowrank.timing import Interval
 
 SHAPE = (12, 3, 12, 10)
 DEVICE = "a processor that is not here"
@@ -99,7 +102,7 @@ def test_a_form_that_is_slower_by_the_clock_is_not_taken_though_it_saves_macs(mo
 def test_the_largest_ratio_of_another_device_is_stated(model: Path, tmp_path: Path) -> None:
     table = tmp_path / "t.json"
     inject(table, model, FASTER, 10.0)
-    with pytest.raises(TargetError, match=r"make this model 2\.50 times as fast"):
+    with pytest.raises(TargetError, match=r"makes this model 2\.50 times as fast"):
         plan_only(model, photo(1, SHAPE), options=options(table, 2.6))
 
 
@@ -240,3 +243,33 @@ def test_a_file_that_is_no_table_is_named(
 
 def test_only_models_with_something_to_fold_are_measured_without_a_layer_rewritten() -> None:
     assert folds(load(plain())) and not folds(load(three_convs()))
+
+
+@pytest.mark.parametrize(("asked", "trials"), [(1.3, 1), (1.8, 2)])
+def test_where_folding_is_fast_enough_no_layer_is_touched(
+    asked: float, trials: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The original takes 10 ms, 7 with its normalisations folded, and 5 with any plan."""
+    seen: list[int] = []
+
+    def models(sessions: list[object], feeds: object) -> tuple[list[float], Interval]:
+        if len(sessions) == 1:
+            return [10.0], Interval(1, 1, 1, 0.95)
+        seen.append(1)
+        ratio = 10 / (7 if len(seen) == 1 else 5)
+        return [10.0, 10 / ratio], Interval(ratio, ratio, ratio, 0.95)
+
+    def layers(geometry: ConvGeometry, wanted: list[Choice], *_: object) -> Measured:
+        times = {choice: 0.5 + 0.02 * sum(choice[1]) for choice in wanted if choice != ALONE}
+        return Measured(times | {ALONE: 3.0}, mostly_layer=True)
+
+    monkeypatch.setattr(planning, "measure_models", models)
+    monkeypatch.setattr(preparation, "check_reach", lambda *_: None)
+    monkeypatch.setattr(stopwatch, "measure_layer", layers)
+    wanted = Options(speedup=asked, target="latency", threads=1, rank_multiple=4)
+    planned = plan_only(plain(), photo(1, SHAPE), options=wanted)
+    assert len(seen) == trials
+    assert {site.form is None for site in planned.sites} == ({True} if trials == 1 else {True, False})
+    assert planned.latency_plan and planned.latency_plan.trial_ratio == pytest.approx(
+        10 / 7 if trials == 1 else 2, 1e-3
+    )

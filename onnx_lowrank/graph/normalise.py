@@ -29,7 +29,8 @@ def normalise(proto: onnx.ModelProto, *, gemm: bool = False) -> gs.Graph:
     Returns
     -------
     gs.Graph
-        It computes the same, with its nodes still in topological order.
+        It computes the same, with its nodes still in topological order. Its attribute ``folded`` counts the nodes that
+        became part of a convolution.
 
     Raises
     ------
@@ -46,9 +47,11 @@ def normalise(proto: onnx.ModelProto, *, gemm: bool = False) -> gs.Graph:
             for add in node.outputs[0].outputs if node.op == "MatMul" else ():
                 if add.op == "Add" and add.domain in STANDARD:
                     _lift(graph, add, known, lifted, taken, 0)
+    lifted_only = len(graph.nodes)
     for node in list(graph.nodes):
         if is_conv(node):
             fold(graph, node, known, taken)
+    graph.folded = lifted_only - len(graph.nodes)
     return graph
 
 

@@ -16,13 +16,14 @@ SMALL = 1024
 def misstated(proto: onnx.ModelProto) -> frozenset[str]:
     """Names of the tensors whose stated shape contradicts what ONNX infers from the inputs and the nodes.
 
-    Nothing is said where it infers nothing, such as behind nodes of other domains.
+    Nothing is said where it infers nothing, such as behind nodes of other domains, nor of tensors inside bodies.
     """
     stated = {value.name: value.type for value in proto.graph.value_info if _has_shape(value.type)}
     if not stated:
         return frozenset()
     try:
-        inferred = onnx.shape_inference.infer_shapes(_without_statements(proto)).graph.value_info
+        # Shapes that nodes compute, for a Reshape, are followed, too.
+        inferred = onnx.shape_inference.infer_shapes(_without_statements(proto), data_prop=True).graph.value_info
     except Exception:  # of many kinds: what cannot be inferred contradicts nothing
         return frozenset()
     return frozenset(

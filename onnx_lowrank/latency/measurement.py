@@ -6,6 +6,7 @@ seconds slows both down.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,9 +34,26 @@ SHORTEST = 1e-4
 this."""
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Milliseconds of a layer.
+
+    Attributes
+    ----------
+    times
+        Of its choices, ``ALONE`` among them, without the surroundings.
+    mostly_layer
+        Whether the layer as it is takes most of its small model's time: only then its own is known well enough to tell
+        how slow the machine was.
+    """
+
+    times: dict[Choice, float]
+    mostly_layer: bool
+
+
 def measure_layer(
     geometry: ConvGeometry, wanted: Sequence[Choice], open_session: Opener, budget: Budget = BUDGET
-) -> dict[Choice, float]:
+) -> Measured:
     """Milliseconds of a convolution in forms.
 
     Parameters
@@ -48,11 +66,6 @@ def measure_layer(
         As deployed: with the threads and the provider that are to be measured.
     budget
         For every few models that take turns.
-
-    Returns
-    -------
-    dict
-        With ``ALONE`` among them.
 
     Raises
     ------
@@ -74,7 +87,8 @@ def measure_layer(
         alone, surroundings = min(alone, best[1]), min(surroundings, best[0] / best[1])
         shares.update(zip(group, best[2:] / best[1], strict=True))
     shares[ALONE] = 1.0
-    return {choice: max(SHORTEST, float(alone * (share - surroundings))) for choice, share in shares.items()}
+    times = {choice: max(SHORTEST, float(alone * (share - surroundings))) for choice, share in shares.items()}
+    return Measured(times, bool(surroundings < 0.5))
 
 
 def measure_models(sessions: Sequence[Session], feeds: Feeds, budget: Budget = WHOLE) -> tuple[list[float], Interval]:

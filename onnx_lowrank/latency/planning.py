@@ -183,7 +183,7 @@ def check_reach(
 ) -> None:
     """Refuse a speedup that no choice reaches, before anything is profiled.
 
-    Where the layers' times leave it open, the whole model is measured at its fastest ranks.
+    Where the layers' times leave it open, the whole model is measured at its fastest choices.
 
     Raises
     ------
@@ -275,7 +275,7 @@ def choose_by_clock(
 
 def folds(loaded: LoadedModel) -> bool:
     """Whether the model has nodes that become part of a convolution, which may make it faster or slower as it is."""
-    return len(normalise(loaded.proto).nodes) < len(loaded.proto.graph.node)
+    return bool(normalise(loaded.proto).folded)
 
 
 def whole_times(

@@ -8,12 +8,14 @@ what the layers promise the whole model shows,
 Where nothing is folded T₀ is the original's time T. σ begins at 1. Each round allocates for the budget at which this
 meets the target (``plan.select``), measures the whole model, and takes σ from what it saw. A plan is taken where the
 whole confidence interval of its ratio meets the target, so that the next measurement will confirm it; where none surely
-does, the fastest of those that seem to. The cheapest plan that fails shows that the target is out of reach.
+does, the fastest of those that seem to; where T₀ meets it no layer is touched. The cheapest plan that fails shows that
+the target is out of reach.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from onnx_lowrank.errors import TargetError
 from onnx_lowrank.plan.choices import Layer
@@ -29,6 +31,9 @@ MARGIN = 0.01
 
 DOUBT = 0.05
 """By so much more it aims at most where a ratio is above the target and its interval is not."""
+
+TRIED = 0.99
+"""Of the cost of a plan that was too slow the next one costs at most this share."""
 
 REFINEMENTS = 4
 """How often, in one round, choices between measured ranks are measured and the choice is made again."""
@@ -55,7 +60,7 @@ class Found:
     layers
         The choices.
     from_layers_ms
-        T' with σ = 1: what the layers' times alone predict.
+        T' with σ = 1: what T₀ and the layers' times predict.
     predicted_ms
         T' with σ from the rounds before this one was measured.
     correction
@@ -63,7 +68,7 @@ class Found:
     measured
         The whole model.
     rounds
-        Whole models that were measured.
+        Plans that were measured as whole models.
     """
 
     chosen: Chosen
@@ -83,7 +88,7 @@ def out_of_reach(speedup: float, reached: float) -> TargetError:
             "look at --target macs, or measure on the machine where it will run"
         )
     return TargetError(
-        f"speedup {speedup:g} is out of reach by the clock: the fastest ranks make this model "
+        f"speedup {speedup:g} is out of reach by the clock: the fastest choice makes this model "
         f"{math.floor(100 * reached) / 100:.2f} times as fast; lower --speedup or widen --include"
     )
 
@@ -126,39 +131,44 @@ def search(
     TargetError
         With the largest ratio that was reached.
     """
-    start_ms = original_ms / folded.ratio if folded else original_ms
-    correction, best, perhaps, seen = 1.0, None, None, set[Chosen]()
-    aim = speedup * (1 + MARGIN) if speedup > 1 and measure else speedup
-    too_slow = math.inf  # the smallest cost that was too slow
-    fastest = 0.0
-    for done in range(1, ROUNDS + 1):
-        layers = tuple(layers_now())
+    layers = tuple(layers_now())
+    untouched = tuple(len(layer.costs) - 1 for layer in layers)
+    same = folded or WholeTime(original_ms, original_ms, 1.0, 1.0)
+    start_ms = original_ms / same.ratio
+    as_it_is = Found(untouched, layers, start_ms, start_ms, 1.0, same, 0)
+    if speedup <= 1 or same.low >= speedup:
+        return as_it_is
+    best, perhaps, fastest = None, as_it_is if same.ratio >= speedup else None, same.ratio
+    correction, aim = 1.0, speedup * (1 + MARGIN) if measure else speedup
+    # The smallest share of the layers' times that was too slow; without trials predictions are all there is.
+    too_slow = 1.0 if measure else math.inf
+    seen: set[tuple[Any, ...]] = set()
+    only_lowest = False
+
+    def budget(layers: Sequence[Layer]) -> int:
+        """From the times as they are known by now: a later measurement may have been less disturbed."""
         alone = sum(layer.alone for layer in layers)
-        budget = budget_for(round(1e6 * original_ms), alone, aim, correction, round(1e6 * start_ms))
-        if seen:
-            # What is known to be too slow need not be tried again, whatever σ says now.
-            budget = int(min(budget, 0.99 * too_slow)) if too_slow < math.inf else budget
-        if done == ROUNDS and best is None and perhaps is None:
-            budget = 0  # only the lowest can show that the target is out of reach
+        target = budget_for(round(1e6 * original_ms), alone, aim, correction, round(1e6 * start_ms))
+        # What is known to be too slow need not be tried again, whatever σ says now.
+        return 0 if only_lowest else math.floor(min(target, TRIED * too_slow * alone))
+
+    for done in range(1, ROUNDS + 1):
+        # Only the lowest can show that the target is out of reach.
+        only_lowest = done == ROUNDS and best is None and perhaps is None
         layers, chosen, lowest = _allocate(layers_now, refine, budget, how)
         cost, alone = total_cost(layers, chosen), sum(layer.alone for layer in layers)
-        if cost == alone:
-            same = folded or WholeTime(original_ms, original_ms, 1.0, 1.0)
-            if speedup > max(1.0, same.ratio):
-                raise out_of_reach(speedup, same.ratio)
-            return Found(chosen, layers, start_ms, start_ms, 1.0, same, 0)
+        choices = tuple(layer.choice(i) for layer, i in zip(layers, chosen, strict=True))
+        if cost == alone or choices in seen:
+            break
+        seen.add(choices)
         saved_ms = (alone - cost) / 1e6
         from_layers, predicted = start_ms - saved_ms, start_ms - correction * saved_ms
         if measure is None:
             if original_ms / max(predicted, 1e-9) < speedup:
                 raise out_of_reach(speedup, original_ms / predicted)
             return Found(chosen, layers, from_layers, predicted, correction, None, 0)
-        if chosen in seen:
-            break
-        seen.add(chosen)
         time = measure(layers, chosen)
-        if saved_ms > 0:
-            correction = max(0.1, (start_ms - original_ms / time.ratio) / saved_ms)
+        correction = max(0.1, (start_ms - original_ms / time.ratio) / saved_ms)
         found = Found(chosen, layers, from_layers, predicted, correction, time, done)
         if time.low >= speedup:
             if best is None or total_energy(layers, chosen) > total_energy(best.layers, best.chosen):
@@ -169,7 +179,7 @@ def search(
             if time.ratio >= max(fastest, speedup):
                 perhaps = found
                 aim = min(max(aim, speedup * time.ratio / time.low), (1 + DOUBT) * speedup)
-            too_slow, fastest = min(too_slow, cost), max(fastest, time.ratio)
+            too_slow, fastest = min(too_slow, cost / alone), max(fastest, time.ratio)
             if lowest:
                 break
     taken = best or perhaps
@@ -181,14 +191,14 @@ def search(
 def _allocate(
     layers_now: Callable[[], Sequence[Layer]],
     refine: Callable[[Sequence[Layer], Chosen], bool],
-    budget: int,
+    budget: Callable[[Sequence[Layer]], int],
     how: str,
 ) -> tuple[tuple[Layer, ...], Chosen, bool]:
     """Choices whose times are measured, and whether they are the lowest that there are."""
     for attempt in range(REFINEMENTS + 1):
         layers = tuple(layers_now())
-        lowest = sum(int(layer.costs[0]) for layer in layers)
-        chosen = SEARCHES[how](layers, max(budget, lowest))
+        lowest, allowed = sum(int(layer.costs[0]) for layer in layers), budget(layers)
+        chosen = SEARCHES[how](layers, max(allowed, lowest))
         if attempt == REFINEMENTS or not refine(layers, chosen):
             break
-    return layers, chosen, budget <= lowest
+    return layers, chosen, allowed <= lowest

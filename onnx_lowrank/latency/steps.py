@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from onnx_lowrank.graph.layer import ConvGeometry
 from onnx_lowrank.latency.measurement import measure_layer
+from onnx_lowrank.latency.table import Choice
 from onnx_lowrank.runtime import Opener
 from onnx_lowrank.timing import Budget
 
@@ -70,7 +71,8 @@ def measure_step(geometries: Sequence[ConvGeometry], open_session: Opener, provi
     looked_at = ranks_to_look_at()
     mean = dict.fromkeys(looked_at, 0.0)
     for geometry in distinct[:LAYERS]:
-        measured = measure_layer(geometry, [("channel", (rank,)) for rank in looked_at], open_session, BUDGET)
+        choices: list[Choice] = [("channel", (rank,)) for rank in looked_at]
+        measured = measure_layer(geometry, choices, open_session, BUDGET).times
         for rank in looked_at:
             mean[rank] += measured["channel", (rank,)] / measured["channel", (TO,)]
     step = free_step(mean)

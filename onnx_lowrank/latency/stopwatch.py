@@ -6,13 +6,10 @@ from pathlib import Path
 
 from onnx_lowrank.errors import DataError, EnvironmentFault, UsageError
 from onnx_lowrank.graph.layer import ConvGeometry
-from onnx_lowrank.latency.measurement import measure_layer
+from onnx_lowrank.latency.measurement import Measured, measure_layer
 from onnx_lowrank.latency.steps import measure_step
 from onnx_lowrank.latency.table import ALONE, Choice, Setting, Table
 from onnx_lowrank.runtime import Opener
-
-MEASURABLE = 0.02
-"""Milliseconds; of less, what surrounds a layer is too large a part."""
 
 
 class Stopwatch:
@@ -104,21 +101,22 @@ class Stopwatch:
             scratch.unlink(missing_ok=True)
 
 
-def joined(known: Mapping[Choice, float], measured: Mapping[Choice, float]) -> dict[Choice, float]:
+def joined(known: Mapping[Choice, float], measured: Measured) -> dict[Choice, float]:
     """Milliseconds measured at different times, all as on the less disturbed machine.
 
-    The layer as it is was measured both times and says by how much the machine was slower. Layers that take less than
-    ``MEASURABLE`` do not say that: they are joined as they are.
+    The layer as it is was measured both times and says by how much the machine was slower. Where it is too short to say
+    that, what is known stays as it is, and the others join it as they are.
     """
     if ALONE not in known:
-        return dict(measured)
-    alone = min(known[ALONE], measured[ALONE])
+        return dict(measured.times)
+    if not measured.mostly_layer:
+        return measured.times | dict(known)
+    alone = min(known[ALONE], measured.times[ALONE])
 
     def undisturbed(times: Mapping[Choice, float]) -> dict[Choice, float]:
-        slower = times[ALONE] / alone if alone >= MEASURABLE else 1.0
-        return {choice: time / slower for choice, time in times.items()}
+        return {choice: time * (alone / times[ALONE]) for choice, time in times.items()}
 
-    return undisturbed(known) | undisturbed(measured) | {ALONE: alone}
+    return undisturbed(known) | undisturbed(measured.times)
 
 
 def read_table(path: Path | None) -> Table:
