@@ -373,8 +373,16 @@ def test_behind_a_node_that_onnx_does_not_know_every_statement_survives() -> Non
 
 
 def test_shapes_behind_a_computed_reshape_are_compared_too() -> None:
-    model = stating({"c1": ["N", 16, 12, 10], "r1": ["N", 12, 10, 16]})
+    """The usual spelling: the batch is taken from the input, the other sizes are constants."""
+    model = stating({"c1": ["N", 16, 12, 10], "r1": ["N", 16, 10, 12]})
+    for name, values in (("first", [0]), ("others", [3, 12, 10])):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
     model.graph.node[0].input[0] = "same"
-    model.graph.node.insert(0, helper.make_node("Reshape", ["x", "size"], ["same"]))
-    model.graph.node.insert(0, helper.make_node("Shape", ["x"], ["size"]))
+    for node in (
+        helper.make_node("Reshape", ["x", "wanted"], ["same"]),
+        helper.make_node("Concat", ["batch", "others"], ["wanted"], axis=0),
+        helper.make_node("Gather", ["size", "first"], ["batch"]),
+        helper.make_node("Shape", ["x"], ["size"]),
+    ):
+        model.graph.node.insert(0, node)
     assert load(model).misstated == {"r1"}

@@ -5,9 +5,11 @@ takes the original all the same, as long as there are others that put it right a
 of those away, the wrong shape decides.
 """
 
+import math
+
 import onnx
 
-from onnx_lowrank.graph.protos import copy_fields
+from onnx_lowrank.graph.protos import copy_fields, initializer_input
 
 SMALL = 1024
 """Elements; constants up to there may be shapes, which have to be known to infer others."""
@@ -40,16 +42,10 @@ def _without_statements(proto: onnx.ModelProto) -> onnx.ModelProto:
     copy_fields(proto.graph, bare.graph, {"initializer", "value_info"})
     listed = {value.name for value in bare.graph.input}
     for tensor in proto.graph.initializer:
-        elements = 1
-        for size in tensor.dims:
-            elements *= size
-        if elements <= SMALL:
+        if math.prod(tensor.dims) <= SMALL:
             bare.graph.initializer.append(tensor)
         elif tensor.name not in listed:
-            value = bare.graph.input.add(name=tensor.name)
-            value.type.tensor_type.elem_type = tensor.data_type
-            for size in tensor.dims:
-                value.type.tensor_type.shape.dim.add(dim_value=size)
+            bare.graph.input.append(initializer_input(tensor))
     return bare
 
 
