@@ -1,0 +1,147 @@
+"""Print the SHA-256 of what many runs of the command write, to compare two states of the code.
+
+usage: python tools/same_bytes.py [--package FOLDER] [--against FILE] [--vgg16 MODEL --photos FOLDER] > hashes.txt
+
+A change that only moves code must leave every line as it was. Record the lines before the change, then run the tool
+again with --against: it prints the lines that differ and exits with 1 where there are any. --package names the folder
+that holds the package `onnx_lowrank`, such as another checkout; the default is this one.
+
+Every run hashes the plan of a dry run and the model that is written. The runs are the embedded model in all forms,
+by all solvers, symmetric and asymmetric; fully connected layers factorised; grouped, residual and branching
+networks of the tests; and VGG-16 at 4× with 100 photos where it is given. Bytes are the same on the same machine only:
+other processors add up in another order.
+"""
+
+import argparse
+import hashlib
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+import models_for_tests  # noqa: E402
+
+MNIST = [str(ROOT / "models" / "mnist_calib.npz"), "--preprocess", "unit", "--images", "200"]
+FORMS = ("auto", "channel", "spatial", "3d", "cp")
+SOLVERS = ("nonlinear", "linear", "weights")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run: its name, the model's file, the data and what else the command is told."""
+
+    name: str
+    model: Path
+    data: list[str]
+    options: list[str]
+
+
+def grouped() -> onnx.ModelProto:
+    """A stem and two convolutions in groups, the last one behind a PRelu."""
+    conv, weights = models_for_tests.conv, models_for_tests.weights
+    stored = {"w1": weights(1, 16, 3, 3, 3), "w2": weights(2, 24, 8, 3, 3), "w3": weights(3, 24, 6, 3, 3)}
+    stored |= {"b3": weights(4, 24), "slope": np.abs(weights(5, 24, 1, 1))}
+    nodes = [
+        conv("conv1", "x", "w1", "c1"), models_for_tests.relu("c1", "r1"),
+        conv("conv2", "r1", "w2", "c2", group=2), onnx.helper.make_node("PRelu", ["c2", "slope"], ["r2"], "prelu"),
+        conv("conv3", "r2", "w3", "y", "b3", group=4),
+    ]  # fmt: skip
+    return models_for_tests.build(nodes, stored)
+
+
+def small_cases(folder: Path) -> Iterator[Case]:
+    """Networks of a second or less."""
+    embedded = ROOT / "models" / "mnist_vgg.onnx"
+    for form, solver, symmetric in itertools.product(FORMS, SOLVERS, (False, True)):
+        flags = ["--symmetric"] if symmetric else []
+        options = ["--speedup", "3" if form == "channel" else "4", "--form", form, "--solver", solver, *flags]
+        yield Case(f"embedded {form} {solver} {'symmetric' if symmetric else 'asymmetric'}", embedded, MNIST, options)
+    for name, extra in {
+        "greedy": ["--ranks", "greedy"],
+        "uniform": ["--ranks", "uniform"],
+        "include-gemm": ["--include-gemm", "--include", "."],
+        "multiple": ["--rank-multiple", "16"],
+        "little-memory": ["--memory", "1MiB"],
+        "no-refit": ["--no-refit"],
+        "preset": ["--preset", "tensorrt"],
+    }.items():
+        yield Case(f"embedded {name}", embedded, MNIST, ["--speedup", "2", *extra])
+    np.save(folder / "data.npy", models_for_tests.photo(1, (60, 3, 12, 10)))
+    data = [str(folder / "data.npy")]
+    networks = {
+        "plain": models_for_tests.plain(),
+        "grouped": grouped(),
+        "residual": models_for_tests.residual(),
+        "deep-residual": models_for_tests.deep_residual(4, 16),
+        "branches": models_for_tests.branches(),
+        "scattered-weights": models_for_tests.scattered_weights(),
+        "classifier": models_for_tests.classifier("MatMul and Add"),
+    }
+    for name, model in networks.items():
+        onnx.save(model, folder / f"{name}.onnx")
+        for form in FORMS[:2] if name == "scattered-weights" else FORMS:
+            options = ["--speedup", "1.3", "--form", form, "--include", "."]
+            yield Case(f"{name} {form}", folder / f"{name}.onnx", data, options)
+    options = ["--speedup", "1.5", "--include-gemm"]
+    yield Case("classifier include-gemm", folder / "classifier.onnx", data, options)
+    yield Case("residual no-residual", folder / "residual.onnx", data, ["--speedup", "1.3", "--no-residual"])
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "–"
+
+
+def lines(case: Case, folder: Path, package: Path) -> Iterator[str]:
+    """The hashes of one case; where the command refuses, its exit code."""
+    plan, out = folder / "plan.json", folder / "out.onnx"
+    environment = os.environ | {"PYTHONPATH": str(package), "OPENBLAS_NUM_THREADS": "1"}
+    common = [sys.executable, "-m", "onnx_lowrank", "--quiet", "--data", *case.data, *case.options]
+    for what, file, arguments in (
+        ("plan", plan, [str(case.model), "--dry-run", "--plan", str(plan)]),
+        ("model", out, [str(case.model), str(out)]),
+    ):
+        file.unlink(missing_ok=True)
+        done = subprocess.run([*common, *arguments], env=environment, cwd=folder, capture_output=True, check=False)
+        yield f"{sha256(file)} exit {done.returncode} {what} {case.name}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--package", type=Path, default=ROOT, metavar="FOLDER", help="a checkout (default: this one)")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="lines recorded before")
+    parser.add_argument("--vgg16", type=Path, metavar="MODEL", help="as tools/make_vgg16.py makes it")
+    parser.add_argument("--photos", type=Path, metavar="FOLDER", help="what it is calibrated on")
+    args = parser.parse_args()
+    found = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        cases = list(small_cases(folder))
+        if args.vgg16 and args.photos:
+            photos = [str(args.photos.resolve()), "--preprocess", "caffe", "--images", "100"]
+            cases.append(Case("vgg16", args.vgg16.resolve(), photos, ["--speedup", "4"]))
+        for case in cases:
+            for line in lines(case, folder, args.package.resolve()):
+                print(line, flush=True)
+                found.append(line)
+    if args.against is None:
+        return 0
+    known = args.against.read_text(encoding="utf-8").splitlines()
+    names = {line.partition(" exit ")[2].partition(" ")[2] for line in found}
+    expected = [line for line in known if line.partition(" exit ")[2].partition(" ")[2] in names]
+    differing = [f"{old}\n  now {new}" for old, new in zip(expected, found, strict=True) if old != new]
+    print(f"{len(found)} lines, {len(differing)} differ", *differing, sep="\n", file=sys.stderr)
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
