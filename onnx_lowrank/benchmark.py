@@ -23,7 +23,17 @@ from onnx_lowrank.madeinput import batch_of, made_input
 from onnx_lowrank.nodetimes import breakdown, elsewhere
 from onnx_lowrank.options import MOST_THREADS
 from onnx_lowrank.progress import Progress, silent
-from onnx_lowrank.runtime import CPU, Session, check_installation, device_name, provider_names, runtime_version, trace
+from onnx_lowrank.runtime.providers import (
+    CPU,
+    check_installation,
+    device_name,
+    provider_names,
+    runtime_version,
+)
+from onnx_lowrank.runtime.session import (
+    Session,
+    trace,
+)
 from onnx_lowrank.shapes import Shapes, with_shapes
 from onnx_lowrank.timing import Budget, Times, take_turns
 

@@ -10,7 +10,7 @@ from onnx_lowrank.errors import ValidationError
 from onnx_lowrank.graph.macs import counted_nodes, dense_outputs, macs_by_output
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.graph.sites import ConvSite
-from onnx_lowrank.runtime import Opener
+from onnx_lowrank.runtime.session import Opener
 
 
 @dataclass(frozen=True)

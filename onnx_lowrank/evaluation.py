@@ -16,7 +16,8 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.report import AccuracyReport, Latency, OutputReport
-from onnx_lowrank.runtime import CPU, Session, provider_names, trace
+from onnx_lowrank.runtime.providers import CPU, provider_names
+from onnx_lowrank.runtime.session import Session, trace
 from onnx_lowrank.timing import Budget, take_turns
 
 Array = NDArray[Any]

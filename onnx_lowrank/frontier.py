@@ -22,7 +22,7 @@ from onnx_lowrank.graph.linears import LinearSite
 from onnx_lowrank.graph.segments import live_tensors, position, segment
 from onnx_lowrank.graph.sites import ConvSite
 from onnx_lowrank.interface import Feeds
-from onnx_lowrank.runtime import Opener
+from onnx_lowrank.runtime.session import Opener
 
 Array = NDArray[Any]
 

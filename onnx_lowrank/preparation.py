@@ -13,7 +13,7 @@ from typing import TypeAlias
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx_lowrank import reporting, threads
+from onnx_lowrank import reporting
 from onnx_lowrank.calibration.labels import Labelled, load_labelled
 from onnx_lowrank.calibration.preprocess import Preprocess, parse
 from onnx_lowrank.calibration.sampling import Sampling, split
@@ -56,7 +56,9 @@ from onnx_lowrank.presets import advice
 from onnx_lowrank.profile import Targets, collect_targets
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.refit import refits
-from onnx_lowrank.runtime import Opener, check_installation, opener
+from onnx_lowrank.runtime import blas_threads
+from onnx_lowrank.runtime.providers import check_installation
+from onnx_lowrank.runtime.session import Opener, opener
 from onnx_lowrank.shapes import with_shapes
 
 SYNTHETIC = (
@@ -104,7 +106,7 @@ class Prepared:
         return {s.name: (shapes[s.name].macs, shapes[s.name].cost(s.form, s.ranks)) for s in self.plan.sites}
 
 
-@threads.one_for_scipy()
+@blas_threads.one_for_scipy()
 def prepare(
     model: ModelLike,
     data: object,

@@ -22,7 +22,7 @@ from onnx_lowrank.graph.linears import LinearSite
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.graph.sites import ConvSite
 from onnx_lowrank.progress import Progress
-from onnx_lowrank.runtime import Opener
+from onnx_lowrank.runtime.session import Opener
 
 Array = NDArray[Any]
 

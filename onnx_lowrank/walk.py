@@ -14,7 +14,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_lowrank import threads
 from onnx_lowrank.calibration.positions import gather_points
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.factorise.factors import Factorization, side_by_side
@@ -32,7 +31,8 @@ from onnx_lowrank.planning import dense_bytes
 from onnx_lowrank.profile import Targets, site_patches
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.refit import Refitted, refit_bytes, refit_layer
-from onnx_lowrank.runtime import Opener
+from onnx_lowrank.runtime import blas_threads
+from onnx_lowrank.runtime.session import Opener
 
 Array = NDArray[Any]
 Forms = tuple[Form, ...]
@@ -62,7 +62,7 @@ class Walked:
     refitted: tuple[Refitted, ...]
 
 
-@threads.one_for_scipy()
+@blas_threads.one_for_scipy()
 def walk(
     graph: gs.Graph,
     sites: Sequence[ConvSite],
@@ -115,7 +115,7 @@ def walk(
             frontier.memory = max(0, options.memory - OVERHEAD - held - _solving_bytes(step, targets, sampling))
             if isinstance(step, LinearSite):
                 rows_of_step = targets.pop(step.name).rows
-                with threads.for_shape(step.weight.shape):
+                with blas_threads.for_shape(step.weight.shape):
                     refitted.append(refit_layer(frontier, graph, step, rows_of_step, sampling, allowed))
             else:
                 site, forms = step
@@ -134,7 +134,7 @@ def walk(
 
 
 def _forms(site: ConvSite, form: str, ranks: tuple[int, ...], cuts: tuple[Cuts, ...]) -> Forms:
-    with threads.for_shape(site.kernel.shape[:2]):
+    with blas_threads.for_shape(site.kernel.shape[:2]):
         return tuple(make_form(form, kernel, ranks, cut) for kernel, cut in zip(site.kernels, cuts, strict=True))
 
 
@@ -175,6 +175,6 @@ def _solve(
             shortcuts.append(gather_points(np.broadcast_to(shortcut, (len(x), *shortcut.shape[1:])), where))
     joined = np.concatenate(shortcuts) if shortcuts else None
     rows = Rows(target.rows, target.rows, sampling.judging_rows(len(target.rows)), joined)
-    with threads.for_shape(forms[0].prior.shape):
+    with blas_threads.for_shape(forms[0].prior.shape):
         found = solve_groups(forms, inputs, rows, site.activation, nonlinear=options.solver == "nonlinear")
     return Solution(*found, len(target.rows))

@@ -15,7 +15,8 @@ from models_for_tests import plain
 
 from onnx_lowrank import cli
 from onnx_lowrank.errors import EnvironmentFault
-from onnx_lowrank.runtime import Session, provider_names
+from onnx_lowrank.runtime.providers import provider_names
+from onnx_lowrank.runtime.session import Session
 
 pytestmark = pytest.mark.usefixtures("good_files")
 

@@ -30,7 +30,7 @@ from onnx_lowrank.plan.choices import FORMS, Layer, choices
 from onnx_lowrank.plan.cost import ConvShape
 from onnx_lowrank.plan.energy import log_energies
 from onnx_lowrank.plan.select import GRID, Chosen, total_cost, total_energy
-from onnx_lowrank.runtime import Opener, Session
+from onnx_lowrank.runtime.session import Opener, Session
 from onnx_lowrank.timing import Budget, Times
 
 GEOMETRY = ConvGeometry("float32", (1, 12, 9, 10), 16, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 1, True)

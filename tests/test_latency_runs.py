@@ -21,7 +21,7 @@ from onnx_lowrank.latency.table import ALONE, Choice, Setting, Table
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import measure_only, plan_only
 from onnx_lowrank.plan.plan import Plan
-from onnx_lowrank.runtime import device_name, runtime_version
+from onnx_lowrank.runtime.providers import device_name, runtime_version
 from onnx_lowrank.timing import Interval
 
 SHAPE = (12, 3, 12, 10)

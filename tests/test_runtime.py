@@ -10,9 +10,10 @@ import onnxruntime
 import pytest
 from models_for_tests import photo, plain
 
-from onnx_lowrank import runtime
 from onnx_lowrank.errors import EnvironmentFault, ModelError, UsageError
 from onnx_lowrank.nodetimes import breakdown
+from onnx_lowrank.runtime import session as runtime
+from onnx_lowrank.runtime.providers import check_installation, provider_names
 
 CPU = ("CPUExecutionProvider",)
 
@@ -24,14 +25,14 @@ def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 def test_one_installation_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, "numpy", "onnxruntime-gpu")
     warnings: list[str] = []
-    runtime.check_installation(warnings.append)
+    check_installation(warnings.append)
     assert warnings == []
 
 
 def test_two_distributions_on_top_of_each_other_are_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, "onnxruntime", "onnxruntime-gpu")
     warnings: list[str] = []
-    runtime.check_installation(warnings.append)
+    check_installation(warnings.append)
     (text,) = warnings
     assert "overwrite each other" in text and "pip uninstall -y onnxruntime onnxruntime-gpu" in text
 
@@ -45,15 +46,15 @@ def test_what_uninstalling_one_of_two_leaves_behind(
     installed(monkeypatch, *names)
     monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))  # an empty package
     with pytest.raises(EnvironmentFault, match=what) as caught:
-        runtime.check_installation(lambda text: None)
+        check_installation(lambda text: None)
     assert "pip uninstall" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_providers_have_short_names_and_unknown_ones_are_refused() -> None:
-    assert runtime.provider_names(["cpu"]) == runtime.provider_names(CPU) == CPU
-    assert runtime.provider_names(["cpu", *CPU, "CPU"]) == CPU
+    assert provider_names(["cpu"]) == provider_names(CPU) == CPU
+    assert provider_names(["cpu", *CPU, "CPU"]) == CPU
     with pytest.raises(UsageError, match=r"'warp'.*cpu"):
-        runtime.provider_names(["warp"])
+        provider_names(["warp"])
 
 
 @pytest.mark.skipif(
@@ -61,7 +62,7 @@ def test_providers_have_short_names_and_unknown_ones_are_refused() -> None:
 )
 @pytest.mark.parametrize("names", [["cuda"], ["cuda", "cpu"], ["tensorrt", "cuda", "cpu"]])
 def test_a_provider_that_cannot_run_is_refused_rather_than_replaced(names: list[str]) -> None:
-    asked = runtime.provider_names(names)
+    asked = provider_names(names)
     try:
         session = runtime.Session(plain().SerializeToString(), asked, 1, "the model")
     except EnvironmentFault as error:
@@ -72,7 +73,7 @@ def test_a_provider_that_cannot_run_is_refused_rather_than_replaced(names: list[
 
 
 def test_a_model_that_is_at_fault_itself_is_not_put_on_the_provider() -> None:
-    providers = runtime.provider_names(onnxruntime.get_available_providers())
+    providers = provider_names(onnxruntime.get_available_providers())
     with pytest.raises(ModelError, match="cannot load the model"):
         runtime.Session(b"no model", providers, 1, "the model")
 

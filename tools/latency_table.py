@@ -50,7 +50,7 @@ from onnx_lowrank.pipeline import measure_only
 from onnx_lowrank.planning import choose, conv_shapes, energies, layers_to_choose
 from onnx_lowrank.preparation import prepare
 from onnx_lowrank.progress import silent
-from onnx_lowrank.runtime import Session
+from onnx_lowrank.runtime.session import Session
 from onnx_lowrank.shapes import parse_shapes
 from onnx_lowrank.timing import Budget, take_turns
 

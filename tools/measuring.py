@@ -27,7 +27,7 @@ from onnx_lowrank.graph.load import inputs, load
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.options import DEFAULTS, FORMS
-from onnx_lowrank.runtime import Session
+from onnx_lowrank.runtime.session import Session
 
 BATCH = 8
 PROVIDERS = ("CPUExecutionProvider",)

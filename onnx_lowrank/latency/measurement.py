@@ -14,7 +14,7 @@ from onnx_lowrank.factorise.placeholder import placeholder
 from onnx_lowrank.graph.layer import ConvGeometry, layer_input, layer_model, surrounding_model
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.latency.table import ALONE, Choice
-from onnx_lowrank.runtime import Opener, Session
+from onnx_lowrank.runtime.session import Opener, Session
 from onnx_lowrank.timing import Budget, Interval, take_turns
 
 TOGETHER = 8

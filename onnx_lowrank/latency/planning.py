@@ -26,7 +26,8 @@ from onnx_lowrank.plan.cost import ConvShape, Costs
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.plan.select import Chosen
 from onnx_lowrank.progress import Progress
-from onnx_lowrank.runtime import Opener, device_name, opener, provider_names, runtime_version
+from onnx_lowrank.runtime.providers import device_name, provider_names, runtime_version
+from onnx_lowrank.runtime.session import Opener, opener
 
 SURE = 1.3
 """Where the layers' times alone promise so many times the speedup asked for, it is taken to be within reach."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from onnx_lowrank.graph.layer import ConvGeometry
 from onnx_lowrank.latency.measurement import measure_layer
 from onnx_lowrank.latency.table import Choice
-from onnx_lowrank.runtime import Opener
+from onnx_lowrank.runtime.session import Opener
 from onnx_lowrank.timing import Budget
 
 STEPS = (16, 8, 4)

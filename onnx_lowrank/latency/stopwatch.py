@@ -9,7 +9,7 @@ from onnx_lowrank.graph.layer import ConvGeometry
 from onnx_lowrank.latency.measurement import Measured, measure_layer
 from onnx_lowrank.latency.steps import measure_step
 from onnx_lowrank.latency.table import ALONE, Choice, Setting, Table
-from onnx_lowrank.runtime import Opener
+from onnx_lowrank.runtime.session import Opener
 
 
 class Stopwatch:
