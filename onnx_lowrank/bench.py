@@ -12,11 +12,11 @@ from onnx_lowrank import console as draw
 from onnx_lowrank._version import __version__
 from onnx_lowrank.arguments import DATA_HELP, PREPROCESS_HELP, Parser, names, path
 from onnx_lowrank.benchmark import BUDGET, Settings, benchmark
-from onnx_lowrank.benchreport import BenchReport, Measurement
 from onnx_lowrank.calibration.preprocess import parse
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.graph.save import check_writable
 from onnx_lowrank.progress import silent
+from onnx_lowrank.report.bench_schema import BenchReport, Measurement
 from onnx_lowrank.shapes import parse_shapes
 from onnx_lowrank.timing import Budget
 

@@ -5,15 +5,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from onnx_lowrank._version import __version__
-from onnx_lowrank.benchreport import (
-    SCHEMA,
-    BenchModel,
-    BenchReport,
-    Measurement,
-    ModelProfile,
-    ModelTime,
-    NodeShare,
-)
 from onnx_lowrank.calibration.preprocess import Preprocess, parse
 from onnx_lowrank.calibration.source import open_source
 from onnx_lowrank.errors import UsageError
@@ -23,6 +14,15 @@ from onnx_lowrank.madeinput import batch_of, made_input
 from onnx_lowrank.nodetimes import breakdown, elsewhere
 from onnx_lowrank.options import MOST_THREADS
 from onnx_lowrank.progress import Progress, silent
+from onnx_lowrank.report.bench_schema import (
+    SCHEMA,
+    BenchModel,
+    BenchReport,
+    Measurement,
+    ModelProfile,
+    ModelTime,
+    NodeShare,
+)
 from onnx_lowrank.runtime.providers import (
     CPU,
     check_installation,

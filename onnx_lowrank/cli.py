@@ -21,7 +21,7 @@ from onnx_lowrank.measuredtable import measured_table
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import silent
-from onnx_lowrank.report import FileReport, PlanReport, Report
+from onnx_lowrank.report.schema import FileReport, PlanReport, Report
 
 _speaker = command.Speaker(PROGRAM)
 

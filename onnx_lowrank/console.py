@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from onnx_lowrank.report import (
+from onnx_lowrank.report.schema import (
     LatencyPlanReport,
     MacsReport,
     OutputReport,

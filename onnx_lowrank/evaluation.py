@@ -15,7 +15,7 @@ from onnx_lowrank.nodetimes import breakdown, elsewhere
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import Progress
-from onnx_lowrank.report import AccuracyReport, Latency, OutputReport
+from onnx_lowrank.report.schema import AccuracyReport, Latency, OutputReport
 from onnx_lowrank.runtime.providers import CPU, provider_names
 from onnx_lowrank.runtime.session import Session, trace
 from onnx_lowrank.timing import Budget, take_turns

@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from onnx_lowrank.console import empty_table, one_line
-from onnx_lowrank.report import MeasuredReport
+from onnx_lowrank.report.schema import MeasuredReport
 
 
 def measured_table(measured: MeasuredReport) -> Table:

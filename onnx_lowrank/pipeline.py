@@ -28,7 +28,7 @@ from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.planning import cuts_of
 from onnx_lowrank.preparation import ModelLike, Warn, measure, prepare
 from onnx_lowrank.progress import Progress, silent
-from onnx_lowrank.report import MeasuredReport, PlanReport, Report
+from onnx_lowrank.report.schema import MeasuredReport, PlanReport, Report
 from onnx_lowrank.runtime.session import opener
 from onnx_lowrank.walk import walk
 

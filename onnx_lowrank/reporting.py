@@ -21,7 +21,7 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.planning import conv_shapes, why_left_alone
 from onnx_lowrank.refit import Refitted
-from onnx_lowrank.report import (
+from onnx_lowrank.report.schema import (
     SCHEMA,
     AccuracyReport,
     CostReport,

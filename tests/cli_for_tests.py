@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.report import (
+from onnx_lowrank.report.schema import (
     SCHEMA,
     AccuracyReport,
     CostReport,

@@ -7,7 +7,7 @@ import pytest
 
 from onnx_lowrank import console
 from onnx_lowrank.console import NONE
-from onnx_lowrank.report import SiteReport, SkippedReport
+from onnx_lowrank.report.schema import SiteReport, SkippedReport
 
 
 class Terminal(io.StringIO):

@@ -14,7 +14,7 @@ from cli_for_tests import ARGUMENTS, PLAN, Install, Result, files, rows
 from onnx_lowrank import cli
 from onnx_lowrank.console import NONE
 from onnx_lowrank.plan.plan import Plan
-from onnx_lowrank.report import SCHEMA
+from onnx_lowrank.report.schema import SCHEMA
 
 pytestmark = pytest.mark.usefixtures("instant_pipeline")
 

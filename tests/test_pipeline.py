@@ -23,7 +23,7 @@ from onnx_lowrank.planning import choose, conv_shapes, cuts_of, energies, layers
 from onnx_lowrank.preparation import prepare
 from onnx_lowrank.profile import positions_per_sample
 from onnx_lowrank.progress import silent
-from onnx_lowrank.report import SiteReport
+from onnx_lowrank.report.schema import SiteReport
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 MNIST = MODELS / "mnist_vgg.onnx"

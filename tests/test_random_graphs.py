@@ -25,7 +25,7 @@ from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.planning import conv_shapes
 from onnx_lowrank.preparation import prepare
 from onnx_lowrank.progress import silent
-from onnx_lowrank.report import Report
+from onnx_lowrank.report.schema import Report
 
 ROUND_OFF = {np.dtype(np.float32): 2e-5, np.dtype(np.float16): 2e-2}
 """Of the largest value: some dozen roundings through a dozen layers."""
