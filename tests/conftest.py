@@ -13,7 +13,8 @@ import onnx
 import pytest
 from cli_for_tests import PLAN_REPORT, Install, Result, contents
 
-from onnx_lowrank import cli, pipeline
+from onnx_lowrank import pipeline
+from onnx_lowrank.cli import compress
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def refuses(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
     def check(code: int, *arguments: str, warns: bool = False) -> str:
         before = contents()
-        assert cli.main(list(arguments)) == code
+        assert compress.main(list(arguments)) == code
         out, err = capsys.readouterr()
         lines = err.splitlines()
         if warns:

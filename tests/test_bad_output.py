@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from models_for_tests import plain
 
-from onnx_lowrank import cli
+from onnx_lowrank.cli import compress
 from onnx_lowrank.errors import EnvironmentFault
 from onnx_lowrank.runtime.providers import provider_names
 from onnx_lowrank.runtime.session import Session
@@ -79,7 +79,7 @@ def test_a_speedup_out_of_reach_names_the_one_that_is_not(
     line = refuses(4, "in.onnx", "out.onnx", "--data", "data.npy", "--speedup", "100")
     found = re.search(r"out of reach: .* gets (\d+\.\d+)", line)
     assert found
-    assert cli.main(["in.onnx", "out.onnx", "--data", "data.npy", "--quiet", "--speedup", found[1]]) == 0
+    assert compress.main(["in.onnx", "out.onnx", "--data", "data.npy", "--quiet", "--speedup", found[1]]) == 0
     capsys.readouterr()
     Path("out.onnx").unlink()
     refuses(4, "in.onnx", "out.onnx", "--data", "data.npy", "--speedup", f"{float(found[1]) + 0.01:.2f}")
@@ -134,7 +134,8 @@ def test_old_weights_of_the_output_are_replaced() -> None:
     onnx.save(plain(), "in.onnx", save_as_external_data=True, location="in.bin", size_threshold=0)
     Path("out.onnx.data").write_bytes(b"old")
     assert (
-        cli.main(["in.onnx", "out.onnx", "--data", "data.npy", "--form", "channel", "--speedup", "1.5", "--quiet"]) == 0
+        compress.main(["in.onnx", "out.onnx", "--data", "data.npy", "--form", "channel", "--speedup", "1.5", "--quiet"])
+        == 0
     )
     assert Path("out.onnx.data").stat().st_size > 3
 

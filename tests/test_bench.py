@@ -14,8 +14,8 @@ from models_for_tests import build, conv, photo, plain, residual, weights
 from onnx import TensorProto, helper
 from test_report import conforms
 
-from onnx_lowrank import bench
 from onnx_lowrank.benchmark import Settings, benchmark
+from onnx_lowrank.cli import bench
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.timing import Budget
 
@@ -227,6 +227,6 @@ def test_times_that_had_no_chance_to_settle_are_said() -> None:
 
 def test_the_module_is_the_command() -> None:
     root = Path(bench.__file__).parents[1]
-    command = [sys.executable, "-m", "onnx_lowrank.bench", "--help"]
+    command = [sys.executable, "-m", "onnx_lowrank.cli.bench", "--help"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=root, check=True)
     assert done.stdout.startswith("usage: onnx-lowrank-bench ") and done.stderr == ""

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from onnx_lowrank import cli, pipeline
+from onnx_lowrank import pipeline
 from onnx_lowrank._version import __version__
 from onnx_lowrank.calibration.preprocess import PRESETS, parse
+from onnx_lowrank.cli import compress
 from onnx_lowrank.options import Options
 
 
@@ -80,7 +81,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
 def test_a_bad_command_line_is_one_line_and_exit_code_2(
     line: str, message: str, calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(line.split()) == 2
+    assert compress.main(line.split()) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("onnx-lowrank: error: ") and err.count("\n") == 1
     assert message in err
@@ -89,7 +90,7 @@ def test_a_bad_command_line_is_one_line_and_exit_code_2(
 
 def test_a_link_to_the_input_is_the_input(calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
     Path("link.onnx").symlink_to("in.onnx")
-    assert cli.main(["in.onnx", "link.onnx"]) == 2
+    assert compress.main(["in.onnx", "link.onnx"]) == 2
     assert "are the same file" in capsys.readouterr().err
 
 
@@ -108,12 +109,12 @@ def test_a_link_to_the_input_is_the_input(calls: list[dict[str, Any]], capsys: p
     ],
 )
 def test_memory_sizes(text: str, expected: int, calls: list[dict[str, Any]]) -> None:
-    cli.main(["in.onnx", "out.onnx", "--memory", text])
+    compress.main(["in.onnx", "out.onnx", "--memory", text])
     assert calls[0]["options"].memory == expected
 
 
 def test_without_options_the_defaults_are_those_of_the_library(calls: list[dict[str, Any]]) -> None:
-    assert cli.main(["in.onnx", "out.onnx"]) == 1
+    assert compress.main(["in.onnx", "out.onnx"]) == 1
     assert calls[0]["options"] == Options()
     assert calls[0]["preprocess"] == PRESETS["imagenet"]
     assert (calls[0]["model"], calls[0]["data"], calls[0]["plan"], calls[0]["test"]) == (
@@ -130,7 +131,7 @@ def test_every_option_reaches_the_pipeline(calls: list[dict[str, Any]]) -> None:
         "--rank-multiple 16 --preset tensorrt --include a --exclude b --images 7 --seed 3 --memory 1GB "
         "--providers cuda,cpu --threads 2 --data photos --preprocess caffe,resize=none --test t.npz out.onnx"
     )
-    cli.main(line.split())
+    compress.main(line.split())
     assert calls[0]["options"] == Options(
         speedup=2.5,
         form="channel",
@@ -166,7 +167,7 @@ def test_every_option_reaches_the_pipeline(calls: list[dict[str, Any]]) -> None:
 def test_a_preset_stands_for_options_and_what_is_given_wins(
     line: str, form: str, multiple: int, calls: list[dict[str, Any]]
 ) -> None:
-    cli.main(["in.onnx", "out.onnx", *line.split()])
+    compress.main(["in.onnx", "out.onnx", *line.split()])
     options = calls[0]["options"]
     assert (options.form, options.rank_multiple, options.preset) == (
         form,
@@ -177,12 +178,12 @@ def test_a_preset_stands_for_options_and_what_is_given_wins(
 
 def test_a_replayed_plan_has_its_own_forms_and_ranks(calls: list[dict[str, Any]]) -> None:
     Path("plan.json").write_text('{"schema": 1, "sites": []}')
-    cli.main(["in.onnx", "out.onnx", "--plan", "plan.json", "--preset", "tensorrt"])
+    compress.main(["in.onnx", "out.onnx", "--plan", "plan.json", "--preset", "tensorrt"])
     assert calls[0]["options"] == Options(preset="tensorrt")
 
 
 def test_the_help_names_every_option_preset_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--help"]) == 0
+    assert compress.main(["--help"]) == 0
     text = capsys.readouterr().out
     for field in dataclasses.fields(Options):
         assert f"--{field.name.replace('_', '-')}" in text
@@ -193,5 +194,5 @@ def test_the_help_names_every_option_preset_and_exit_code(capsys: pytest.Capture
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--version"]) == 0
+    assert compress.main(["--version"]) == 0
     assert capsys.readouterr().out == f"onnx-lowrank {__version__}\n"

@@ -5,8 +5,9 @@ import time
 
 import pytest
 
-from onnx_lowrank import console
-from onnx_lowrank.console import NONE
+from onnx_lowrank.cli import tables
+from onnx_lowrank.cli.progress_bars import Stages
+from onnx_lowrank.cli.tables import NONE
 from onnx_lowrank.report.schema import SiteReport, SkippedReport
 
 
@@ -45,31 +46,31 @@ def site(name: str) -> SiteReport:
     [(0, "0"), (576, "576"), (999, "999"), (1728, "1.728 k"), (15_346_630_656, "15.35 G"), (2 * 10**15, "2,000 T")],
 )
 def test_counts(number: int, text: str) -> None:
-    assert console.count(number) == text
+    assert tables.count(number) == text
 
 
 @pytest.mark.parametrize(("number", "text"), [(12, "12 B"), (1 << 20, "1 MiB"), (553_438_000, "527.8 MiB")])
 def test_sizes(number: int, text: str) -> None:
-    assert console.size(number) == text
+    assert tables.size(number) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.04, "0.0 s"), (9.96, "10 s"), (31.2, "31 s"), (65, "1 min 5 s"), (7265, "2 h 1 min")]
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert console.duration(seconds) == text
+    assert tables.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("text", "expected"), [("a\n  b\t c", "a b c"), ("\x1b[31mred", "\\x1b[31mred"), ("é [bold]", "é [bold]")]
 )
 def test_one_line(text: str, expected: str) -> None:
-    assert console.one_line(text) == expected
+    assert tables.one_line(text) == expected
 
 
 def test_a_pipe_gets_no_colours_and_unfolded_lines() -> None:
     long = "/backbone" * 40 + "/Conv"
-    text = console.render([console.sites_table([site(long)])], io.StringIO())
+    text = tables.render([tables.sites_table([site(long)])], io.StringIO())
     assert "\x1b" not in text
     (row,) = (line for line in text.splitlines() if long in line)
     assert row.split() == [
@@ -80,13 +81,13 @@ def test_a_pipe_gets_no_colours_and_unfolded_lines() -> None:
 @pytest.mark.parametrize("name", ["block[bold]1[/bold]/Conv", "stage[0]:rocket:", "[/]"])
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
 def test_names_are_not_markup(name: str, stream: io.StringIO) -> None:
-    assert name in console.render([console.skipped_table([SkippedReport(name, "[red]")])], stream)
+    assert name in tables.render([tables.skipped_table([SkippedReport(name, "[red]")])], stream)
 
 
 def test_a_narrow_terminal_folds_names_and_keeps_numbers_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    text = re.sub("\x1b\\[\\d+m", "", console.render([console.sites_table([site("x" * 200)])], Terminal()))
-    assert all(len(line) <= console.NARROWEST for line in text.splitlines())
+    text = re.sub("\x1b\\[\\d+m", "", tables.render([tables.sites_table([site("x" * 200)])], Terminal()))
+    assert all(len(line) <= tables.NARROWEST for line in text.splitlines())
     for whole in ("64→128", "924.8 M", "312 M", "33.7%", "0.0123"):
         assert whole in text
     assert "…" not in text
@@ -94,20 +95,20 @@ def test_a_narrow_terminal_folds_names_and_keeps_numbers_whole(monkeypatch: pyte
 
 def test_what_the_stream_cannot_encode_is_replaced() -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    text = console.render([console.sites_table([site("conv")])], stream)
+    text = tables.render([tables.sites_table([site("conv")])], stream)
     assert text.isascii() and "3?3" in text
 
 
 def test_a_short_stage_is_not_shown(lines: list[str]) -> None:
-    with console.Stages(lines.append) as stages:
+    with Stages(lines.append) as stages:
         stages("profile", 0, 2)
         stages("profile", 2, 2)
     assert lines == []
 
 
 def test_a_long_stage_is_one_line_where_there_is_no_terminal(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "PATIENCE", 0.05)
-    with console.Stages(lines.append) as stages:
+    monkeypatch.setattr(tables, "PATIENCE", 0.05)
+    with Stages(lines.append) as stages:
         for _ in range(2):
             stages("profile", 0, 9)
             for done in range(1, 9):
@@ -122,8 +123,8 @@ def test_a_long_stage_is_a_bar_on_a_terminal(lines: list[str], monkeypatch: pyte
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(console, "PATIENCE", 0.05)
-    with console.Stages(lines.append) as stages:
+    monkeypatch.setattr(tables, "PATIENCE", 0.05)
+    with Stages(lines.append) as stages:
         stages("pro[b]file", 0, 9)
         assert terminal.getvalue() == ""
         time.sleep(0.15)
@@ -138,8 +139,8 @@ def test_a_long_stage_is_a_bar_on_a_terminal(lines: list[str], monkeypatch: pyte
 def test_a_stage_that_was_left_behind_is_never_shown_afterwards(
     lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "PATIENCE", 0.05)
-    with pytest.raises(KeyError), console.Stages(lines.append) as stages:
+    monkeypatch.setattr(tables, "PATIENCE", 0.05)
+    with pytest.raises(KeyError), Stages(lines.append) as stages:
         stages("profile", 0, 9)
         raise KeyError
     stages("profile", 1, 9)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from cli_for_tests import ARGUMENTS, Install, Result, files
 
-from onnx_lowrank import cli, errors
+from onnx_lowrank import errors
+from onnx_lowrank.cli import compress as cli
 
 pytestmark = pytest.mark.usefixtures("instant_pipeline")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from cli_for_tests import ARGUMENTS, PLAN, Install, Result, files, rows
 
-from onnx_lowrank import cli
-from onnx_lowrank.console import NONE
+from onnx_lowrank.cli import compress as cli
+from onnx_lowrank.cli.tables import NONE
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.report.schema import SCHEMA
 

@@ -17,7 +17,8 @@ import pytest
 from cli_for_tests import contents
 from models_for_tests import photo
 
-from onnx_lowrank import cli, pipeline
+from onnx_lowrank import pipeline
+from onnx_lowrank.cli import compress
 from onnx_lowrank.graph.save import export
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,7 +55,7 @@ def test_the_table_and_the_help_name_the_codes_that_are_tested_here() -> None:
 
 
 def test_0_done() -> None:
-    assert cli.main([*LINE, "--quiet"]) == 0
+    assert compress.main([*LINE, "--quiet"]) == 0
     onnx.checker.check_model("out.onnx", full_check=True)
 
 
@@ -64,7 +65,7 @@ def test_1_an_internal_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
     monkeypatch.setattr(pipeline, "walk", fail)
     before = contents()
-    assert cli.main([*LINE, "--quiet"]) == 1
+    assert compress.main([*LINE, "--quiet"]) == 1
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "internal error" in err and "this is a bug" in err
     assert contents() == before
@@ -182,7 +183,7 @@ def test_broken_photos_are_named_and_gone_past_up_to_a_limit(
     line = [*LINE, "--data", "photos", "--preprocess", "unit,resize=12x10", "--report", "report.json", "--quiet"]
     for number in (7, 30):
         Path("photos", f"{number:02}.png").write_bytes(b"\x89PNG broken")
-    assert cli.main(line) == 0
+    assert compress.main(line) == 0
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and "07.png cannot be used" in "".join(said) and "30.png cannot be used" in "".join(said)
     report = json.loads(Path("report.json").read_text(encoding="utf-8"))

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from onnx_lowrank import bench, errors
-from onnx_lowrank.cli import main
+from onnx_lowrank import errors
+from onnx_lowrank.cli import bench
+from onnx_lowrank.cli.compress import main
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

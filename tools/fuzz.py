@@ -76,7 +76,7 @@ def call(number: int, keep: Path | None = None) -> dict[str, Any]:
     """Make one case and judge how the command takes it."""
     from mutations import KINDS, WEIGHTS
 
-    from onnx_lowrank import cli
+    from onnx_lowrank.cli import compress
 
     random = Random(number)
     kind = random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
@@ -95,7 +95,7 @@ def call(number: int, keep: Path | None = None) -> dict[str, Any]:
         started = time.monotonic()
         try:
             with captured(apart) as (out, err):
-                code = cli.main(case.arguments)
+                code = compress.main(case.arguments)
         except BaseException as error:  # nothing may come out of it
             code = f"{type(error).__name__}: {error}"
         finally:

@@ -32,8 +32,8 @@ from typing import Any
 
 from real_sources import Graph, onnx_models, onnx_node_cases, own_exports, packages
 
-from onnx_lowrank import cli
-from onnx_lowrank.arguments import arguments
+from onnx_lowrank.cli import compress
+from onnx_lowrank.cli.arguments import arguments
 from onnx_lowrank.errors import LowRankError
 from onnx_lowrank.factorise.spatial import two_sizes
 from onnx_lowrank.graph.load import load
@@ -78,7 +78,7 @@ def _worker(spec: Path) -> None:
         said, started = io.StringIO(), time.perf_counter()
         more = () if "--dry-run" in options else (str(folder / "out.onnx"), f"--report={report}")
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            code = cli.main([model, *more, *asked["options"], "--quiet", *options])
+            code = compress.main([model, *more, *asked["options"], "--quiet", *options])
         lines = [line for line in said.getvalue().splitlines() if line.strip()]
         row["runs"][name] = {
             "exit": code,

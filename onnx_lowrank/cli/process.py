@@ -11,35 +11,16 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 
 from rich.table import Table
 
-from onnx_lowrank.console import one_line, render
+from onnx_lowrank.cli.tables import one_line, render
 from onnx_lowrank.errors import EnvironmentFault, LowRankError
 
 
 class Terminated(BaseException):
     """SIGTERM arrived; raised in the main thread so that temporary files are removed on the way out."""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all.
-
-    Raises
-    ------
-    EnvironmentFault
-        Where it cannot be written.
-    """
-    scratch = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    except OSError as error:
-        raise EnvironmentFault(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def print_tables(tables: Sequence[Table], last: str) -> None:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from rich.table import Table
 
-from onnx_lowrank import command
-from onnx_lowrank import console as draw
 from onnx_lowrank._version import __version__
-from onnx_lowrank.arguments import DATA_HELP, PREPROCESS_HELP, Parser, names, path
 from onnx_lowrank.benchmark import BUDGET, Settings, benchmark
 from onnx_lowrank.calibration.preprocess import parse
+from onnx_lowrank.cli import process
+from onnx_lowrank.cli import tables as draw
+from onnx_lowrank.cli.arguments import DATA_HELP, PREPROCESS_HELP, Parser, names, path
+from onnx_lowrank.cli.progress_bars import Stages
 from onnx_lowrank.errors import UsageError
+from onnx_lowrank.files import write_text
 from onnx_lowrank.graph.save import check_writable
 from onnx_lowrank.progress import silent
 from onnx_lowrank.report.bench_schema import BenchReport, Measurement
@@ -31,7 +33,7 @@ rounds, with its 95 % confidence interval. Without --rounds and --seconds it mea
 {BUDGET.seconds:g} seconds, for each number of threads and each batch. Exit codes are those of onnx-lowrank.
 """
 
-_speaker = command.Speaker(PROGRAM)
+_speaker = process.Speaker(PROGRAM)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -154,19 +156,19 @@ def _run(args: argparse.Namespace) -> None:
     started = time.monotonic()
     settings, how = _settings(args), parse(args.preprocess)
     _check_files(args)
-    with draw.Stages(_speaker.say) as stages:
+    with Stages(_speaker.say) as stages:
         progress = silent if args.quiet else stages
         report = benchmark(
             args.models, args.data, settings=settings, preprocess=how, progress=progress, warn=_speaker.warn
         )
     if args.json:
-        command.write_text(args.json, report.to_json())
+        write_text(args.json, report.to_json())
     if not args.quiet:
         tables = [_times_table(report)]
         for setting in report.measurements:
             tables += _profile_tables(report, setting)
         done = f"wrote {args.json}" if args.json else f"ONNX Runtime {report.runtime}, {report.device}"
-        command.print_tables(tables, f"{done}, {draw.duration(time.monotonic() - started)}")
+        process.print_tables(tables, f"{done}, {draw.duration(time.monotonic() - started)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -185,12 +187,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         traces = args.traceback
         _run(args)
 
-    return command.run(work, _speaker, "measure fewer models, or a smaller --batch", lambda: traces)
+    return process.run(work, _speaker, "measure fewer models, or a smaller --batch", lambda: traces)
 
 
 def console() -> None:
     """Run the command as a process."""
-    command.leave(main())
+    process.leave(main())
 
 
 if __name__ == "__main__":

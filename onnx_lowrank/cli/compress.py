@@ -11,19 +11,22 @@ from typing import Any
 
 from rich.table import Table
 
-from onnx_lowrank import command, pipeline
-from onnx_lowrank import console as draw
-from onnx_lowrank.arguments import PROGRAM, arguments
+from onnx_lowrank import pipeline
+from onnx_lowrank.cli import process
+from onnx_lowrank.cli import tables as draw
+from onnx_lowrank.cli.arguments import PROGRAM, arguments
+from onnx_lowrank.cli.progress_bars import Stages
+from onnx_lowrank.cli.tables import measured_table
 from onnx_lowrank.errors import DataError, UsageError
+from onnx_lowrank.files import write_text
 from onnx_lowrank.graph.load import weights_files
 from onnx_lowrank.graph.save import check_writable, data_file
-from onnx_lowrank.measuredtable import measured_table
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import silent
 from onnx_lowrank.report.schema import FileReport, PlanReport, Report
 
-_speaker = command.Speaker(PROGRAM)
+_speaker = process.Speaker(PROGRAM)
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -89,7 +92,7 @@ def _layers(options: Options) -> str:
 def _dry_run(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Table], str]:
     planned = pipeline.plan_only(args.model, args.data, **work)
     if args.plan:
-        command.write_text(args.plan, planned.plan.to_json())
+        write_text(args.plan, planned.plan.to_json())
     tables = [
         draw.costs_table(planned.macs, None, planned.latency_plan),
         draw.sites_table(planned.sites),
@@ -113,7 +116,7 @@ def _compress(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Tabl
     result.save(args.out, external_data=True if args.save_as_external_data else None)
     report = _written(result.report, args.out)
     if args.report:
-        command.write_text(args.report, report.to_json())
+        write_text(args.report, report.to_json())
     tables = [
         draw.costs_table(report.macs, report, report.latency_plan),
         draw.outputs_table(report.outputs),
@@ -139,12 +142,12 @@ def _command(args: argparse.Namespace) -> Callable[[argparse.Namespace, dict[str
 def _run(args: argparse.Namespace, options: Options) -> None:
     started = time.monotonic()
     _check_files(args)
-    with draw.Stages(_speaker.say) as stages:
+    with Stages(_speaker.say) as stages:
         progress = silent if args.quiet else stages
         work = {"options": options, "preprocess": args.preprocess, "progress": progress, "warn": _speaker.warn}
         tables, done = _command(args)(args, work)
     if not args.quiet:
-        command.print_tables(tables, f"{done}, {draw.duration(time.monotonic() - started)}")
+        process.print_tables(tables, f"{done}, {draw.duration(time.monotonic() - started)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -163,9 +166,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         traces = args.traceback
         _run(args, options)
 
-    return command.run(work, _speaker, "lower --memory or --images", lambda: traces)
+    return process.run(work, _speaker, "lower --memory or --images", lambda: traces)
 
 
 def console() -> None:
     """Run the command as a process."""
-    command.leave(main())
+    process.leave(main())

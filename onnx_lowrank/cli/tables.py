@@ -4,21 +4,18 @@ Tables go to a terminal at its width, and to anything else at their own width, s
 """
 
 import io
-import os
 import shutil
-import sys
-import threading
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from onnx_lowrank.report.schema import (
     LatencyPlanReport,
     MacsReport,
+    MeasuredReport,
     OutputReport,
     RefittedReport,
     Report,
@@ -30,8 +27,6 @@ NONE = "–"
 WIDEST = 1 << 16
 NARROWEST = 120
 """Columns below which a table of layers can no longer be read; a smaller terminal folds its lines."""
-PATIENCE = 2.0
-"""Seconds that a stage may take before it is shown."""
 
 
 def one_line(text: str) -> str:
@@ -222,72 +217,14 @@ def render(tables: Sequence[Table], stream: TextIO) -> str:
     return text if terminal else "".join(line.rstrip() + "\n" for line in text.splitlines())
 
 
-class Stages:
-    """A `Progress` that shows a stage once it has run for two seconds.
-
-    On a terminal each such stage gets a bar; anywhere else it gets one line.
-
-    Parameters
-    ----------
-    say
-        Prints one line where there is no terminal.
-    """
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=Console(stderr=True, force_terminal=self._terminal),
-            redirect_stdout=False,
-        )
-        self._lock = threading.RLock()
-        self._tasks: dict[str, TaskID] = {}
-        self._timers: dict[str, threading.Timer] = {}
-        self._said: set[str] = set()
-        self._closed = False
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Take note of a step; the first one of a stage starts its clock."""
-        with self._lock:
-            if self._closed:
-                return
-            if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(one_line(stage), visible=False)
-                self._watch(stage)
-            elif done == 0 and stage not in self._timers:
-                self._watch(stage)
-            self._bars.update(self._tasks[stage], completed=done, total=total)
-            if done >= total and (timer := self._timers.pop(stage, None)):
-                timer.cancel()
-
-    def _watch(self, stage: str) -> None:
-        # A timer, and not a look at the clock at each step: one step may take minutes.
-        timer = self._timers[stage] = threading.Timer(PATIENCE, self._show, [stage])
-        timer.daemon = True
-        timer.start()
-
-    def _show(self, stage: str) -> None:
-        with self._lock:
-            if self._closed or stage not in self._timers:
-                return
-            if self._terminal:
-                self._bars.update(self._tasks[stage], visible=True)
-                self._bars.start()
-            elif stage not in self._said:
-                self._said.add(stage)
-                self._say(f"{stage} …")
-
-    def __enter__(self) -> "Stages":
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        with self._lock:
-            self._closed = True
-            for timer in self._timers.values():
-                timer.cancel()
-            if self._bars.live.is_started:
-                self._bars.stop()
+def measured_table(measured: MeasuredReport) -> Table:
+    """List the layers' measured times."""
+    table = empty_table(
+        f"Measured milliseconds; the model takes {measured.model_ms:.3g}, the rank step is {measured.rank_multiple}",
+        *("layer", "convolution", "as it is", "fastest", "form and ranks", "points"),
+        words=("layer", "convolution", "form and ranks"),
+    )
+    for layer in measured.layers:
+        times = (f"{layer.ms:.3g}", f"{layer.fastest_ms:.3g}")
+        table.add_row(one_line(layer.name), layer.geometry, *times, layer.fastest, str(layer.points))
+    return table

@@ -1,0 +1,24 @@
+"""Small files that appear whole or not at all."""
+
+import os
+from pathlib import Path
+
+from onnx_lowrank.errors import EnvironmentFault
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all.
+
+    Raises
+    ------
+    EnvironmentFault
+        Where it cannot be written.
+    """
+    scratch = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    except OSError as error:
+        raise EnvironmentFault(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        scratch.unlink(missing_ok=True)
