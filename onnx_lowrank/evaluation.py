@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lowrank.bench.node_times import breakdown, elsewhere
+from onnx_lowrank.bench.turns import Budget, take_turns
 from onnx_lowrank.calibration.labels import Labelled
 from onnx_lowrank.calibration.sampling import Batches, Sampling
 from onnx_lowrank.calibration.source import Source
 from onnx_lowrank.errors import DataError, TargetError, ValidationError
 from onnx_lowrank.interface import TensorSpec
-from onnx_lowrank.nodetimes import breakdown, elsewhere
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.report.schema import AccuracyReport, Latency, OutputReport
 from onnx_lowrank.runtime.providers import CPU, provider_names
 from onnx_lowrank.runtime.session import Session, trace
-from onnx_lowrank.timing import Budget, take_turns
 
 Array = NDArray[Any]
 

@@ -14,10 +14,10 @@ from models_for_tests import build, conv, photo, plain, residual, weights
 from onnx import TensorProto, helper
 from test_report import conforms
 
-from onnx_lowrank.benchmark import Settings, benchmark
+from onnx_lowrank.bench.benchmark import Settings, benchmark
+from onnx_lowrank.bench.turns import Budget
 from onnx_lowrank.cli import bench
 from onnx_lowrank.errors import UsageError
-from onnx_lowrank.timing import Budget
 
 NUMBER = {int, float}
 SHARES = [

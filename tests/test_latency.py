@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnx_lowrank.bench.turns import Budget, Times
 from onnx_lowrank.errors import DataError, TargetError, UsageError
 from onnx_lowrank.factorise.placeholder import placeholder
 from onnx_lowrank.graph.layer import ConvGeometry, layer_input, layer_model, surrounding_model
@@ -31,7 +32,6 @@ from onnx_lowrank.plan.cost import ConvShape
 from onnx_lowrank.plan.energy import log_energies
 from onnx_lowrank.plan.select import GRID, Chosen, total_cost, total_energy
 from onnx_lowrank.runtime.session import Opener, Session
-from onnx_lowrank.timing import Budget, Times
 
 GEOMETRY = ConvGeometry("float32", (1, 12, 9, 10), 16, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 1, True)
 HERE = Setting("a processor (2 cores)", "CPUExecutionProvider", "1.0", 2, 1)

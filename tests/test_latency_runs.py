@@ -10,6 +10,7 @@ import pytest
 from models_for_tests import photo, plain, three_convs
 
 from onnx_lowrank import compress, preparation
+from onnx_lowrank.bench.turns import Interval
 from onnx_lowrank.calibration.arraysource import ArraySource
 from onnx_lowrank.cli import compress as cli
 from onnx_lowrank.errors import TargetError, UsageError
@@ -23,7 +24,6 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import measure_only, plan_only
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.runtime.providers import device_name, runtime_version
-from onnx_lowrank.timing import Interval
 
 SHAPE = (12, 3, 12, 10)
 DEVICE = "a processor that is not here"

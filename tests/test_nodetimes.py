@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from onnx_lowrank.nodetimes import Breakdown, NodeTime, breakdown, elsewhere
+from onnx_lowrank.bench.node_times import Breakdown, NodeTime, breakdown, elsewhere
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 

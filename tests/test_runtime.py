@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 from models_for_tests import photo, plain
 
+from onnx_lowrank.bench.node_times import breakdown
 from onnx_lowrank.errors import EnvironmentFault, ModelError, UsageError
-from onnx_lowrank.nodetimes import breakdown
 from onnx_lowrank.runtime import session as runtime
 from onnx_lowrank.runtime.providers import check_installation, provider_names
 

@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnx_lowrank.timing import LONGEST_WARMUP, Budget, Times, median_interval, take_turns
+from onnx_lowrank.bench.turns import LONGEST_WARMUP, Budget, Times, median_interval, take_turns
 
 
 class Machine:

@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.table import Table
 
 from onnx_lowrank._version import __version__
-from onnx_lowrank.benchmark import BUDGET, Settings, benchmark
+from onnx_lowrank.bench.benchmark import BUDGET, Settings, benchmark
+from onnx_lowrank.bench.turns import Budget
 from onnx_lowrank.calibration.preprocess import parse
 from onnx_lowrank.cli import process
 from onnx_lowrank.cli import tables as draw
@@ -20,7 +21,6 @@ from onnx_lowrank.graph.save import check_writable
 from onnx_lowrank.progress import silent
 from onnx_lowrank.report.bench_schema import BenchReport, Measurement
 from onnx_lowrank.shapes import parse_shapes
-from onnx_lowrank.timing import Budget
 
 PROGRAM = "onnx-lowrank-bench"
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnx_lowrank.bench.turns import Budget, Interval, take_turns
 from onnx_lowrank.factorise.placeholder import placeholder
 from onnx_lowrank.graph.layer import ConvGeometry, layer_input, layer_model, surrounding_model
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.latency.table import ALONE, Choice
 from onnx_lowrank.runtime.session import Opener, Session
-from onnx_lowrank.timing import Budget, Interval, take_turns
 
 TOGETHER = 8
 """Models that take turns: each brings its own threads and buffers."""

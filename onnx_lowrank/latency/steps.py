@@ -11,11 +11,11 @@ is ½ where the time grows with every rank, and 0 where it stands still between 
 import math
 from collections.abc import Mapping, Sequence
 
+from onnx_lowrank.bench.turns import Budget
 from onnx_lowrank.graph.layer import ConvGeometry
 from onnx_lowrank.latency.measurement import measure_layer
 from onnx_lowrank.latency.table import Choice
 from onnx_lowrank.runtime.session import Opener
-from onnx_lowrank.timing import Budget
 
 STEPS = (16, 8, 4)
 """From the widest. Wider ones would leave layers of few channels no choice."""

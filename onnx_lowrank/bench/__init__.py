@@ -1,0 +1,1 @@
+"""How fast models run: in turns, and node by node."""
