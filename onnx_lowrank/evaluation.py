@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.bench.node_times import breakdown, elsewhere
 from onnx_lowrank.bench.turns import Budget, take_turns
-from onnx_lowrank.calibration.labels import Labelled
 from onnx_lowrank.calibration.sampling import Batches, Sampling
-from onnx_lowrank.calibration.source import Source
+from onnx_lowrank.data.labels import Labelled
+from onnx_lowrank.data.source import Source
 from onnx_lowrank.errors import DataError, TargetError, ValidationError
 from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.options import Options

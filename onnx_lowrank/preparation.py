@@ -14,12 +14,13 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_lowrank import reporting
-from onnx_lowrank.calibration.labels import Labelled, load_labelled
-from onnx_lowrank.calibration.preprocess import Preprocess, parse
 from onnx_lowrank.calibration.sampling import Sampling, split
-from onnx_lowrank.calibration.source import open_source
 from onnx_lowrank.clock import Clock
 from onnx_lowrank.costs import Macs, measure_macs
+from onnx_lowrank.data.input_shapes import with_shapes
+from onnx_lowrank.data.labels import Labelled, load_labelled
+from onnx_lowrank.data.open import open_source
+from onnx_lowrank.data.photos.preprocess import Preprocess, parse
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.evaluation import check_labelled
 from onnx_lowrank.factorise.forms import Cuts
@@ -59,7 +60,6 @@ from onnx_lowrank.refit import refits
 from onnx_lowrank.runtime import blas_threads
 from onnx_lowrank.runtime.providers import check_installation
 from onnx_lowrank.runtime.session import Opener, opener
-from onnx_lowrank.shapes import with_shapes
 
 SYNTHETIC = (
     "there are no calibration data, so made-up ones take their place ({}): expect a worse result than with real ones; "

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import onnx
 
 from onnx_lowrank._version import __version__
-from onnx_lowrank.calibration.preprocess import Preprocess
 from onnx_lowrank.clock import peak_rss_bytes
+from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.graph.external import fingerprint
 from onnx_lowrank.graph.sites import ConvSite, Skip
 from onnx_lowrank.graph.size import parameters

@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnx_lowrank.calibration.preprocess import PRESETS
-from onnx_lowrank.calibration.source import ArraySource, Source, open_source
+from onnx_lowrank.data.open import ArraySource, open_source
+from onnx_lowrank.data.photos.preprocess import PRESETS
+from onnx_lowrank.data.source import Source
 from onnx_lowrank.errors import DataError, UsageError
 from onnx_lowrank.interface import TensorSpec
 

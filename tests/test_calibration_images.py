@@ -8,10 +8,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from onnx_lowrank.calibration import imagefolder
-from onnx_lowrank.calibration.decode import decode
-from onnx_lowrank.calibration.preprocess import parse
-from onnx_lowrank.calibration.source import Source, open_source
+from onnx_lowrank.data.open import open_source
+from onnx_lowrank.data.photos import folder as imagefolder
+from onnx_lowrank.data.photos.decode import decode
+from onnx_lowrank.data.photos.preprocess import parse
+from onnx_lowrank.data.source import Source
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import TensorSpec
 

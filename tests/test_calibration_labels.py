@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from onnx_lowrank.calibration.labels import load_labelled
-from onnx_lowrank.calibration.preprocess import PRESETS
-from onnx_lowrank.calibration.source import Source
+from onnx_lowrank.data.labels import load_labelled
+from onnx_lowrank.data.photos.preprocess import PRESETS
+from onnx_lowrank.data.source import Source
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import TensorSpec
 

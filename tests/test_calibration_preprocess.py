@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from onnx_lowrank.calibration.imageinput import image_input
-from onnx_lowrank.calibration.preprocess import PRESETS, Preprocess, parse
+from onnx_lowrank.data.photos.image_input import image_input
+from onnx_lowrank.data.photos.preprocess import PRESETS, Preprocess, parse
 from onnx_lowrank.errors import DataError, UsageError
 from onnx_lowrank.interface import TensorSpec
 

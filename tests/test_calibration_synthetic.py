@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibration import syntheticsource
-from onnx_lowrank.calibration.preprocess import PRESETS
-from onnx_lowrank.calibration.source import Source, open_source
-from onnx_lowrank.calibration.strokes import strokes_image
-from onnx_lowrank.calibration.synthetic import power_law_noise, synthetic_image
+from onnx_lowrank.data.open import open_source
+from onnx_lowrank.data.photos.preprocess import PRESETS
+from onnx_lowrank.data.source import Source
+from onnx_lowrank.data.synthetic import source as syntheticsource
+from onnx_lowrank.data.synthetic.scenes import power_law_noise, synthetic_image
+from onnx_lowrank.data.synthetic.strokes import strokes_image
 from onnx_lowrank.errors import DataError, UsageError
 from onnx_lowrank.interface import TensorSpec
 

@@ -6,8 +6,8 @@ import pytest
 
 from onnx_lowrank import pipeline
 from onnx_lowrank._version import __version__
-from onnx_lowrank.calibration.preprocess import PRESETS, parse
 from onnx_lowrank.cli import compress
+from onnx_lowrank.data.photos.preprocess import PRESETS, parse
 from onnx_lowrank.options import Options
 
 

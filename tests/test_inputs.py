@@ -4,9 +4,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from onnx_lowrank.data.synthetic.noise import batch_of, made_input
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import TensorSpec
-from onnx_lowrank.madeinput import batch_of, made_input
 
 FLOAT = np.dtype(np.float32)
 IMAGE = TensorSpec("x", FLOAT, ("N", 3, None, None))

@@ -11,8 +11,8 @@ from models_for_tests import photo, plain, three_convs
 
 from onnx_lowrank import compress, preparation
 from onnx_lowrank.bench.turns import Interval
-from onnx_lowrank.calibration.arraysource import ArraySource
 from onnx_lowrank.cli import compress as cli
+from onnx_lowrank.data.arrays import ArraySource
 from onnx_lowrank.errors import TargetError, UsageError
 from onnx_lowrank.graph.layer import ConvGeometry
 from onnx_lowrank.graph.load import load

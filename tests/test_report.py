@@ -10,7 +10,7 @@ import pytest
 from models_for_tests import build, conv, photo, residual, weights
 
 from onnx_lowrank import compress
-from onnx_lowrank.calibration.preprocess import PRESETS
+from onnx_lowrank.data.photos.preprocess import PRESETS
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import plan_only
 from onnx_lowrank.plan.plan import Plan, SitePlan

@@ -11,14 +11,14 @@ from models_for_tests import build, conv, photo, plain, relu, weights
 from onnx import helper
 
 from onnx_lowrank import compress
-from onnx_lowrank.calibration.preprocess import parse
-from onnx_lowrank.calibration.syntheticsource import open_synthetic
+from onnx_lowrank.data.input_shapes import parse_shapes, with_shapes
+from onnx_lowrank.data.photos.preprocess import parse
+from onnx_lowrank.data.synthetic.source import open_synthetic
 from onnx_lowrank.errors import DataError, UsageError
 from onnx_lowrank.graph.load import inputs, load
 from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import plan_only
-from onnx_lowrank.shapes import parse_shapes, with_shapes
 
 SINGLE = np.dtype(np.float32)
 IMAGE = TensorSpec("x", SINGLE, ("N", 3, "H", None))

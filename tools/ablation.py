@@ -32,9 +32,9 @@ from typing import Any
 import numpy as np
 from measuring import BATCH, Array, markdown, percent, round_classes, warn
 
-from onnx_lowrank.calibration.labels import load_labelled
-from onnx_lowrank.calibration.preprocess import parse
-from onnx_lowrank.calibration.source import Source
+from onnx_lowrank.data.labels import load_labelled
+from onnx_lowrank.data.photos.preprocess import parse
+from onnx_lowrank.data.source import Source
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.graph.load import inputs, outputs
 from onnx_lowrank.graph.normalise import normalise

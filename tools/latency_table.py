@@ -42,7 +42,8 @@ from measuring import (
 )
 
 from onnx_lowrank.bench.turns import Budget, take_turns
-from onnx_lowrank.calibration.preprocess import Preprocess
+from onnx_lowrank.data.input_shapes import parse_shapes
+from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.errors import TargetError
 from onnx_lowrank.latency.planning import rank_multiple, whole_times
 from onnx_lowrank.latency.trial import weights_alone
@@ -52,7 +53,6 @@ from onnx_lowrank.planning import choose, conv_shapes, energies, layers_to_choos
 from onnx_lowrank.preparation import prepare
 from onnx_lowrank.progress import silent
 from onnx_lowrank.runtime.session import Session
-from onnx_lowrank.shapes import parse_shapes
 
 HEADER = (
     *("threads, ratio, plan", "conv MACs", "predicted ms", "measured ms", "off", "measured ratio"),

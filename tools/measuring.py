@@ -20,9 +20,9 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibration.labels import load_labelled
-from onnx_lowrank.calibration.preprocess import Preprocess, parse
-from onnx_lowrank.calibration.source import open_source
+from onnx_lowrank.data.labels import load_labelled
+from onnx_lowrank.data.open import open_source
+from onnx_lowrank.data.photos.preprocess import Preprocess, parse
 from onnx_lowrank.graph.load import inputs, load
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.segments import whole

@@ -7,12 +7,13 @@ from pathlib import Path
 from onnx_lowrank._version import __version__
 from onnx_lowrank.bench.node_times import breakdown, elsewhere
 from onnx_lowrank.bench.turns import Budget, Times, take_turns
-from onnx_lowrank.calibration.preprocess import Preprocess, parse
-from onnx_lowrank.calibration.source import open_source
+from onnx_lowrank.data.input_shapes import Shapes, with_shapes
+from onnx_lowrank.data.open import open_source
+from onnx_lowrank.data.photos.preprocess import Preprocess, parse
+from onnx_lowrank.data.synthetic.noise import batch_of, made_input
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.graph.load import inputs, load
 from onnx_lowrank.interface import Feeds, TensorSpec
-from onnx_lowrank.madeinput import batch_of, made_input
 from onnx_lowrank.options import MOST_THREADS
 from onnx_lowrank.progress import Progress, silent
 from onnx_lowrank.report.bench_schema import (
@@ -35,7 +36,6 @@ from onnx_lowrank.runtime.session import (
     Session,
     trace,
 )
-from onnx_lowrank.shapes import Shapes, with_shapes
 
 BUDGET = Budget(rounds=100, seconds=10)
 """For each number of threads and each batch."""

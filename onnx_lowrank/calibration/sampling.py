@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.calibration.positions import positions
-from onnx_lowrank.calibration.source import Source
+from onnx_lowrank.data.source import Source
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import TensorSpec
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from onnx_lowrank._version import __version__
-from onnx_lowrank.calibration.preprocess import PRESETS as PREPROCESSES
-from onnx_lowrank.calibration.preprocess import parse
+from onnx_lowrank.data.input_shapes import parse_shapes
+from onnx_lowrank.data.photos.preprocess import PRESETS as PREPROCESSES
+from onnx_lowrank.data.photos.preprocess import parse
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.options import ALLOCATIONS, AUTO, DEFAULTS, FORMS, PRESETS, SOLVERS, TARGETS, Options
 from onnx_lowrank.presets import STANDS_FOR
-from onnx_lowrank.shapes import parse_shapes
 
 PROGRAM = "onnx-lowrank"
 

@@ -10,17 +10,17 @@ from rich.table import Table
 from onnx_lowrank._version import __version__
 from onnx_lowrank.bench.benchmark import BUDGET, Settings, benchmark
 from onnx_lowrank.bench.turns import Budget
-from onnx_lowrank.calibration.preprocess import parse
 from onnx_lowrank.cli import process
 from onnx_lowrank.cli import tables as draw
 from onnx_lowrank.cli.arguments import DATA_HELP, PREPROCESS_HELP, Parser, names, path
 from onnx_lowrank.cli.progress_bars import Stages
+from onnx_lowrank.data.input_shapes import parse_shapes
+from onnx_lowrank.data.photos.preprocess import parse
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.files import write_text
 from onnx_lowrank.graph.save import check_writable
 from onnx_lowrank.progress import silent
 from onnx_lowrank.report.bench_schema import BenchReport, Measurement
-from onnx_lowrank.shapes import parse_shapes
 
 PROGRAM = "onnx-lowrank-bench"
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibration.arraysource import ArraySource
-from onnx_lowrank.calibration.choice import choose
-from onnx_lowrank.calibration.conform import as_array
-from onnx_lowrank.calibration.npyfile import Header
-from onnx_lowrank.calibration.parts import Part, gather, make_part, match_keys
+from onnx_lowrank.data.arrays import ArraySource
+from onnx_lowrank.data.choose import choose
+from onnx_lowrank.data.conform import as_array
+from onnx_lowrank.data.npy_files import Header
+from onnx_lowrank.data.parts import Part, gather, make_part, match_keys
 from onnx_lowrank.errors import DataError, UsageError
 from onnx_lowrank.interface import Feeds, TensorSpec
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibration.npyfile import Header
-from onnx_lowrank.calibration.parts import Part, make_part
+from onnx_lowrank.data.npy_files import Header
+from onnx_lowrank.data.parts import Part, make_part
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import Feeds, TensorSpec
 

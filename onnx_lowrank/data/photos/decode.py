@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from onnx_lowrank.calibration.preprocess import Preprocess, Size
+from onnx_lowrank.data.photos.preprocess import Preprocess, Size
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibration.choice import choose, counted
-from onnx_lowrank.calibration.decode import decode
-from onnx_lowrank.calibration.imageinput import ImageInput, image_input
-from onnx_lowrank.calibration.preprocess import Preprocess
+from onnx_lowrank.data.choose import choose, counted
+from onnx_lowrank.data.photos.decode import decode
+from onnx_lowrank.data.photos.image_input import ImageInput, image_input
+from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import Feeds, TensorSpec
 

@@ -8,13 +8,13 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibration.arraysource import ArraySource
-from onnx_lowrank.calibration.choice import choose, counted, once
-from onnx_lowrank.calibration.imagefolder import is_image, list_files, open_images
-from onnx_lowrank.calibration.npyfile import headers, read
-from onnx_lowrank.calibration.parts import LABEL_KEYS, file_part, gather
-from onnx_lowrank.calibration.preprocess import Preprocess
-from onnx_lowrank.calibration.source import Source
+from onnx_lowrank.data.arrays import ArraySource
+from onnx_lowrank.data.choose import choose, counted, once
+from onnx_lowrank.data.npy_files import headers, read
+from onnx_lowrank.data.parts import LABEL_KEYS, file_part, gather
+from onnx_lowrank.data.photos.folder import is_image, list_files, open_images
+from onnx_lowrank.data.photos.preprocess import Preprocess
+from onnx_lowrank.data.source import Source
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import TensorSpec
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibration.conform import batch_shape, check_dtype, check_values, times
-from onnx_lowrank.calibration.npyfile import Header, headers, read
+from onnx_lowrank.data.conform import batch_shape, check_dtype, check_values, times
+from onnx_lowrank.data.npy_files import Header, headers, read
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import Feeds, TensorSpec
 

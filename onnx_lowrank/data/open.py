@@ -15,72 +15,25 @@ CalibrationDataReader, iterable of batches      rows of the batches, read until 
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
-from onnx_lowrank.calibration.arraysource import ArraySource, open_arrays
-from onnx_lowrank.calibration.choice import choose, counted, once
-from onnx_lowrank.calibration.conform import as_array
-from onnx_lowrank.calibration.imagefolder import is_image, list_files, open_images
-from onnx_lowrank.calibration.npyfile import is_array, read
-from onnx_lowrank.calibration.parts import Part, file_part, gather
-from onnx_lowrank.calibration.preprocess import Preprocess
-from onnx_lowrank.calibration.protos import is_proto, proto_part
-from onnx_lowrank.calibration.stream import open_stream
-from onnx_lowrank.calibration.syntheticsource import open_synthetic
+from onnx_lowrank.data.arrays import ArraySource, open_arrays
+from onnx_lowrank.data.choose import choose, counted, once
+from onnx_lowrank.data.conform import as_array
+from onnx_lowrank.data.npy_files import is_array, read
+from onnx_lowrank.data.parts import Part, file_part, gather
+from onnx_lowrank.data.photos.folder import is_image, list_files, open_images
+from onnx_lowrank.data.photos.preprocess import Preprocess
+from onnx_lowrank.data.source import Source, Subset
+from onnx_lowrank.data.stream import open_stream
+from onnx_lowrank.data.synthetic.source import open_synthetic
+from onnx_lowrank.data.tensor_files import is_proto, proto_part
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.interface import Feeds, TensorSpec
+from onnx_lowrank.interface import TensorSpec
 
 __all__ = ["ArraySource", "Source", "Subset", "open_path", "open_source"]
-
-
-@runtime_checkable
-class Source(Protocol):
-    """A finite collection of samples that can be read again and again."""
-
-    @property
-    def description(self) -> str:
-        """What the samples are, for the report: "300 of 2500 images in train (preset caffe)"."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Whether the samples are made up."""
-
-    def __len__(self) -> int:
-        """Count the samples."""
-
-    def feeds(self, indices: Sequence[int]) -> Feeds:
-        """One batch: for every input an array in the model's dtype, first axis of length ``len(indices)``."""
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Some samples of another source; ``order`` has shape [n]."""
-
-    whole: Source
-    order: NDArray[np.int64]
-
-    @property
-    def description(self) -> str:
-        """The whole's description, with the share that is taken."""
-        return f"{counted(len(self.order), len(self.whole), 'samples')} of: {self.whole.description}"
-
-    @property
-    def synthetic(self) -> bool:
-        """Whether the samples are made up."""
-        return self.whole.synthetic
-
-    def __len__(self) -> int:
-        """Count the samples."""
-        return len(self.order)
-
-    def feeds(self, indices: Sequence[int]) -> Feeds:
-        """One batch."""
-        return self.whole.feeds(self.order[np.asarray(indices, np.int64)].tolist())
 
 
 def open_source(

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibration.choice import choose
-from onnx_lowrank.calibration.conform import times
-from onnx_lowrank.calibration.imagefolder import KEEP_BYTES
-from onnx_lowrank.calibration.imageinput import ImageInput, image_input, takes_images
-from onnx_lowrank.calibration.preprocess import Preprocess
-from onnx_lowrank.calibration.strokes import strokes_image
-from onnx_lowrank.calibration.synthetic import synthetic_image
+from onnx_lowrank.data.choose import choose
+from onnx_lowrank.data.conform import times
+from onnx_lowrank.data.photos.folder import KEEP_BYTES
+from onnx_lowrank.data.photos.image_input import ImageInput, image_input, takes_images
+from onnx_lowrank.data.photos.preprocess import Preprocess
+from onnx_lowrank.data.synthetic.scenes import synthetic_image
+from onnx_lowrank.data.synthetic.strokes import strokes_image
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import Feeds, TensorSpec
 

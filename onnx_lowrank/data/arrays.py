@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibration.choice import choose, counted
-from onnx_lowrank.calibration.conform import check_values
-from onnx_lowrank.calibration.npyfile import Header
-from onnx_lowrank.calibration.parts import make_part, match_keys
+from onnx_lowrank.data.choose import choose, counted
+from onnx_lowrank.data.conform import check_values
+from onnx_lowrank.data.npy_files import Header
+from onnx_lowrank.data.parts import make_part, match_keys
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import Feeds, TensorSpec
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibration.conform import times
-from onnx_lowrank.calibration.preprocess import Channels, Layout, Preprocess, Size
+from onnx_lowrank.data.conform import times
+from onnx_lowrank.data.photos.preprocess import Channels, Layout, Preprocess, Size
 from onnx_lowrank.errors import DataError, UsageError
 from onnx_lowrank.interface import TensorSpec
 

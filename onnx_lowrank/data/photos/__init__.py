@@ -1,0 +1,1 @@
+"""Photos: found, decoded and turned into inputs."""

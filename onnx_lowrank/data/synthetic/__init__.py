@@ -1,0 +1,1 @@
+"""Samples that are made up where there are none."""
