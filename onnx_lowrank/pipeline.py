@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 
 from onnx_lowrank import reporting
-from onnx_lowrank.costs import check_costs
+from onnx_lowrank.calibration.macs import check_costs
 from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.evaluation import (
     check_faster,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnx_lowrank.costs import Macs
+from onnx_lowrank.calibration.macs import Macs
 from onnx_lowrank.factorise import channel, cp, spatial
 from onnx_lowrank.factorise.forms import Cuts
 from onnx_lowrank.graph.linears import LinearSite

@@ -14,9 +14,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_lowrank import reporting
+from onnx_lowrank.calibration.macs import Macs, measure_macs
 from onnx_lowrank.calibration.sampling import Sampling, split
 from onnx_lowrank.clock import Clock
-from onnx_lowrank.costs import Macs, measure_macs
 from onnx_lowrank.data.input_shapes import with_shapes
 from onnx_lowrank.data.labels import Labelled, load_labelled
 from onnx_lowrank.data.open import open_source

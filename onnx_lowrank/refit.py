@@ -7,9 +7,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnx_lowrank.calibration.frontier import Frontier
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.factorise.refit import Refit, refit
-from onnx_lowrank.frontier import Frontier
 from onnx_lowrank.graph.linears import LinearSite, replace_weights
 from onnx_lowrank.options import Options
 

@@ -14,13 +14,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnx_lowrank.calibration.frontier import Frontier
 from onnx_lowrank.calibration.positions import gather_points
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.factorise.factors import Factorization, side_by_side
 from onnx_lowrank.factorise.forms import Cuts, Form, from_weights, make_form
 from onnx_lowrank.factorise.groups import Outcome, solve_groups
 from onnx_lowrank.factorise.rows import Rows
-from onnx_lowrank.frontier import Frontier
 from onnx_lowrank.graph.linears import LinearSite, behind
 from onnx_lowrank.graph.rewrite import rewrite
 from onnx_lowrank.graph.segments import position

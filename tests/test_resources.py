@@ -11,7 +11,7 @@ import pytest
 from models_for_tests import deep_residual, photo, residual
 
 from onnx_lowrank import Result, compress, walk
-from onnx_lowrank.frontier import LARGE, _apart
+from onnx_lowrank.calibration.store import LARGE, _apart
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL, CALIBRATION = ROOT / "models" / "mnist_vgg.onnx", ROOT / "models" / "mnist_calib.npz"

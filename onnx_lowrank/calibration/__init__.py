@@ -1,1 +1,1 @@
-"""Calibration: batches of inputs from every supported source, and where the responses are sampled."""
+"""The calibration samples at work: which positions of them are looked at, and the network run over them piece by piece."""

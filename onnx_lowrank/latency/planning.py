@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnx_lowrank.calibration.macs import Macs
 from onnx_lowrank.calibration.sampling import Sampling
-from onnx_lowrank.costs import Macs
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.factorise.forms import Cuts
 from onnx_lowrank.graph.layer import ConvGeometry
