@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnx_lowrank.calibration.macs import Macs
-from onnx_lowrank.factorise import channel, cp, spatial
-from onnx_lowrank.factorise.forms import Cuts
+from onnx_lowrank.factorise.forms import channel, cp, spatial
+from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.forms.form import Cuts
 from onnx_lowrank.graph.linears import LinearSite
 from onnx_lowrank.graph.sites import ConvSite, Skip
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.choices import FORMS, Layer, choices
-from onnx_lowrank.plan.cost import ConvShape, Costs
+from onnx_lowrank.plan.cost import Costs
 from onnx_lowrank.plan.energy import eigenvalues, held_out_spectrum, log_energies, spectrum
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.plan.select import allocate, check_reach

@@ -23,7 +23,7 @@ from onnx_lowrank.data.open import open_source
 from onnx_lowrank.data.photos.preprocess import Preprocess, parse
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.evaluation import check_labelled
-from onnx_lowrank.factorise.forms import Cuts
+from onnx_lowrank.factorise.forms.form import Cuts
 from onnx_lowrank.graph.linears import LinearSite, find_linears
 from onnx_lowrank.graph.load import LoadedModel, inputs, load, opset, outputs
 from onnx_lowrank.graph.normalise import normalise

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibration.positions import gather_patches, gather_points
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.factorise.cp import PixelMoments
-from onnx_lowrank.factorise.spatial import ColumnMoments
+from onnx_lowrank.factorise.forms.cp import PixelMoments
+from onnx_lowrank.factorise.forms.spatial import ColumnMoments
 from onnx_lowrank.graph.linears import LinearSite
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.graph.sites import ConvSite

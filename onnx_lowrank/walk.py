@@ -18,9 +18,9 @@ from onnx_lowrank.calibration.frontier import Frontier
 from onnx_lowrank.calibration.positions import gather_points
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.factorise.factors import Factorization, side_by_side
-from onnx_lowrank.factorise.forms import Cuts, Form, from_weights, make_form
-from onnx_lowrank.factorise.groups import Outcome, solve_groups
+from onnx_lowrank.factorise.forms.form import Cuts, Form, from_weights, make_form
 from onnx_lowrank.factorise.rows import Rows
+from onnx_lowrank.factorise.solve.groups import Outcome, solve_groups
 from onnx_lowrank.graph.linears import LinearSite, behind
 from onnx_lowrank.graph.rewrite import rewrite
 from onnx_lowrank.graph.segments import position

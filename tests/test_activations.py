@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise import curves, smooth
-from onnx_lowrank.factorise.activations import RELU, Activation, apply
-from onnx_lowrank.factorise.fit import SCHEDULE, fit
-from onnx_lowrank.factorise.piecewise import PiecewiseLinear, clip, hard_sigmoid, leaky_relu, prelu
+from onnx_lowrank.factorise.activations import curves, smooth
+from onnx_lowrank.factorise.activations.piecewise import (
+    PiecewiseLinear,
+    clip,
+    hard_sigmoid,
+    leaky_relu,
+    prelu,
+)
+from onnx_lowrank.factorise.activations.relu import RELU, Activation, apply
 from onnx_lowrank.factorise.rows import Rows
+from onnx_lowrank.factorise.solve.alternation import SCHEDULE, fit
 
 Array = NDArray[Any]
 EPS32 = float(np.finfo(np.float32).eps)

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise import cp
-from onnx_lowrank.factorise.cp import PixelMoments, Polyadic, alternate, kept
-from onnx_lowrank.factorise.forms import Cuts, from_weights, make_form
+from onnx_lowrank.factorise.forms import cp
+from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.forms.cp import PixelMoments, Polyadic, alternate, kept
+from onnx_lowrank.factorise.forms.form import Cuts, from_weights, make_form
+from onnx_lowrank.factorise.forms.spatial import ColumnMoments
 from onnx_lowrank.factorise.moments import root
-from onnx_lowrank.factorise.spatial import ColumnMoments
-from onnx_lowrank.plan.cost import ConvShape
 
 Array = NDArray[Any]
 

@@ -9,14 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise import cp, curves, descent, spatial
-from onnx_lowrank.factorise.activations import DIFFERENCE, RELU, Activation, apply
-from onnx_lowrank.factorise.descent import Chain, _Judge, _Steps, finish, refine
-from onnx_lowrank.factorise.fit import fit
-from onnx_lowrank.factorise.forms import Cuts, Form, make_form
-from onnx_lowrank.factorise.piecewise import leaky_relu
+from onnx_lowrank.factorise.activations import curves
+from onnx_lowrank.factorise.activations.piecewise import leaky_relu
+from onnx_lowrank.factorise.activations.relu import DIFFERENCE, RELU, Activation, apply
+from onnx_lowrank.factorise.chain import Chain
+from onnx_lowrank.factorise.forms import cp, spatial
+from onnx_lowrank.factorise.forms.form import Cuts, Form, make_form
 from onnx_lowrank.factorise.rows import Rows
-from onnx_lowrank.factorise.solve import solve
+from onnx_lowrank.factorise.solve import descent
+from onnx_lowrank.factorise.solve.alternation import fit
+from onnx_lowrank.factorise.solve.descent import _Judge, _Steps, finish, refine
+from onnx_lowrank.factorise.solve.layer import solve
 
 Array = NDArray[Any]
 EPS32 = float(np.finfo(np.float32).eps)

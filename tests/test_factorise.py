@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise import channel
-from onnx_lowrank.factorise.activations import RELU, Activation, apply
-from onnx_lowrank.factorise.descent import Chain
+from onnx_lowrank.factorise.activations.relu import RELU, Activation, apply
+from onnx_lowrank.factorise.chain import Chain
 from onnx_lowrank.factorise.factors import Factorization, Stage
-from onnx_lowrank.factorise.fit import Fit, fit
-from onnx_lowrank.factorise.forms import from_weights, make_form
+from onnx_lowrank.factorise.forms import channel
+from onnx_lowrank.factorise.forms.form import from_weights, make_form
 from onnx_lowrank.factorise.moments import Moments
 from onnx_lowrank.factorise.regression import LowRankMap, Regression, leading_subspace
 from onnx_lowrank.factorise.rows import Rows
+from onnx_lowrank.factorise.solve.alternation import Fit, fit
 
 Array = NDArray[Any]
 EPS32 = float(np.finfo(np.float32).eps)

@@ -17,13 +17,13 @@ from PIL import Image
 
 from onnx_lowrank import compress
 from onnx_lowrank.errors import DataError, ModelError, TargetError
-from onnx_lowrank.factorise.cp import Polyadic
-from onnx_lowrank.factorise.curves import HARD_SWISH
-from onnx_lowrank.factorise.fit import EXACT
-from onnx_lowrank.factorise.forms import Cuts, make_form
+from onnx_lowrank.factorise.activations.curves import HARD_SWISH
+from onnx_lowrank.factorise.forms.cp import Polyadic
+from onnx_lowrank.factorise.forms.form import Cuts, make_form
+from onnx_lowrank.factorise.forms.spatial import cut
 from onnx_lowrank.factorise.rows import Rows
-from onnx_lowrank.factorise.solve import solve
-from onnx_lowrank.factorise.spatial import cut
+from onnx_lowrank.factorise.solve.alternation import EXACT
+from onnx_lowrank.factorise.solve.layer import solve
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.sites import find_sites
 from onnx_lowrank.plan.plan import Plan

@@ -11,7 +11,7 @@ from models_for_tests import build, conv, photo, run_model, weights
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_lowrank.factorise.activations import Activation
+from onnx_lowrank.factorise.activations.relu import Activation
 from onnx_lowrank.graph.followers import Followers, Join
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.protos import import_graph

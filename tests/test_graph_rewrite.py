@@ -11,9 +11,9 @@ from models_for_tests import OPSET, one_conv, photo, plain, residual, run_model,
 from onnx import TensorProto, helper
 
 from onnx_lowrank.errors import ValidationError
-from onnx_lowrank.factorise import cp, spatial
 from onnx_lowrank.factorise.factors import Factorization, Stage
-from onnx_lowrank.factorise.forms import Cuts, from_weights, make_form
+from onnx_lowrank.factorise.forms import cp, spatial
+from onnx_lowrank.factorise.forms.form import Cuts, from_weights, make_form
 from onnx_lowrank.graph.load import load
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.rewrite import rewrite

@@ -19,7 +19,7 @@ from models_for_tests import (
 from onnx import helper
 
 from onnx_lowrank.errors import UsageError
-from onnx_lowrank.factorise.activations import RELU
+from onnx_lowrank.factorise.activations.relu import RELU
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.sites import find_sites
 

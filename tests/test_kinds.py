@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnx_lowrank import compress
-from onnx_lowrank.factorise import cp, spatial
-from onnx_lowrank.factorise.activations import RELU
+from onnx_lowrank.factorise.activations.piecewise import prelu
+from onnx_lowrank.factorise.activations.relu import RELU
 from onnx_lowrank.factorise.factors import side_by_side
-from onnx_lowrank.factorise.fit import Fit
-from onnx_lowrank.factorise.forms import Cuts, from_weights, make_form
-from onnx_lowrank.factorise.groups import of_channels, together
-from onnx_lowrank.factorise.piecewise import prelu
+from onnx_lowrank.factorise.forms import cp, spatial
+from onnx_lowrank.factorise.forms.form import Cuts, from_weights, make_form
 from onnx_lowrank.factorise.regression import LowRankMap
+from onnx_lowrank.factorise.solve.alternation import Fit
+from onnx_lowrank.factorise.solve.groups import of_channels, together
 from onnx_lowrank.graph.load import load
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.rewrite import rewrite

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from onnx_lowrank.bench.turns import Budget, Times
 from onnx_lowrank.errors import DataError, TargetError, UsageError
-from onnx_lowrank.factorise.placeholder import placeholder
+from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.forms.placeholder import placeholder
 from onnx_lowrank.graph.layer import ConvGeometry, layer_input, layer_model, surrounding_model
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.latency import measurement
@@ -28,7 +29,6 @@ from onnx_lowrank.latency.steps import STEPS, TO, free_step, ranks_to_look_at
 from onnx_lowrank.latency.stopwatch import Stopwatch, joined
 from onnx_lowrank.latency.table import ALONE, Choice, Setting, Table
 from onnx_lowrank.plan.choices import FORMS, Layer, choices
-from onnx_lowrank.plan.cost import ConvShape
 from onnx_lowrank.plan.energy import log_energies
 from onnx_lowrank.plan.select import GRID, Chosen, total_cost, total_energy
 from onnx_lowrank.runtime.session import Opener, Session

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnx_lowrank.errors import DataError, TargetError
+from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.plan.choices import FORMS, Layer, choices
-from onnx_lowrank.plan.cost import ConvShape
 from onnx_lowrank.plan.energy import log_energies, spectrum
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.plan.select import (

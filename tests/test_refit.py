@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnx_lowrank import Result, compress
-from onnx_lowrank.factorise.refit import RIDGES, Ridge, refit
+from onnx_lowrank.factorise.solve.ridge import RIDGES, Ridge, refit
 from onnx_lowrank.graph.linears import LinearSite, find_linears, replace_weights
 from onnx_lowrank.graph.load import load
 from onnx_lowrank.graph.normalise import normalise

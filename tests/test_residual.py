@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnx_lowrank import Result, compress, walk
-from onnx_lowrank.factorise.activations import RELU, Activation, apply
-from onnx_lowrank.factorise.curves import SILU
-from onnx_lowrank.factorise.fit import Fit, fit
+from onnx_lowrank.factorise.activations.curves import SILU
+from onnx_lowrank.factorise.activations.relu import RELU, Activation, apply
 from onnx_lowrank.factorise.rows import Rows
+from onnx_lowrank.factorise.solve.alternation import Fit, fit
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import plan_only
 from onnx_lowrank.plan.plan import Plan, SitePlan

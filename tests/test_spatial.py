@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise import spatial
-from onnx_lowrank.factorise.activations import RELU
-from onnx_lowrank.factorise.descent import features
-from onnx_lowrank.factorise.fit import fit
-from onnx_lowrank.factorise.forms import Cuts, from_weights, make_form
+from onnx_lowrank.factorise.activations.relu import RELU
+from onnx_lowrank.factorise.chain import features
+from onnx_lowrank.factorise.forms import spatial
+from onnx_lowrank.factorise.forms.form import Cuts, from_weights, make_form
 from onnx_lowrank.factorise.moments import FLOOR
 from onnx_lowrank.factorise.rows import Rows
+from onnx_lowrank.factorise.solve.alternation import fit
 
 Array = NDArray[Any]
 

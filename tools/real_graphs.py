@@ -35,11 +35,11 @@ from real_sources import Graph, onnx_models, onnx_node_cases, own_exports, packa
 from onnx_lowrank.cli import compress
 from onnx_lowrank.cli.arguments import arguments
 from onnx_lowrank.errors import LowRankError
-from onnx_lowrank.factorise.spatial import two_sizes
+from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.forms.spatial import two_sizes
 from onnx_lowrank.graph.load import load
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.sites import find_sites
-from onnx_lowrank.plan.cost import ConvShape
 
 HEADER = (
     "graph",

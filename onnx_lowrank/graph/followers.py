@@ -20,9 +20,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise import curves
-from onnx_lowrank.factorise.activations import RELU, Activation
-from onnx_lowrank.factorise.piecewise import clip, hard_sigmoid, leaky_relu, prelu
+from onnx_lowrank.factorise.activations import curves
+from onnx_lowrank.factorise.activations.piecewise import clip, hard_sigmoid, leaky_relu, prelu
+from onnx_lowrank.factorise.activations.relu import RELU, Activation
 from onnx_lowrank.graph.computed import STANDARD, find_constant
 from onnx_lowrank.graph.elementwise import clip_bounds, evaluate
 from onnx_lowrank.graph.fold import moved_axes

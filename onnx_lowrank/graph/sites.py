@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import UsageError
-from onnx_lowrank.factorise.activations import Activation
+from onnx_lowrank.factorise.activations.relu import Activation
 from onnx_lowrank.graph.followers import Followers, Join
 from onnx_lowrank.graph.linears import count_readers, linear_site
 from onnx_lowrank.graph.normalise import is_dense

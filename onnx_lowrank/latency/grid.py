@@ -7,7 +7,7 @@ chooses is measured itself. What saves less than nothing, or more than any netwo
 
 import itertools
 
-from onnx_lowrank.plan.cost import ConvShape
+from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 
 LEAST = 1 / 16
 """Of a layer's MACs: cheaper choices are out of the table, and so out of reach."""

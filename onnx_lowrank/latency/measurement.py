@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_lowrank.bench.turns import Budget, Interval, take_turns
-from onnx_lowrank.factorise.placeholder import placeholder
+from onnx_lowrank.factorise.forms.placeholder import placeholder
 from onnx_lowrank.graph.layer import ConvGeometry, layer_input, layer_model, surrounding_model
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.latency.table import ALONE, Choice

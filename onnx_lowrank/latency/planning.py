@@ -7,7 +7,8 @@ from pathlib import Path
 from onnx_lowrank.calibration.macs import Macs
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.errors import UsageError
-from onnx_lowrank.factorise.forms import Cuts
+from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.forms.form import Cuts
 from onnx_lowrank.graph.layer import ConvGeometry
 from onnx_lowrank.graph.load import LoadedModel
 from onnx_lowrank.graph.normalise import normalise
@@ -22,7 +23,7 @@ from onnx_lowrank.latency.table import ALONE, Choice, Setting
 from onnx_lowrank.latency.trial import Factors, meaningless, trial, weights_alone
 from onnx_lowrank.options import AUTO, Options
 from onnx_lowrank.plan.choices import Layer
-from onnx_lowrank.plan.cost import ConvShape, Costs
+from onnx_lowrank.plan.cost import Costs
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.plan.select import Chosen
 from onnx_lowrank.progress import Progress

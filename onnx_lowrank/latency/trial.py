@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.factorise.factors import Factorization, side_by_side
-from onnx_lowrank.factorise.forms import Cuts, from_weights, make_form
-from onnx_lowrank.factorise.placeholder import placeholder
+from onnx_lowrank.factorise.forms.form import Cuts, from_weights, make_form
+from onnx_lowrank.factorise.forms.placeholder import placeholder
 from onnx_lowrank.graph.load import LoadedModel
 from onnx_lowrank.graph.normalise import normalise
 from onnx_lowrank.graph.rewrite import rewrite

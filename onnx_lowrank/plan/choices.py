@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.plan.cost import ConvShape, Costs, MacsCosts, all_ranks
+from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.plan.cost import Costs, MacsCosts, all_ranks
 
 Array = NDArray[Any]
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.plan.cost import ConvShape
+from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 
 SCHEMA = 1
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise.activations import RELU, Activation
+from onnx_lowrank.factorise.activations.relu import RELU, Activation
 
 Array = NDArray[Any]
 

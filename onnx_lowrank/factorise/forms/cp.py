@@ -23,7 +23,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise.descent import Chain
+from onnx_lowrank.factorise.chain import Chain
 from onnx_lowrank.factorise.factors import Factorization, Stage
 from onnx_lowrank.factorise.moments import root
 

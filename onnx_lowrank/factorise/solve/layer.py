@@ -9,11 +9,12 @@ too long.
 
 from dataclasses import replace
 
-from onnx_lowrank.factorise.activations import Activation
-from onnx_lowrank.factorise.descent import EPOCHS, Chain, finish, refine
-from onnx_lowrank.factorise.fit import EXACT, Fit, Fitter
-from onnx_lowrank.factorise.forms import Form
+from onnx_lowrank.factorise.activations.relu import Activation
+from onnx_lowrank.factorise.chain import Chain
+from onnx_lowrank.factorise.forms.form import Form
 from onnx_lowrank.factorise.rows import Rows
+from onnx_lowrank.factorise.solve.alternation import EXACT, Fit, Fitter
+from onnx_lowrank.factorise.solve.descent import EPOCHS, finish, refine
 
 
 def solve(form: Form, rows: Rows, activation: Activation | None, *, nonlinear: bool) -> tuple[Chain, Fit]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise.descent import Chain
+from onnx_lowrank.factorise.chain import Chain
 from onnx_lowrank.factorise.factors import Factorization, Stage
 
 Array = NDArray[Any]

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise.activations import Activation, apply
+from onnx_lowrank.factorise.activations.relu import Activation, apply
 from onnx_lowrank.factorise.moments import BLOCK, Moments
 from onnx_lowrank.factorise.regression import LowRankMap, Regression, leading_subspace
 from onnx_lowrank.factorise.rows import Rows

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise import channel, cp, spatial
-from onnx_lowrank.factorise.descent import Chain, features
+from onnx_lowrank.factorise.chain import Chain, features
 from onnx_lowrank.factorise.factors import Factorization
+from onnx_lowrank.factorise.forms import channel, cp, spatial
 from onnx_lowrank.factorise.regression import LowRankMap, leading_subspace
 
 Array = NDArray[Any]

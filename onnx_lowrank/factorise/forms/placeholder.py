@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from onnx_lowrank.factorise.factors import Factorization, Stage
-from onnx_lowrank.factorise.spatial import cut_behind
+from onnx_lowrank.factorise.forms.spatial import cut_behind
 
 
 def placeholder(form: str, kernel: tuple[int, ...], group: int, ranks: tuple[int, ...]) -> Factorization:

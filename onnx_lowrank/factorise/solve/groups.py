@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise.activations import Activation, apply
+from onnx_lowrank.factorise.activations.piecewise import PiecewiseLinear
+from onnx_lowrank.factorise.activations.relu import Activation, apply
 from onnx_lowrank.factorise.factors import Factorization, side_by_side
-from onnx_lowrank.factorise.fit import Fit
-from onnx_lowrank.factorise.forms import Form
-from onnx_lowrank.factorise.piecewise import PiecewiseLinear
+from onnx_lowrank.factorise.forms.form import Form
 from onnx_lowrank.factorise.rows import Rows
-from onnx_lowrank.factorise.solve import solve
+from onnx_lowrank.factorise.solve.alternation import Fit
+from onnx_lowrank.factorise.solve.layer import solve
 
 Array = NDArray[Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise.smooth import Smooth
+from onnx_lowrank.factorise.activations.smooth import Smooth
 
 Array = NDArray[Any]
 Point = tuple[Array, Array]

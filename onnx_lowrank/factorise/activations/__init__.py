@@ -1,0 +1,1 @@
+"""What follows a layer, each kind of function with its z-step."""

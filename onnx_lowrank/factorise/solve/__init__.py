@@ -1,0 +1,1 @@
+"""One layer solved: regression, alternation, descent, and the ridge of a fully connected layer."""
