@@ -20,9 +20,9 @@ from onnx_lowrank.evaluation import (
     measure_latency,
     note_placement,
 )
-from onnx_lowrank.graph.load import inputs, outputs
-from onnx_lowrank.graph.save import export, write
-from onnx_lowrank.graph.validate import validate
+from onnx_lowrank.graph.files.load import inputs, outputs
+from onnx_lowrank.graph.files.save import export, write
+from onnx_lowrank.graph.files.validate import validate
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.planning import cuts_of

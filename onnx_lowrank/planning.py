@@ -10,8 +10,8 @@ from onnx_lowrank.calibration.macs import Macs
 from onnx_lowrank.factorise.forms import channel, cp, spatial
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.form import Cuts
-from onnx_lowrank.graph.linears import LinearSite
-from onnx_lowrank.graph.sites import ConvSite, Skip
+from onnx_lowrank.graph.find.dense import LinearSite
+from onnx_lowrank.graph.find.sites import ConvSite, Skip
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.choices import FORMS, Layer, choices
 from onnx_lowrank.plan.cost import Costs

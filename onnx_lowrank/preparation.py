@@ -24,10 +24,10 @@ from onnx_lowrank.data.photos.preprocess import Preprocess, parse
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.evaluation import check_labelled
 from onnx_lowrank.factorise.forms.form import Cuts
-from onnx_lowrank.graph.linears import LinearSite, find_linears
-from onnx_lowrank.graph.load import LoadedModel, inputs, load, opset, outputs
-from onnx_lowrank.graph.normalise import normalise
-from onnx_lowrank.graph.sites import ConvSite, Skip, find_sites
+from onnx_lowrank.graph.edit.normalise import normalise
+from onnx_lowrank.graph.files.load import LoadedModel, inputs, load, opset, outputs
+from onnx_lowrank.graph.find.dense import LinearSite, find_linears
+from onnx_lowrank.graph.find.sites import ConvSite, Skip, find_sites
 from onnx_lowrank.latency.planning import (
     Clocked,
     LatencyPlan,

@@ -18,9 +18,9 @@ from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.factorise.forms.cp import PixelMoments
 from onnx_lowrank.factorise.forms.spatial import ColumnMoments
-from onnx_lowrank.graph.linears import LinearSite
+from onnx_lowrank.graph.find.dense import LinearSite
+from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.segments import whole
-from onnx_lowrank.graph.sites import ConvSite
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.session import Opener
 

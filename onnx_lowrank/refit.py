@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibration.frontier import Frontier
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.factorise.solve.ridge import Refit, refit
-from onnx_lowrank.graph.linears import LinearSite, replace_weights
+from onnx_lowrank.graph.edit.reweight import replace_weights
+from onnx_lowrank.graph.find.dense import LinearSite
 from onnx_lowrank.options import Options
 
 Array = NDArray[Any]

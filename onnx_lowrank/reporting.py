@@ -12,9 +12,9 @@ import onnx
 from onnx_lowrank._version import __version__
 from onnx_lowrank.clock import peak_rss_bytes
 from onnx_lowrank.data.photos.preprocess import Preprocess
-from onnx_lowrank.graph.external import fingerprint
-from onnx_lowrank.graph.sites import ConvSite, Skip
-from onnx_lowrank.graph.size import parameters
+from onnx_lowrank.graph.files.external import fingerprint
+from onnx_lowrank.graph.files.load import parameters
+from onnx_lowrank.graph.find.sites import ConvSite, Skip
 from onnx_lowrank.latency.planning import Clocked, LatencyPlan
 from onnx_lowrank.latency.table import ALONE
 from onnx_lowrank.options import Options

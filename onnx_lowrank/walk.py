@@ -21,10 +21,10 @@ from onnx_lowrank.factorise.factors import Factorization, side_by_side
 from onnx_lowrank.factorise.forms.form import Cuts, Form, from_weights, make_form
 from onnx_lowrank.factorise.rows import Rows
 from onnx_lowrank.factorise.solve.groups import Outcome, solve_groups
-from onnx_lowrank.graph.linears import LinearSite, behind
-from onnx_lowrank.graph.rewrite import rewrite
-from onnx_lowrank.graph.segments import position
-from onnx_lowrank.graph.sites import ConvSite
+from onnx_lowrank.graph.edit.rewrite import rewrite
+from onnx_lowrank.graph.find.dense import LinearSite
+from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.traverse import behind, position
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.planning import dense_bytes

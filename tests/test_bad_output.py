@@ -43,7 +43,7 @@ def test_an_output_that_the_system_refuses(
     if step == "replace":
         monkeypatch.setattr(Path, "replace", fail)
     elif step == "write":
-        monkeypatch.setattr("onnx_lowrank.graph.save._flush", fail)
+        monkeypatch.setattr("onnx_lowrank.graph.files.save._flush", fail)
     else:
         opened = Path.open
 

@@ -10,10 +10,10 @@ from models_for_tests import build, conv, norm, photo, run_model, weights
 from onnx import TensorProto, helper
 
 from onnx_lowrank import Result, compress
-from onnx_lowrank.graph.load import load
-from onnx_lowrank.graph.normalise import normalise
-from onnx_lowrank.graph.save import export
-from onnx_lowrank.graph.sites import ConvSite, find_sites
+from onnx_lowrank.graph.edit.normalise import normalise
+from onnx_lowrank.graph.files.load import load
+from onnx_lowrank.graph.files.save import export
+from onnx_lowrank.graph.find.sites import ConvSite, find_sites
 
 D = 10
 

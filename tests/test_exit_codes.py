@@ -19,7 +19,7 @@ from models_for_tests import photo
 
 from onnx_lowrank import pipeline
 from onnx_lowrank.cli import compress
-from onnx_lowrank.graph.save import export
+from onnx_lowrank.graph.files.save import export
 
 ROOT = Path(__file__).resolve().parents[1]
 LINE = ["in.onnx", "out.onnx", "--data", "data.npy", "--speedup", "1.5"]

@@ -24,8 +24,8 @@ from onnx_lowrank.factorise.forms.spatial import cut
 from onnx_lowrank.factorise.rows import Rows
 from onnx_lowrank.factorise.solve.alternation import EXACT
 from onnx_lowrank.factorise.solve.layer import solve
-from onnx_lowrank.graph.normalise import normalise
-from onnx_lowrank.graph.sites import find_sites
+from onnx_lowrank.graph.edit.normalise import normalise
+from onnx_lowrank.graph.find.sites import find_sites
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.plan.select import check_reach
 

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_lowrank import Result, compress
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.factorise.moments import Moments
-from onnx_lowrank.graph.normalise import normalise
-from onnx_lowrank.graph.sites import find_sites
+from onnx_lowrank.graph.edit.normalise import normalise
+from onnx_lowrank.graph.find.sites import find_sites
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import plan_only
 from onnx_lowrank.plan.energy import held_out_spectrum, log_energies

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_lowrank.factorise.activations.relu import Activation
-from onnx_lowrank.graph.followers import Followers, Join
-from onnx_lowrank.graph.normalise import normalise
+from onnx_lowrank.graph.edit.normalise import normalise
+from onnx_lowrank.graph.find.followers import Followers, Join
 from onnx_lowrank.graph.protos import import_graph
 
 Array = NDArray[Any]

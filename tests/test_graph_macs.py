@@ -5,8 +5,8 @@ import pytest
 from models_for_tests import ALL, build, conv, photo, run_model, weights
 from onnx import helper
 
-from onnx_lowrank.graph.macs import counted_nodes, macs_by_output
-from onnx_lowrank.graph.normalise import normalise
+from onnx_lowrank.graph.count_macs import counted_nodes, macs_by_output
+from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.segments import whole
 
 

@@ -10,10 +10,10 @@ import pytest
 from models_for_tests import ALL, build, conv, norm, photo, plain, run_model, scattered_weights, shared_weights, weights
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_lowrank.graph.load import load
-from onnx_lowrank.graph.normalise import normalise
-from onnx_lowrank.graph.save import export
-from onnx_lowrank.graph.validate import validate
+from onnx_lowrank.graph.edit.normalise import normalise
+from onnx_lowrank.graph.files.load import load
+from onnx_lowrank.graph.files.save import export
+from onnx_lowrank.graph.files.validate import validate
 
 
 def normalised(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -14,13 +14,13 @@ from onnx_lowrank.errors import ValidationError
 from onnx_lowrank.factorise.factors import Factorization, Stage
 from onnx_lowrank.factorise.forms import cp, spatial
 from onnx_lowrank.factorise.forms.form import Cuts, from_weights, make_form
-from onnx_lowrank.graph.load import load
-from onnx_lowrank.graph.normalise import normalise
-from onnx_lowrank.graph.rewrite import rewrite
-from onnx_lowrank.graph.save import export
-from onnx_lowrank.graph.sites import ConvSite, find_sites
+from onnx_lowrank.graph.edit.normalise import normalise
+from onnx_lowrank.graph.edit.rewrite import rewrite
+from onnx_lowrank.graph.files.load import load
+from onnx_lowrank.graph.files.save import export
+from onnx_lowrank.graph.files.validate import validate
+from onnx_lowrank.graph.find.sites import ConvSite, find_sites
 from onnx_lowrank.graph.tensors import BFLOAT16
-from onnx_lowrank.graph.validate import validate
 
 BOTH, NEITHER = (True, True), (False, False)
 

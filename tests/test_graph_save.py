@@ -19,12 +19,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_lowrank import compress
 from onnx_lowrank.errors import EnvironmentFault, ModelError, ValidationError
 from onnx_lowrank.factorise.factors import Factorization, Stage
-from onnx_lowrank.graph.load import inputs, load, outputs
-from onnx_lowrank.graph.normalise import normalise
-from onnx_lowrank.graph.rewrite import rewrite
-from onnx_lowrank.graph.save import check_writable, export, write
-from onnx_lowrank.graph.sites import find_sites
-from onnx_lowrank.graph.validate import validate
+from onnx_lowrank.graph.edit.normalise import normalise
+from onnx_lowrank.graph.edit.rewrite import rewrite
+from onnx_lowrank.graph.files.load import inputs, load, outputs
+from onnx_lowrank.graph.files.save import check_writable, export, write
+from onnx_lowrank.graph.files.validate import validate
+from onnx_lowrank.graph.find.sites import find_sites
 
 
 def entry(key: str) -> onnx.StringStringEntryProto:

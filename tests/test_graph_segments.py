@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from models_for_tests import ALL, branches, photo, plain, run_model, shape_crossing, with_if
 
-from onnx_lowrank.graph.load import load
-from onnx_lowrank.graph.normalise import normalise
-from onnx_lowrank.graph.save import export
-from onnx_lowrank.graph.segments import live_tensors, position, segment, whole
+from onnx_lowrank.graph.edit.normalise import normalise
+from onnx_lowrank.graph.files.load import load
+from onnx_lowrank.graph.files.save import export
+from onnx_lowrank.graph.segments import live_tensors, segment, whole
+from onnx_lowrank.graph.traverse import position
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -20,8 +20,8 @@ from onnx import helper
 
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.factorise.activations.relu import RELU
-from onnx_lowrank.graph.normalise import normalise
-from onnx_lowrank.graph.sites import find_sites
+from onnx_lowrank.graph.edit.normalise import normalise
+from onnx_lowrank.graph.find.sites import find_sites
 
 
 def reasons(model: object, **patterns: Any) -> dict[str, str]:

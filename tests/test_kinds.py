@@ -23,12 +23,12 @@ from onnx_lowrank.factorise.forms.form import Cuts, from_weights, make_form
 from onnx_lowrank.factorise.regression import LowRankMap
 from onnx_lowrank.factorise.solve.alternation import Fit
 from onnx_lowrank.factorise.solve.groups import of_channels, together
-from onnx_lowrank.graph.load import load
-from onnx_lowrank.graph.normalise import normalise
-from onnx_lowrank.graph.rewrite import rewrite
-from onnx_lowrank.graph.save import export
-from onnx_lowrank.graph.sites import ConvSite, find_sites
-from onnx_lowrank.graph.validate import validate
+from onnx_lowrank.graph.edit.normalise import normalise
+from onnx_lowrank.graph.edit.rewrite import rewrite
+from onnx_lowrank.graph.files.load import load
+from onnx_lowrank.graph.files.save import export
+from onnx_lowrank.graph.files.validate import validate
+from onnx_lowrank.graph.find.sites import ConvSite, find_sites
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import Result, plan_only
 from onnx_lowrank.plan.plan import Plan

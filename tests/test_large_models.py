@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnx_lowrank import compress
-from onnx_lowrank.graph import external
-from onnx_lowrank.graph.load import load
-from onnx_lowrank.graph.normalise import normalise
-from onnx_lowrank.graph.sites import find_sites
+from onnx_lowrank.graph.edit.normalise import normalise
+from onnx_lowrank.graph.files import external
+from onnx_lowrank.graph.files.load import load
+from onnx_lowrank.graph.find.sites import find_sites
 from onnx_lowrank.latency.planning import whole_times
 from onnx_lowrank.latency.trial import meaningless
 from onnx_lowrank.options import Options

@@ -17,7 +17,7 @@ from onnx_lowrank.bench.turns import Budget, Times
 from onnx_lowrank.errors import DataError, TargetError, UsageError
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.placeholder import placeholder
-from onnx_lowrank.graph.layer import ConvGeometry, layer_input, layer_model, surrounding_model
+from onnx_lowrank.graph.layer_model import ConvGeometry, layer_input, layer_model, surrounding_model
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.latency import measurement
 from onnx_lowrank.latency.costs import LatencyCosts

@@ -14,8 +14,8 @@ from onnx_lowrank.bench.turns import Interval
 from onnx_lowrank.cli import compress as cli
 from onnx_lowrank.data.arrays import ArraySource
 from onnx_lowrank.errors import TargetError, UsageError
-from onnx_lowrank.graph.layer import ConvGeometry
-from onnx_lowrank.graph.load import load
+from onnx_lowrank.graph.files.load import load
+from onnx_lowrank.graph.layer_model import ConvGeometry
 from onnx_lowrank.latency import planning, stopwatch
 from onnx_lowrank.latency.measurement import Measured
 from onnx_lowrank.latency.planning import folds, model_key

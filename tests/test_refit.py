@@ -15,10 +15,11 @@ from onnx import helper, numpy_helper
 
 from onnx_lowrank import Result, compress
 from onnx_lowrank.factorise.solve.ridge import RIDGES, Ridge, refit
-from onnx_lowrank.graph.linears import LinearSite, find_linears, replace_weights
-from onnx_lowrank.graph.load import load
-from onnx_lowrank.graph.normalise import normalise
-from onnx_lowrank.graph.save import export
+from onnx_lowrank.graph.edit.normalise import normalise
+from onnx_lowrank.graph.edit.reweight import replace_weights
+from onnx_lowrank.graph.files.load import load
+from onnx_lowrank.graph.files.save import export
+from onnx_lowrank.graph.find.dense import LinearSite, find_linears
 from onnx_lowrank.graph.tensors import BFLOAT16, FLOATS
 
 MODELS = Path(__file__).resolve().parents[1] / "models"

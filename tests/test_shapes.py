@@ -15,7 +15,7 @@ from onnx_lowrank.data.input_shapes import parse_shapes, with_shapes
 from onnx_lowrank.data.photos.preprocess import parse
 from onnx_lowrank.data.synthetic.source import open_synthetic
 from onnx_lowrank.errors import DataError, UsageError
-from onnx_lowrank.graph.load import inputs, load
+from onnx_lowrank.graph.files.load import inputs, load
 from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import plan_only

@@ -36,9 +36,9 @@ from onnx_lowrank.data.labels import load_labelled
 from onnx_lowrank.data.photos.preprocess import parse
 from onnx_lowrank.data.source import Source
 from onnx_lowrank.errors import UsageError
-from onnx_lowrank.graph.load import inputs, outputs
-from onnx_lowrank.graph.normalise import normalise
-from onnx_lowrank.graph.save import export
+from onnx_lowrank.graph.edit.normalise import normalise
+from onnx_lowrank.graph.files.load import inputs, outputs
+from onnx_lowrank.graph.files.save import export
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.choices import FORMS

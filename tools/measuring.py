@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from onnx_lowrank.data.labels import load_labelled
 from onnx_lowrank.data.open import open_source
 from onnx_lowrank.data.photos.preprocess import Preprocess, parse
-from onnx_lowrank.graph.load import inputs, load
-from onnx_lowrank.graph.normalise import normalise
+from onnx_lowrank.graph.edit.normalise import normalise
+from onnx_lowrank.graph.files.load import inputs, load
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.options import DEFAULTS, FORMS
 from onnx_lowrank.runtime.session import Session

@@ -37,9 +37,9 @@ from onnx_lowrank.cli.arguments import arguments
 from onnx_lowrank.errors import LowRankError
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.spatial import two_sizes
-from onnx_lowrank.graph.load import load
-from onnx_lowrank.graph.normalise import normalise
-from onnx_lowrank.graph.sites import find_sites
+from onnx_lowrank.graph.edit.normalise import normalise
+from onnx_lowrank.graph.files.load import load
+from onnx_lowrank.graph.find.sites import find_sites
 
 HEADER = (
     "graph",

@@ -12,7 +12,7 @@ from onnx_lowrank.data.open import open_source
 from onnx_lowrank.data.photos.preprocess import Preprocess, parse
 from onnx_lowrank.data.synthetic.noise import batch_of, made_input
 from onnx_lowrank.errors import UsageError
-from onnx_lowrank.graph.load import inputs, load
+from onnx_lowrank.graph.files.load import inputs, load
 from onnx_lowrank.interface import Feeds, TensorSpec
 from onnx_lowrank.options import MOST_THREADS
 from onnx_lowrank.progress import Progress, silent

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.calibration.store import _Store
-from onnx_lowrank.graph.linears import LinearSite
-from onnx_lowrank.graph.segments import live_tensors, position, segment
-from onnx_lowrank.graph.sites import ConvSite
+from onnx_lowrank.graph.find.dense import LinearSite
+from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.segments import live_tensors, segment
+from onnx_lowrank.graph.traverse import position
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.runtime.session import Opener
 

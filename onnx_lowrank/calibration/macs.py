@@ -7,9 +7,9 @@ import onnx_graphsurgeon as gs
 
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.errors import ValidationError
-from onnx_lowrank.graph.macs import counted_nodes, dense_outputs, macs_by_output
+from onnx_lowrank.graph.count_macs import counted_nodes, dense_outputs, macs_by_output
+from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.segments import whole
-from onnx_lowrank.graph.sites import ConvSite
 from onnx_lowrank.runtime.session import Opener
 
 

@@ -18,7 +18,7 @@ from onnx_lowrank.data.input_shapes import parse_shapes
 from onnx_lowrank.data.photos.preprocess import parse
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.files import write_text
-from onnx_lowrank.graph.save import check_writable
+from onnx_lowrank.graph.files.save import check_writable
 from onnx_lowrank.progress import silent
 from onnx_lowrank.report.bench_schema import BenchReport, Measurement
 

@@ -19,8 +19,8 @@ from onnx_lowrank.cli.progress_bars import Stages
 from onnx_lowrank.cli.tables import measured_table
 from onnx_lowrank.errors import DataError, UsageError
 from onnx_lowrank.files import write_text
-from onnx_lowrank.graph.load import weights_files
-from onnx_lowrank.graph.save import check_writable, data_file
+from onnx_lowrank.graph.files.load import weights_files
+from onnx_lowrank.graph.files.save import check_writable, data_file
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import silent

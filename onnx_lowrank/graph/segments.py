@@ -13,23 +13,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_lowrank.graph.protos import constants, piece, reads, typed, value_info
-
-# Computed anew in every piece, these would differ from piece to piece.
-_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
-
-
-def position(graph: gs.Graph, tensor: str) -> int:
-    """Return the index in ``graph.nodes`` of the node that makes a tensor.
-
-    Raises
-    ------
-    KeyError
-        If no node makes it.
-    """
-    for index, node in enumerate(graph.nodes):
-        if any(made.name == tensor for made in node.outputs):
-            return index
-    raise KeyError(tensor)
+from onnx_lowrank.graph.traverse import varying_tensors
 
 
 def live_tensors(graph: gs.Graph, at: int) -> tuple[str, ...]:
@@ -145,12 +129,3 @@ def _needed(graph: gs.Graph, wanted: Iterable[str], given: set[str]) -> tuple[li
             read.update(names)
             stack.extend(names)
     return sorted(kept), read
-
-
-def varying_tensors(graph: gs.Graph) -> set[str]:
-    """Return the names of the tensors that depend on an input of the model, or on chance."""
-    varying = {tensor.name for tensor in graph.inputs}
-    for node in graph.nodes:
-        if node.op in _RANDOM or not varying.isdisjoint(reads(node)):
-            varying.update(tensor.name for tensor in node.outputs if tensor.name)
-    return varying

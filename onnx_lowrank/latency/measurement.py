@@ -12,7 +12,7 @@ import numpy as np
 
 from onnx_lowrank.bench.turns import Budget, Interval, take_turns
 from onnx_lowrank.factorise.forms.placeholder import placeholder
-from onnx_lowrank.graph.layer import ConvGeometry, layer_input, layer_model, surrounding_model
+from onnx_lowrank.graph.layer_model import ConvGeometry, layer_input, layer_model, surrounding_model
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.latency.table import ALONE, Choice
 from onnx_lowrank.runtime.session import Opener, Session

@@ -9,10 +9,10 @@ from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.form import Cuts
-from onnx_lowrank.graph.layer import ConvGeometry
-from onnx_lowrank.graph.load import LoadedModel
-from onnx_lowrank.graph.normalise import normalise
-from onnx_lowrank.graph.sites import ConvSite
+from onnx_lowrank.graph.edit.normalise import normalise
+from onnx_lowrank.graph.files.load import LoadedModel
+from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.layer_model import ConvGeometry
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.latency.costs import LatencyCosts
 from onnx_lowrank.latency.grid import ranks_to_measure

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from onnx_lowrank.bench.turns import Budget
-from onnx_lowrank.graph.layer import ConvGeometry
+from onnx_lowrank.graph.layer_model import ConvGeometry
 from onnx_lowrank.latency.measurement import measure_layer
 from onnx_lowrank.latency.table import Choice
 from onnx_lowrank.runtime.session import Opener

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from onnx_lowrank.errors import DataError, EnvironmentFault, UsageError
-from onnx_lowrank.graph.layer import ConvGeometry
+from onnx_lowrank.graph.layer_model import ConvGeometry
 from onnx_lowrank.latency.measurement import Measured, measure_layer
 from onnx_lowrank.latency.steps import measure_step
 from onnx_lowrank.latency.table import ALONE, Choice, Setting, Table

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_lowrank.errors import DataError, UsageError
-from onnx_lowrank.graph.layer import ConvGeometry
+from onnx_lowrank.graph.layer_model import ConvGeometry
 
 SCHEMA = 1
 

@@ -9,11 +9,11 @@ import onnx
 from onnx_lowrank.factorise.factors import Factorization, side_by_side
 from onnx_lowrank.factorise.forms.form import Cuts, from_weights, make_form
 from onnx_lowrank.factorise.forms.placeholder import placeholder
-from onnx_lowrank.graph.load import LoadedModel
-from onnx_lowrank.graph.normalise import normalise
-from onnx_lowrank.graph.rewrite import rewrite
-from onnx_lowrank.graph.save import export
-from onnx_lowrank.graph.sites import ConvSite
+from onnx_lowrank.graph.edit.normalise import normalise
+from onnx_lowrank.graph.edit.rewrite import rewrite
+from onnx_lowrank.graph.files.load import LoadedModel
+from onnx_lowrank.graph.files.save import export
+from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.plan.plan import Plan, SitePlan
 
 Factors = Callable[[ConvSite, SitePlan], Factorization]

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import EnvironmentFault, ModelError
-from onnx_lowrank.graph.external import as_input
+from onnx_lowrank.graph.files.external import as_input
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.runtime.providers import _SHORT_NAMES, CPU, _shortened, provider_names, runtime_version
 

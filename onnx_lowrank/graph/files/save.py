@@ -11,8 +11,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_lowrank.errors import EnvironmentFault
-from onnx_lowrank.graph.external import externalise, must_be_external
-from onnx_lowrank.graph.load import LoadedModel
+from onnx_lowrank.graph.files.external import externalise, must_be_external
+from onnx_lowrank.graph.files.load import LoadedModel
 from onnx_lowrank.graph.protos import constants, copy_fields, initializer_input, node_proto, reads
 from onnx_lowrank.graph.tensors import is_sparse, tensor_proto
 

@@ -7,12 +7,10 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
+from onnx_lowrank.graph.kinds import STANDARD
 from onnx_lowrank.graph.protos import piece, typed
-from onnx_lowrank.graph.segments import varying_tensors
 from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse
-
-STANDARD = (None, "", "ai.onnx")
-"""The ways to write the domain of the standard operators."""
+from onnx_lowrank.graph.traverse import varying_tensors
 
 _PLAIN_VALUES = {"value_floats": np.float32, "value_float": np.float32, "value_ints": np.int64, "value_int": np.int64}
 """Attributes of a Constant that hold numbers in place of a tensor, with the types that ONNX gives them."""

@@ -15,37 +15,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_lowrank.graph.computed import STANDARD, ComputedConstants
+from onnx_lowrank.graph.constants import ComputedConstants
+from onnx_lowrank.graph.edit.unread import remove_unread
+from onnx_lowrank.graph.kinds import STANDARD, moved_axes
 from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse, make_constant, unique
-from onnx_lowrank.graph.unread import remove_unread
 
 Affine = tuple[NDArray[np.float64], NDArray[np.float64]]
 """(gain, shift), [d] or [1] each: y ↦ gain · y + shift."""
-
-
-def moved_axes(node: gs.Node, element: np.dtype[np.generic], rank: int) -> tuple[int, ...] | None:
-    """How a node that changes no value moves the axes: axis i of its output is axis ``result[i]`` of its input.
-
-    Parameters
-    ----------
-    node
-        Any node with one input that is not constant.
-    element, rank
-        Of that input.
-
-    Returns
-    -------
-    tuple of int or None
-        None for a node that does anything else.
-    """
-    if node.domain not in STANDARD or len(node.inputs) != 1 or len(node.outputs) != 1:
-        return None
-    if node.op == "Identity" or (node.op == "Cast" and node.attrs.get("to") == FLOATS.get(element)):
-        return tuple(range(rank))
-    if node.op == "Transpose":
-        axes = tuple(node.attrs.get("perm", range(rank - 1, -1, -1)))
-        return axes if len(axes) == rank else None
-    return None
 
 
 @np.errstate(all="ignore")  # what is not finite is not folded, and some NaNs cannot be converted without a warning

@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 from onnx_lowrank.factorise.activations import curves
 from onnx_lowrank.factorise.activations.piecewise import clip, hard_sigmoid, leaky_relu, prelu
 from onnx_lowrank.factorise.activations.relu import RELU, Activation
-from onnx_lowrank.graph.computed import STANDARD, find_constant
-from onnx_lowrank.graph.elementwise import clip_bounds, evaluate
-from onnx_lowrank.graph.fold import moved_axes
+from onnx_lowrank.graph.constants import find_constant
+from onnx_lowrank.graph.find.elementwise import clip_bounds, evaluate
+from onnx_lowrank.graph.kinds import STANDARD, is_convolution, moved_axes
 from onnx_lowrank.graph.protos import reads
-from onnx_lowrank.graph.refusals import is_convolution
-from onnx_lowrank.graph.segments import varying_tensors
+from onnx_lowrank.graph.traverse import varying_tensors
 
 COMPOSED: tuple[Activation, ...] = (
     curves.SILU,

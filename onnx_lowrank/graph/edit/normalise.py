@@ -8,11 +8,12 @@ of it (see ``fold``). Nothing else is simplified; only nodes that nobody needs a
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx_lowrank.graph.computed import STANDARD, ComputedConstants
-from onnx_lowrank.graph.fold import fold
+from onnx_lowrank.graph.constants import ComputedConstants
+from onnx_lowrank.graph.edit.fold import fold
+from onnx_lowrank.graph.edit.unread import remove_unread
+from onnx_lowrank.graph.kinds import STANDARD, is_conv, is_product
 from onnx_lowrank.graph.protos import import_graph
 from onnx_lowrank.graph.tensors import FLOATS, make_constant, taken_names, unique
-from onnx_lowrank.graph.unread import remove_unread
 
 
 def normalise(proto: onnx.ModelProto, *, gemm: bool = False) -> gs.Graph:
@@ -53,21 +54,6 @@ def normalise(proto: onnx.ModelProto, *, gemm: bool = False) -> gs.Graph:
             fold(graph, node, known, taken)
     graph.folded = lifted_only - len(graph.nodes)
     return graph
-
-
-def is_conv(node: gs.Node) -> bool:
-    """Whether the node is a Conv of the standard domain."""
-    return node.op == "Conv" and node.domain in STANDARD
-
-
-def is_product(node: gs.Node) -> bool:
-    """Whether the node is a Gemm or a MatMul of the standard domain."""
-    return node.op in ("Gemm", "MatMul") and node.domain in STANDARD
-
-
-def is_dense(node: gs.Node) -> bool:
-    """Whether the node is a fully connected layer: a Gemm, or a MatMul by a constant."""
-    return is_product(node) and (node.op == "Gemm" or isinstance(node.inputs[1], gs.Constant))
 
 
 def _lift(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import onnx
 
 from onnx_lowrank.errors import ValidationError
-from onnx_lowrank.graph.external import as_input
+from onnx_lowrank.graph.files.external import as_input
 
 
 def validate(proto: onnx.ModelProto, original: onnx.ModelProto) -> None:

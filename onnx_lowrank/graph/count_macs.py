@@ -12,8 +12,7 @@ from collections.abc import Iterator, Mapping
 
 import onnx_graphsurgeon as gs
 
-from onnx_lowrank.graph.computed import STANDARD
-from onnx_lowrank.graph.normalise import is_dense
+from onnx_lowrank.graph.kinds import STANDARD, is_dense
 
 _CONVS = ("Conv", "ConvTranspose")
 _PRODUCTS = ("Gemm", "MatMul")

@@ -6,14 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_lowrank.graph.computed import STANDARD
-from onnx_lowrank.graph.protos import copy_fields, reads
-from onnx_lowrank.graph.segments import position
-from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse, make_constant, tensor_proto, unique
+from onnx_lowrank.graph.kinds import STANDARD
+from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse, unique
+from onnx_lowrank.graph.traverse import behind, count_readers
 
 Array = NDArray[Any]
 
@@ -80,58 +78,6 @@ def linear_site(node: gs.Node, readers: Counter[str]) -> LinearSite | None:
     ``readers`` are those of ``count_readers``.
     """
     return _gemm(node, readers) if node.op == "Gemm" else _matmul(node, readers)
-
-
-def count_readers(graph: gs.Graph) -> Counter[str]:
-    """Count who reads every tensor: nodes, and the model's outputs."""
-    readers = Counter(name for node in graph.nodes for name in reads(node))
-    readers.update(tensor.name for tensor in graph.outputs)
-    return readers
-
-
-def behind(graph: gs.Graph, sources: Iterable[str]) -> set[str]:
-    """Return the names of the tensors that depend on one of ``sources``, these included."""
-    changed = set(sources)
-    for node in graph.nodes:
-        if not changed.isdisjoint(reads(node)):
-            changed.update(tensor.name for tensor in node.outputs if tensor.name)
-    return changed
-
-
-def replace_weights(graph: gs.Graph, site: LinearSite, weight: Array | None, bias: Array | None) -> bool:
-    """Give a layer new weights under the old names, in the old types; None leaves what is there.
-
-    Returns
-    -------
-    bool
-        False where they do not fit the range of the type: then nothing is changed.
-    """
-    node, last = (graph.nodes[position(graph, name)] for name in (site.output, site.target))
-    edits = []
-    if weight is not None:
-        edits.append((node, 1, weight if node.attrs.get("transB", 0) else weight.T))
-    if bias is not None:
-        edits.append((last, 2 if last is node else _other(last, site.output), bias))
-    made = [(reader, index, _like(reader.inputs[index], values)) for reader, index, values in edits]
-    if any(constant is None for _, _, constant in made):
-        return False
-    for reader, index, constant in made:
-        reader.inputs[index] = constant
-        # By its name alone, ``export`` would take the original's.
-        vars(graph).setdefault("replaced", {})[constant.name] = tensor_proto(constant)
-    return True
-
-
-def _like(old: gs.Constant, values: Array) -> Any:
-    """A constant with the name, shape, type, doc string and metadata of another one; None where values overflow."""
-    new = make_constant(old.name, values.reshape(old.shape), dtype(old))
-    if new is not None:
-        copy_fields(tensor_proto(old), tensor_proto(new), _DATA)
-    return new
-
-
-# Everything else of a stored tensor.
-_DATA = {field.name for field in onnx.TensorProto.DESCRIPTOR.fields} - {"doc_string", "metadata_props"}
 
 
 def _owned(node: gs.Node, index: int, readers: Counter[str]) -> bool:

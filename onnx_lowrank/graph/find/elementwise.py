@@ -13,7 +13,8 @@ import onnx_graphsurgeon as gs
 import scipy.special
 from numpy.typing import NDArray
 
-from onnx_lowrank.graph.computed import STANDARD, find_constant
+from onnx_lowrank.graph.constants import find_constant
+from onnx_lowrank.graph.kinds import STANDARD
 
 Array = NDArray[np.float64]
 

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ValidationError
 from onnx_lowrank.factorise.factors import Factorization, Stage
+from onnx_lowrank.graph.edit.unread import remove_unread
+from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.protos import node_proto
-from onnx_lowrank.graph.segments import position
-from onnx_lowrank.graph.sites import ConvSite
 from onnx_lowrank.graph.tensors import make_constant, taken_names, unique
-from onnx_lowrank.graph.unread import remove_unread
+from onnx_lowrank.graph.traverse import position
 
 
 def rewrite(graph: gs.Graph, site: ConvSite, factorization: Factorization) -> None:

@@ -1,13 +1,11 @@
 """The reasons for leaving a convolution, or a fully connected layer, alone."""
 
-import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_lowrank.graph.computed import STANDARD
-from onnx_lowrank.graph.normalise import is_conv, is_dense
+from onnx_lowrank.graph.kinds import STANDARD, is_conv, is_convolution, is_dense
 from onnx_lowrank.graph.protos import reads
 from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse
 
@@ -15,14 +13,6 @@ FIRST = (
     "the first convolution: it sees raw pixels, costs little, and its error would run through the whole network "
     "(name it in --include to factorise it)"
 )
-
-# FusedConv, ConvTranspose, QLinearConv, NhwcConv and the like; not Convert.
-_CONVOLUTION = re.compile(r"Conv(?![a-z])")
-
-
-def is_convolution(node: gs.Node) -> bool:
-    """Whether the node is a convolution of any kind and domain."""
-    return _CONVOLUTION.search(node.op) is not None
 
 
 def hidden_layers(graph: gs.Graph, is_layer: Callable[[gs.Node], bool]) -> Iterator[tuple[str, str]]:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnx_lowrank.factorise.factors import Factorization
-from onnx_lowrank.graph.load import load
-from onnx_lowrank.graph.normalise import normalise
-from onnx_lowrank.graph.rewrite import rewrite
-from onnx_lowrank.graph.save import export
-from onnx_lowrank.graph.sites import ConvSite, find_sites
+from onnx_lowrank.graph.edit.normalise import normalise
+from onnx_lowrank.graph.edit.rewrite import rewrite
+from onnx_lowrank.graph.files.load import load
+from onnx_lowrank.graph.files.save import export
+from onnx_lowrank.graph.find.sites import ConvSite, find_sites
 
 IR, OPSET = 8, 17
 """What any runtime of the last years reads; float16 and bfloat16 included."""

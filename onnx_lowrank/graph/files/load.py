@@ -1,6 +1,7 @@
 """Reading a model: from a file or from memory to a checked proto with all its weights."""
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import external_data_helper, numpy_helper
 
 from onnx_lowrank.errors import ModelError
+from onnx_lowrank.graph.files.stated import misstated
 from onnx_lowrank.graph.protos import bodies
-from onnx_lowrank.graph.stated import misstated
 from onnx_lowrank.interface import TensorSpec
 
 
@@ -232,3 +233,12 @@ def _dimension(dim: Any) -> int | str | None:
         return int(dim.dim_value) if dim.dim_value > 0 else None
     # PaddlePaddle calls every unknown size "?", which does not make them equal.
     return None if dim.dim_param in ("", "?") else dim.dim_param
+
+
+def parameters(proto: onnx.ModelProto) -> int:
+    """Return the number of stored values: those of all initializers and of all Constant nodes of the main graph."""
+    tensors = list(proto.graph.initializer)
+    for node in proto.graph.node:
+        if node.op_type == "Constant":
+            tensors += [attribute.t for attribute in node.attribute if attribute.name == "value"]
+    return sum(math.prod(tensor.dims) for tensor in tensors)

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.factorise.activations.relu import Activation
-from onnx_lowrank.graph.followers import Followers, Join
-from onnx_lowrank.graph.linears import count_readers, linear_site
-from onnx_lowrank.graph.normalise import is_dense
-from onnx_lowrank.graph.refusals import FIRST, first_convolutions, hidden_layers, is_convolution, obstacle
-from onnx_lowrank.graph.segments import varying_tensors
+from onnx_lowrank.graph.find.dense import linear_site
+from onnx_lowrank.graph.find.followers import Followers, Join
+from onnx_lowrank.graph.find.refusals import FIRST, first_convolutions, hidden_layers, obstacle
+from onnx_lowrank.graph.kinds import is_convolution, is_dense
 from onnx_lowrank.graph.tensors import array, dtype, unique
+from onnx_lowrank.graph.traverse import count_readers, varying_tensors
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Finding what can be factorised; nothing here changes a graph."""

@@ -1,0 +1,60 @@
+"""What kind of layer a node is."""
+
+import re
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_lowrank.graph.tensors import FLOATS
+
+STANDARD = (None, "", "ai.onnx")
+"""The ways to write the domain of the standard operators."""
+
+
+def is_conv(node: gs.Node) -> bool:
+    """Whether the node is a Conv of the standard domain."""
+    return node.op == "Conv" and node.domain in STANDARD
+
+
+def is_product(node: gs.Node) -> bool:
+    """Whether the node is a Gemm or a MatMul of the standard domain."""
+    return node.op in ("Gemm", "MatMul") and node.domain in STANDARD
+
+
+def is_dense(node: gs.Node) -> bool:
+    """Whether the node is a fully connected layer: a Gemm, or a MatMul by a constant."""
+    return is_product(node) and (node.op == "Gemm" or isinstance(node.inputs[1], gs.Constant))
+
+
+# FusedConv, ConvTranspose, QLinearConv, NhwcConv and the like; not Convert.
+_CONVOLUTION = re.compile(r"Conv(?![a-z])")
+
+
+def is_convolution(node: gs.Node) -> bool:
+    """Whether the node is a convolution of any kind and domain."""
+    return _CONVOLUTION.search(node.op) is not None
+
+
+def moved_axes(node: gs.Node, element: np.dtype[np.generic], rank: int) -> tuple[int, ...] | None:
+    """How a node that changes no value moves the axes: axis i of its output is axis ``result[i]`` of its input.
+
+    Parameters
+    ----------
+    node
+        Any node with one input that is not constant.
+    element, rank
+        Of that input.
+
+    Returns
+    -------
+    tuple of int or None
+        None for a node that does anything else.
+    """
+    if node.domain not in STANDARD or len(node.inputs) != 1 or len(node.outputs) != 1:
+        return None
+    if node.op == "Identity" or (node.op == "Cast" and node.attrs.get("to") == FLOATS.get(element)):
+        return tuple(range(rank))
+    if node.op == "Transpose":
+        axes = tuple(node.attrs.get("perm", range(rank - 1, -1, -1)))
+        return axes if len(axes) == rank else None
+    return None
