@@ -28,15 +28,8 @@ from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files.load import LoadedModel, inputs, load, opset, outputs
 from onnx_lowrank.graph.find.dense import LinearSite, find_linears
 from onnx_lowrank.graph.find.sites import ConvSite, Skip, find_sites
-from onnx_lowrank.latency.planning import (
-    Clocked,
-    LatencyPlan,
-    check_reach,
-    choose_by_clock,
-    clock_layers,
-    rank_multiple,
-    timed_batch,
-)
+from onnx_lowrank.latency.by_clock import LatencyPlan, check_reach, choose_by_clock
+from onnx_lowrank.latency.clocked import Clocked, clock_layers, rank_multiple, timed_batch
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.planning import (

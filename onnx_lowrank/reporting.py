@@ -15,7 +15,8 @@ from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.graph.files.external import fingerprint
 from onnx_lowrank.graph.files.load import parameters
 from onnx_lowrank.graph.find.sites import ConvSite, Skip
-from onnx_lowrank.latency.planning import Clocked, LatencyPlan
+from onnx_lowrank.latency.by_clock import LatencyPlan
+from onnx_lowrank.latency.clocked import Clocked
 from onnx_lowrank.latency.table import ALONE
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan, SitePlan

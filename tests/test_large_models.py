@@ -19,8 +19,7 @@ from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files import external
 from onnx_lowrank.graph.files.load import load
 from onnx_lowrank.graph.find.sites import find_sites
-from onnx_lowrank.latency.planning import whole_times
-from onnx_lowrank.latency.trial import meaningless
+from onnx_lowrank.latency.trial import meaningless, whole_times
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import measure_only
 from onnx_lowrank.plan.plan import Plan, SitePlan

@@ -19,15 +19,15 @@ from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.placeholder import placeholder
 from onnx_lowrank.graph.layer_model import ConvGeometry, layer_input, layer_model, surrounding_model
 from onnx_lowrank.interface import Feeds
-from onnx_lowrank.latency import measurement
-from onnx_lowrank.latency.costs import LatencyCosts
-from onnx_lowrank.latency.grid import LEAST, ranks_to_measure
+from onnx_lowrank.latency import layer_times
 from onnx_lowrank.latency.interpolation import between, monotone
-from onnx_lowrank.latency.measurement import Measured
+from onnx_lowrank.latency.layer_times import Measured
+from onnx_lowrank.latency.rank_grid import LEAST, ranks_to_measure
+from onnx_lowrank.latency.rank_step import STEPS, TO, free_step, ranks_to_look_at
 from onnx_lowrank.latency.search import Found, WholeTime, budget_for, search
-from onnx_lowrank.latency.steps import STEPS, TO, free_step, ranks_to_look_at
 from onnx_lowrank.latency.stopwatch import Stopwatch, joined
 from onnx_lowrank.latency.table import ALONE, Choice, Setting, Table
+from onnx_lowrank.latency.time_costs import LatencyCosts
 from onnx_lowrank.plan.choices import FORMS, Layer, choices
 from onnx_lowrank.plan.energy import log_energies
 from onnx_lowrank.plan.select import GRID, Chosen, total_cost, total_energy
@@ -194,7 +194,7 @@ def test_times_compare_whatever_else_the_machine_did_meanwhile(slower: list[floa
 
         stopwatch = Stopwatch(Table(), HERE, cast(Opener, open_session), None)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(measurement, "take_turns", turns)
+            patch.setattr(layer_times, "take_turns", turns)
             stopwatch.layer(GEOMETRY, choices[:first])
             return stopwatch.layer(GEOMETRY, choices)
 

@@ -16,10 +16,12 @@ from onnx_lowrank.data.arrays import ArraySource
 from onnx_lowrank.errors import TargetError, UsageError
 from onnx_lowrank.graph.files.load import load
 from onnx_lowrank.graph.layer_model import ConvGeometry
-from onnx_lowrank.latency import planning, stopwatch
-from onnx_lowrank.latency.measurement import Measured
-from onnx_lowrank.latency.planning import folds, model_key
+from onnx_lowrank.latency import by_clock as planning
+from onnx_lowrank.latency import stopwatch
+from onnx_lowrank.latency.clocked import model_key
+from onnx_lowrank.latency.layer_times import Measured
 from onnx_lowrank.latency.table import ALONE, Choice, Setting, Table
+from onnx_lowrank.latency.trial import folds
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import measure_only, plan_only
 from onnx_lowrank.plan.plan import Plan

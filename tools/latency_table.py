@@ -45,8 +45,8 @@ from onnx_lowrank.bench.turns import Budget, take_turns
 from onnx_lowrank.data.input_shapes import parse_shapes
 from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.errors import TargetError
-from onnx_lowrank.latency.planning import rank_multiple, whole_times
-from onnx_lowrank.latency.trial import weights_alone
+from onnx_lowrank.latency.clocked import rank_multiple
+from onnx_lowrank.latency.trial import weights_alone, whole_times
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import measure_only
 from onnx_lowrank.planning import choose, conv_shapes, energies, layers_to_choose

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from onnx_lowrank.errors import DataError, EnvironmentFault, UsageError
 from onnx_lowrank.graph.layer_model import ConvGeometry
-from onnx_lowrank.latency.measurement import Measured, measure_layer
-from onnx_lowrank.latency.steps import measure_step
+from onnx_lowrank.latency.layer_times import Measured, measure_layer
+from onnx_lowrank.latency.rank_step import measure_step
 from onnx_lowrank.latency.table import ALONE, Choice, Setting, Table
 from onnx_lowrank.runtime.session import Opener
 

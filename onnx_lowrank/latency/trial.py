@@ -14,7 +14,12 @@ from onnx_lowrank.graph.edit.rewrite import rewrite
 from onnx_lowrank.graph.files.load import LoadedModel
 from onnx_lowrank.graph.files.save import export
 from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.interface import Feeds
+from onnx_lowrank.latency.layer_times import measure_models
+from onnx_lowrank.latency.search import WholeTime
+from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan, SitePlan
+from onnx_lowrank.runtime.session import opener
 
 Factors = Callable[[ConvSite, SitePlan], Factorization]
 """Some factorisation of a site in a form at ranks."""
@@ -62,3 +67,23 @@ def trial(loaded: LoadedModel, sites: Sequence[ConvSite], plan: Plan, factors: F
         if choice.form:
             rewrite(graph, site, factors(site, choice))
     return export(graph, loaded)
+
+
+def folds(loaded: LoadedModel) -> bool:
+    """Whether the model has nodes that become part of a convolution, which may make it faster or slower as it is."""
+    return bool(normalise(loaded.proto).folded)
+
+
+def whole_times(
+    loaded: LoadedModel, sites: Sequence[ConvSite], feeds: Feeds, options: Options, factors: Factors
+) -> Callable[[Plan], WholeTime]:
+    """Measures plans as whole models, in turns with the original, with the run's providers and threads."""
+    open_session = opener(options.providers, options.threads, spinning=True)
+    original = open_session(loaded.proto, "the model")
+
+    def measure(plan: Plan) -> WholeTime:
+        rewritten = open_session(trial(loaded, sites, plan, factors), "the rewritten model")
+        (before, after), speed = measure_models([original, rewritten], feeds)
+        return WholeTime(before, after, speed.value, speed.low)
+
+    return measure

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from onnx_lowrank.bench.turns import Budget
 from onnx_lowrank.graph.layer_model import ConvGeometry
-from onnx_lowrank.latency.measurement import measure_layer
+from onnx_lowrank.latency.layer_times import measure_layer
 from onnx_lowrank.latency.table import Choice
 from onnx_lowrank.runtime.session import Opener
 
