@@ -13,11 +13,11 @@ from onnx_lowrank.factorise.forms.form import Cuts
 from onnx_lowrank.graph.find.dense import LinearSite
 from onnx_lowrank.graph.find.sites import ConvSite, Skip
 from onnx_lowrank.options import Options
-from onnx_lowrank.plan.choices import FORMS, Layer, choices
+from onnx_lowrank.plan.allocate import allocate, check_reach
 from onnx_lowrank.plan.cost import Costs
 from onnx_lowrank.plan.energy import eigenvalues, held_out_spectrum, log_energies, spectrum
+from onnx_lowrank.plan.pareto import FORMS, Layer, choices
 from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.plan.select import allocate, check_reach
 from onnx_lowrank.profile import Array, Targets
 
 

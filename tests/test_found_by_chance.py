@@ -26,8 +26,8 @@ from onnx_lowrank.factorise.solve.alternation import EXACT
 from onnx_lowrank.factorise.solve.layer import solve
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.find.sites import find_sites
+from onnx_lowrank.plan.allocate import check_reach
 from onnx_lowrank.plan.plan import Plan
-from onnx_lowrank.plan.select import check_reach
 
 WEIGHTS = {"w1": weights(1, 8, 3, 3, 3), "w2": weights(2, 8, 8, 3, 3)}
 NODES = [conv("conv1", "x", "w1", "c1"), relu("c1", "r1"), conv("conv2", "r1", "w2", "c2"), relu("c2", "r2")]

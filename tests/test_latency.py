@@ -28,9 +28,9 @@ from onnx_lowrank.latency.search import Found, WholeTime, budget_for, search
 from onnx_lowrank.latency.stopwatch import Stopwatch, joined
 from onnx_lowrank.latency.table import ALONE, Choice, Setting, Table
 from onnx_lowrank.latency.time_costs import LatencyCosts
-from onnx_lowrank.plan.choices import FORMS, Layer, choices
+from onnx_lowrank.plan.allocate import GRID, Chosen, total_cost, total_energy
 from onnx_lowrank.plan.energy import log_energies
-from onnx_lowrank.plan.select import GRID, Chosen, total_cost, total_energy
+from onnx_lowrank.plan.pareto import FORMS, Layer, choices
 from onnx_lowrank.runtime.session import Opener, Session
 
 GEOMETRY = ConvGeometry("float32", (1, 12, 9, 10), 16, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 1, True)

@@ -10,10 +10,7 @@ from hypothesis import strategies as st
 
 from onnx_lowrank.errors import DataError, TargetError
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
-from onnx_lowrank.plan.choices import FORMS, Layer, choices
-from onnx_lowrank.plan.energy import log_energies, spectrum
-from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.plan.select import (
+from onnx_lowrank.plan.allocate import (
     ALLOCATIONS,
     GRID,
     TOLERANCE,
@@ -23,6 +20,9 @@ from onnx_lowrank.plan.select import (
     total_cost,
     total_energy,
 )
+from onnx_lowrank.plan.energy import log_energies, spectrum
+from onnx_lowrank.plan.pareto import FORMS, Layer, choices
+from onnx_lowrank.plan.plan import Plan, SitePlan
 
 
 def layer(

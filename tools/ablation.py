@@ -41,7 +41,7 @@ from onnx_lowrank.graph.files.load import inputs, outputs
 from onnx_lowrank.graph.files.save import export
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.options import Options
-from onnx_lowrank.plan.choices import FORMS
+from onnx_lowrank.plan.pareto import FORMS
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.planning import choose, conv_shapes, cut_kernels, energies, layers_to_choose
 from onnx_lowrank.preparation import Prepared, prepare

@@ -13,10 +13,10 @@ from onnx_lowrank.latency.search import Found, out_of_reach, search
 from onnx_lowrank.latency.table import ALONE, Choice
 from onnx_lowrank.latency.trial import folds, meaningless, weights_alone, whole_times
 from onnx_lowrank.options import Options
-from onnx_lowrank.plan.choices import Layer
+from onnx_lowrank.plan.allocate import Chosen
 from onnx_lowrank.plan.cost import Costs
+from onnx_lowrank.plan.pareto import Layer
 from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.plan.select import Chosen
 
 SURE = 1.3
 """Where the layers' times alone promise so many times the speedup asked for, it is taken to be within reach."""

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnx_lowrank.errors import TargetError
-from onnx_lowrank.plan.choices import Layer
-from onnx_lowrank.plan.select import SEARCHES, Chosen, total_cost, total_energy
+from onnx_lowrank.plan.allocate import SEARCHES, Chosen, total_cost, total_energy
+from onnx_lowrank.plan.pareto import Layer
 
 ROUNDS = 8
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import TargetError
-from onnx_lowrank.plan.choices import Layer
+from onnx_lowrank.plan.pareto import Layer
 
 Array = NDArray[Any]
 
