@@ -8,9 +8,9 @@ from onnx_lowrank.data.input_shapes import parse_shapes
 from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.options import DEFAULTS, Options
 from onnx_lowrank.plan.plan import Plan
-from onnx_lowrank.preparation import ModelLike
 from onnx_lowrank.presets import completed
 from onnx_lowrank.progress import Progress, silent
+from onnx_lowrank.stages.read import ModelLike
 
 
 def _ignore(text: str) -> None:

@@ -10,27 +10,23 @@ from pathlib import Path
 
 import onnx
 
-from onnx_lowrank import reporting
 from onnx_lowrank.calibration.macs import check_costs
 from onnx_lowrank.data.photos.preprocess import Preprocess
-from onnx_lowrank.evaluation import (
-    check_faster,
-    compare_outputs,
-    measure_accuracy,
-    measure_latency,
-    note_placement,
-)
 from onnx_lowrank.graph.files.load import inputs, outputs
 from onnx_lowrank.graph.files.save import export, write
 from onnx_lowrank.graph.files.validate import validate
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
-from onnx_lowrank.planning import cuts_of
-from onnx_lowrank.preparation import ModelLike, Warn, measure, prepare
 from onnx_lowrank.progress import Progress, silent
 from onnx_lowrank.report.schema import MeasuredReport, PlanReport, Report
 from onnx_lowrank.runtime.session import opener
-from onnx_lowrank.walk import walk
+from onnx_lowrank.stages import report as reporting
+from onnx_lowrank.stages.accuracy import measure_accuracy
+from onnx_lowrank.stages.plan import cuts_of
+from onnx_lowrank.stages.read import ModelLike, Warn, measure, prepare
+from onnx_lowrank.stages.speed import check_faster, measure_latency
+from onnx_lowrank.stages.validate import compare_outputs, note_placement
+from onnx_lowrank.stages.walk import walk
 
 
 @dataclass(frozen=True)

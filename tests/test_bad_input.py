@@ -199,7 +199,7 @@ def test_labelled_samples_that_do_not_fit_are_refused_before_the_work(
     def work(*_: object) -> None:
         raise AssertionError("work was done")
 
-    monkeypatch.setattr("onnx_lowrank.preparation.measure_macs", work)
+    monkeypatch.setattr("onnx_lowrank.stages.read.measure_macs", work)
     images = photo(1, (12, 1, 28, 28))
     np.savez("data.npz", input=images)
     if labels is None:

@@ -147,7 +147,7 @@ def test_what_cannot_be_is_refused_before_the_network_is_profiled(
     def work(*_: object) -> None:
         raise AssertionError("work was done")
 
-    monkeypatch.setattr("onnx_lowrank.preparation.collect_targets", work)
+    monkeypatch.setattr("onnx_lowrank.stages.read.collect_targets", work)
     Path("plan.json").write_text('{"schema": 1, "sites": [{"name": "conv2", "form": "channel", "ranks": [99]}]}')
     refuses(3 if "--plan" in given else 4, "in.onnx", "out.onnx", "--data", "data.npy", *given)
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from models_for_tests import photo, plain, three_convs
 
-from onnx_lowrank import compress, preparation
+from onnx_lowrank import compress
 from onnx_lowrank.bench.turns import Interval
 from onnx_lowrank.cli import compress as cli
 from onnx_lowrank.data.arrays import ArraySource
@@ -26,6 +26,7 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import measure_only, plan_only
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.runtime.providers import device_name, runtime_version
+from onnx_lowrank.stages import read
 
 SHAPE = (12, 3, 12, 10)
 DEVICE = "a processor that is not here"
@@ -267,7 +268,7 @@ def test_where_folding_is_fast_enough_no_layer_is_touched(
         return Measured(times | {ALONE: 3.0}, mostly_layer=True)
 
     monkeypatch.setattr(planning, "measure_models", models)
-    monkeypatch.setattr(preparation, "check_reach", lambda *_: None)
+    monkeypatch.setattr(read, "check_reach", lambda *_: None)
     monkeypatch.setattr(stopwatch, "measure_layer", layers)
     wanted = Options(speedup=asked, target="latency", threads=1, rank_multiple=4)
     planned = plan_only(plain(), photo(1, SHAPE), options=wanted)

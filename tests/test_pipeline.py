@@ -15,15 +15,16 @@ import pytest
 from models_for_tests import photo, run_model
 from numpy.typing import NDArray
 
-from onnx_lowrank import Result, compress, walk
+from onnx_lowrank import Result, compress
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import plan_only
 from onnx_lowrank.plan.plan import NUMBER_OF_RANKS, Plan, SitePlan
-from onnx_lowrank.planning import choose, conv_shapes, cuts_of, energies, layers_to_choose
-from onnx_lowrank.preparation import prepare
-from onnx_lowrank.profile import positions_per_sample
 from onnx_lowrank.progress import silent
 from onnx_lowrank.report.schema import SiteReport
+from onnx_lowrank.stages import walk
+from onnx_lowrank.stages.plan import choose, conv_shapes, cuts_of, energies, layers_to_choose
+from onnx_lowrank.stages.profile import positions_per_sample
+from onnx_lowrank.stages.read import prepare
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 MNIST = MODELS / "mnist_vgg.onnx"

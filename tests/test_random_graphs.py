@@ -22,10 +22,10 @@ from onnx_lowrank.errors import ModelError, TargetError
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import Result, compress
 from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.planning import conv_shapes
-from onnx_lowrank.preparation import prepare
 from onnx_lowrank.progress import silent
 from onnx_lowrank.report.schema import Report
+from onnx_lowrank.stages.plan import conv_shapes
+from onnx_lowrank.stages.read import prepare
 
 ROUND_OFF = {np.dtype(np.float32): 2e-5, np.dtype(np.float16): 2e-2}
 """Of the largest value: some dozen roundings through a dozen layers."""

@@ -292,8 +292,8 @@ def test_the_embedded_model_gains() -> None:
 
 
 def test_too_little_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_lowrank.walk.refit_bytes", lambda *_: 1 << 60)
-    monkeypatch.setattr("onnx_lowrank.refit.refit_bytes", lambda *_: 1 << 60)
+    monkeypatch.setattr("onnx_lowrank.stages.walk.refit_bytes", lambda *_: 1 << 60)
+    monkeypatch.setattr("onnx_lowrank.stages.refit.refit_bytes", lambda *_: 1 << 60)
     result = run(network("transB 1"), photo(1, (20, 3, 12, 10)), 3.0)
     assert [layer.kept for layer in result.report.refitted] == [True, True]
     assert all("memory" in layer.reason and layer.error_before is None for layer in result.report.refitted)

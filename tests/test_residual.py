@@ -10,7 +10,7 @@ from models_for_tests import build, conv, photo, relu, residual, run_model, weig
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnx_lowrank import Result, compress, walk
+from onnx_lowrank import Result, compress
 from onnx_lowrank.factorise.activations.curves import SILU
 from onnx_lowrank.factorise.activations.relu import RELU, Activation, apply
 from onnx_lowrank.factorise.rows import Rows
@@ -18,6 +18,7 @@ from onnx_lowrank.factorise.solve.alternation import Fit, fit
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import plan_only
 from onnx_lowrank.plan.plan import Plan, SitePlan
+from onnx_lowrank.stages import walk
 
 Array = NDArray[Any]
 EPS32 = float(np.finfo(np.float32).eps)

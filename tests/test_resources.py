@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from models_for_tests import deep_residual, photo, residual
 
-from onnx_lowrank import Result, compress, walk
+from onnx_lowrank import Result, compress
 from onnx_lowrank.calibration.store import LARGE, _apart
+from onnx_lowrank.stages import walk
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL, CALIBRATION = ROOT / "models" / "mnist_vgg.onnx", ROOT / "models" / "mnist_calib.npz"

@@ -43,10 +43,10 @@ from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.pareto import FORMS
 from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.planning import choose, conv_shapes, cut_kernels, energies, layers_to_choose
-from onnx_lowrank.preparation import Prepared, prepare
 from onnx_lowrank.progress import silent
-from onnx_lowrank.walk import walk
+from onnx_lowrank.stages.plan import choose, conv_shapes, cut_kernels, energies, layers_to_choose
+from onnx_lowrank.stages.read import Prepared, prepare
+from onnx_lowrank.stages.walk import walk
 
 INPUTS = ("symmetric", "asymmetric")
 COLOURS = (*(f"C{i}" for i in range(10)), "navy", "gold")

@@ -49,10 +49,10 @@ from onnx_lowrank.latency.clocked import rank_multiple
 from onnx_lowrank.latency.trial import weights_alone, whole_times
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import measure_only
-from onnx_lowrank.planning import choose, conv_shapes, energies, layers_to_choose
-from onnx_lowrank.preparation import prepare
 from onnx_lowrank.progress import silent
 from onnx_lowrank.runtime.session import Session
+from onnx_lowrank.stages.plan import choose, conv_shapes, energies, layers_to_choose
+from onnx_lowrank.stages.read import prepare
 
 HEADER = (
     *("threads, ratio, plan", "conv MACs", "predicted ms", "measured ms", "off", "measured ratio"),

@@ -27,12 +27,12 @@ from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.traverse import behind, position
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
-from onnx_lowrank.planning import dense_bytes
-from onnx_lowrank.profile import Targets, site_patches
 from onnx_lowrank.progress import Progress
-from onnx_lowrank.refit import Refitted, refit_bytes, refit_layer
 from onnx_lowrank.runtime import blas_threads
 from onnx_lowrank.runtime.session import Opener
+from onnx_lowrank.stages.plan import dense_bytes
+from onnx_lowrank.stages.profile import Targets, site_patches
+from onnx_lowrank.stages.refit import Refitted, refit_bytes, refit_layer
 
 Array = NDArray[Any]
 Forms = tuple[Form, ...]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import onnx
 
 from onnx_lowrank._version import __version__
-from onnx_lowrank.clock import peak_rss_bytes
 from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.graph.files.external import fingerprint
 from onnx_lowrank.graph.files.load import parameters
@@ -20,8 +19,6 @@ from onnx_lowrank.latency.clocked import Clocked
 from onnx_lowrank.latency.table import ALONE
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.planning import conv_shapes, why_left_alone
-from onnx_lowrank.refit import Refitted
 from onnx_lowrank.report.schema import (
     SCHEMA,
     AccuracyReport,
@@ -40,10 +37,13 @@ from onnx_lowrank.report.schema import (
     SkippedReport,
     SpeedupReport,
 )
-from onnx_lowrank.walk import Solution, Walked
+from onnx_lowrank.stages.plan import conv_shapes, why_left_alone
+from onnx_lowrank.stages.refit import Refitted
+from onnx_lowrank.stages.resources import peak_rss_bytes
+from onnx_lowrank.stages.walk import Solution, Walked
 
 if TYPE_CHECKING:
-    from onnx_lowrank.preparation import Prepared
+    from onnx_lowrank.stages.read import Prepared
 
 RANK_NAMES = {"channel": ("d'",), "spatial": ("d''",), "3d": ("d''", "d'"), "cp": ("r",)}
 """The paper's names of the ranks of every form, from the input on."""

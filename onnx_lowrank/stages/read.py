@@ -13,16 +13,13 @@ from typing import TypeAlias
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx_lowrank import reporting
 from onnx_lowrank.calibration.macs import Macs, measure_macs
 from onnx_lowrank.calibration.sampling import Sampling, split
-from onnx_lowrank.clock import Clock
 from onnx_lowrank.data.input_shapes import with_shapes
 from onnx_lowrank.data.labels import Labelled, load_labelled
 from onnx_lowrank.data.open import open_source
 from onnx_lowrank.data.photos.preprocess import Preprocess, parse
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.evaluation import check_labelled
 from onnx_lowrank.factorise.forms.form import Cuts
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files.load import LoadedModel, inputs, load, opset, outputs
@@ -32,7 +29,14 @@ from onnx_lowrank.latency.by_clock import LatencyPlan, check_reach, choose_by_cl
 from onnx_lowrank.latency.clocked import Clocked, clock_layers, rank_multiple, timed_batch
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
-from onnx_lowrank.planning import (
+from onnx_lowrank.presets import advice
+from onnx_lowrank.progress import Progress
+from onnx_lowrank.runtime import blas_threads
+from onnx_lowrank.runtime.providers import check_installation
+from onnx_lowrank.runtime.session import Opener, opener
+from onnx_lowrank.stages import report
+from onnx_lowrank.stages.accuracy import check_labelled
+from onnx_lowrank.stages.plan import (
     check_speedup,
     choose,
     conv_shapes,
@@ -46,13 +50,9 @@ from onnx_lowrank.planning import (
     with_the_batch,
     with_the_joins,
 )
-from onnx_lowrank.presets import advice
-from onnx_lowrank.profile import Targets, collect_targets
-from onnx_lowrank.progress import Progress
-from onnx_lowrank.refit import refits
-from onnx_lowrank.runtime import blas_threads
-from onnx_lowrank.runtime.providers import check_installation
-from onnx_lowrank.runtime.session import Opener, opener
+from onnx_lowrank.stages.profile import Targets, collect_targets
+from onnx_lowrank.stages.refit import refits
+from onnx_lowrank.stages.resources import Clock
 
 SYNTHETIC = (
     "there are no calibration data, so made-up ones take their place ({}): expect a worse result than with real ones; "
@@ -86,7 +86,7 @@ class Prepared:
     cuts: dict[str, tuple[Cuts, ...]]
     plan: Plan
     labelled: Labelled | None
-    given: reporting.Given
+    given: report.Given
     clock: Clock
     multiple: int
     by_clock: LatencyPlan | None
@@ -147,7 +147,7 @@ def prepare(
         found = find_linears(graph, [s.output for s in sites], [s.name for s in sites]) if refits(options) else ()
         linears = named_as(with_a_row_each(found, macs), sites)
         shapes, aimed_at = conv_shapes(sites, macs), sum(macs.aimed_at.values())
-        given = reporting.Given.of(how, data, plan)
+        given = report.Given.of(how, data, plan)
     # What cannot be is said before the long work.
     multiple, clocked = 1, None
     if plan:
@@ -243,4 +243,4 @@ def _stage(name: str, clock: Clock, progress: Progress) -> Iterator[None]:
 
 def _check_any(sites: tuple[ConvSite, ...], skipped: tuple[Skip, ...]) -> None:
     if not sites:
-        raise ModelError(f"nothing to factorise: {reporting.why_nothing(skipped)}")
+        raise ModelError(f"nothing to factorise: {report.why_nothing(skipped)}")

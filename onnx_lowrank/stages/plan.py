@@ -18,7 +18,7 @@ from onnx_lowrank.plan.cost import Costs
 from onnx_lowrank.plan.energy import eigenvalues, held_out_spectrum, log_energies, spectrum
 from onnx_lowrank.plan.pareto import FORMS, Layer, choices
 from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.profile import Array, Targets
+from onnx_lowrank.stages.profile import Array, Targets
 
 
 def forms_allowed(options: Options) -> tuple[str, ...]:
