@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from onnx_lowrank.errors import UsageError
 
-FORMS = ("auto", "channel", "spatial", "3d", "cp")
+FORM_CHOICES = ("auto", "channel", "spatial", "3d", "cp")
 SOLVERS = ("nonlinear", "linear", "weights")
-ALLOCATIONS = ("exact", "greedy", "uniform")
+ALLOCATION_CHOICES = ("exact", "greedy", "uniform")
 TARGETS = ("macs", "latency")
 AUTO = "auto"
-PRESETS = ("tensorrt", "tensorrt-int8")
+PRESET_CHOICES = ("tensorrt", "tensorrt-int8")
 
 GIB = 1 << 30
 
@@ -58,8 +58,8 @@ class Options:
         that is not full takes as long as a full one. "auto" measures which multiple pays on this machine; None is
         "auto" for the target "latency" and 1 for "macs".
     preset
-        Where the result will run, one of ``PRESETS``, or None: what to know there is told. The options that the preset
-        stands for are in ``presets``.
+        Where the result will run, one of ``PRESET_CHOICES``, or None: what to know there is told. The options that the
+        preset stands for are in ``presets``.
     include, exclude
         Regular expressions searched in the names of the nodes.
     images
@@ -111,11 +111,11 @@ class Options:
         if not (math.isfinite(self.speedup) and self.speedup >= 1):
             raise UsageError(f"speedup is {self.speedup:g}: give a number of at least 1")
         for name, value, allowed in (
-            ("form", self.form, FORMS),
+            ("form", self.form, FORM_CHOICES),
             ("solver", self.solver, SOLVERS),
-            ("ranks", self.ranks, ALLOCATIONS),
+            ("ranks", self.ranks, ALLOCATION_CHOICES),
             ("target", self.target, TARGETS),
-            ("preset", self.preset, (*PRESETS, None)),
+            ("preset", self.preset, (*PRESET_CHOICES, None)),
         ):
             if value not in allowed:
                 raise UsageError(f"{name} is {value!r}: choose one of {', '.join(filter(None, allowed))}")
@@ -148,16 +148,16 @@ class Options:
             raise UsageError("providers is empty: name at least one, for example cpu")
 
     @property
-    def multiple(self) -> int | str:
+    def resolved_rank_multiple(self) -> int | str:
         """The rank multiple, a number or ``AUTO``."""
         if self.rank_multiple is not None:
             return self.rank_multiple
         return AUTO if self.target == "latency" else 1
 
     @property
-    def measures(self) -> bool:
+    def needs_measurement(self) -> bool:
         """Whether layers are measured."""
-        return self.target == "latency" or self.multiple == AUTO
+        return self.target == "latency" or self.resolved_rank_multiple == AUTO
 
 
 DEFAULTS = Options()

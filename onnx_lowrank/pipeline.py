@@ -24,6 +24,7 @@ from onnx_lowrank.stages import report as reporting
 from onnx_lowrank.stages.accuracy import measure_accuracy
 from onnx_lowrank.stages.plan import cuts_of
 from onnx_lowrank.stages.read import ModelLike, Warn, measure, prepare
+from onnx_lowrank.stages.run import Checked
 from onnx_lowrank.stages.speed import check_faster, measure_latency
 from onnx_lowrank.stages.validate import compare_outputs, note_placement
 from onnx_lowrank.stages.walk import walk
@@ -157,5 +158,5 @@ def compress(
         accuracy = None
         if run.labelled:
             accuracy = measure_accuracy(before, after, run.labelled, sampling, progress)
-    measured = reporting.Measured(rewritten, walked, compared, latency, accuracy, after.provider, tuple(warnings))
+    measured = Checked(rewritten, walked, compared, latency, accuracy, after.provider, tuple(warnings))
     return Result(rewritten, reporting.report(run, options, measured), run.loaded.external_data)

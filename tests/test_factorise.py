@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.activations.relu import RELU, Activation, apply
 from onnx_lowrank.factorise.chain import Chain
-from onnx_lowrank.factorise.factors import Factorization, Stage
+from onnx_lowrank.factorise.factors import Factorization, Link
 from onnx_lowrank.factorise.forms import channel
 from onnx_lowrank.factorise.forms.form import from_weights, make_form
 from onnx_lowrank.factorise.moments import Moments
@@ -266,7 +266,7 @@ def test_responses_are_the_convolution_at_the_patches() -> None:
 def test_spatial_stages_compose_to_an_outer_product() -> None:
     rng = np.random.default_rng(2)
     column, row = rng.standard_normal((4, 3, 3, 1)), rng.standard_normal((5, 4, 1, 2))
-    dense = Factorization("spatial", (Stage(column, (True, False)), Stage(row, (False, True))), np.zeros(5)).dense()
+    dense = Factorization("spatial", (Link(column, (True, False)), Link(row, (False, True))), np.zeros(5)).dense()
     np.testing.assert_allclose(dense, np.einsum("omx,mcy->ocyx", row[:, :, 0], column[..., 0]), atol=1e-12)
 
 

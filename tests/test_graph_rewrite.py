@@ -11,7 +11,7 @@ from models_for_tests import OPSET, one_conv, photo, plain, residual, run_model,
 from onnx import TensorProto, helper
 
 from onnx_lowrank.errors import ValidationError
-from onnx_lowrank.factorise.factors import Factorization, Stage
+from onnx_lowrank.factorise.factors import Factorization, Link
 from onnx_lowrank.factorise.forms import cp, spatial
 from onnx_lowrank.factorise.forms.form import Cuts, from_weights, make_form
 from onnx_lowrank.graph.edit.normalise import normalise
@@ -30,17 +30,17 @@ def exact(site: ConvSite, form: str) -> Factorization:
     d, c, h, w = site.kernel.shape
     if form == "channel":
         p, s, q = np.linalg.svd(site.kernel.reshape(d, -1), full_matrices=False)
-        stages = [Stage((s[:, None] * q).reshape(-1, c, h, w), BOTH), Stage(p[:, :, None, None], NEITHER)]
+        stages = [Link((s[:, None] * q).reshape(-1, c, h, w), BOTH), Link(p[:, :, None, None], NEITHER)]
     else:
         # Rows (c, h) against columns (d, w).
         p, s, q = np.linalg.svd(site.kernel.transpose(1, 2, 0, 3).reshape(c * h, d * w), full_matrices=False)
-        vertical = Stage(p.T.reshape(-1, c, h, 1), (True, False))
-        horizontal = Stage((s[:, None] * q).reshape(-1, d, 1, w).transpose(1, 0, 2, 3), (False, True))
+        vertical = Link(p.T.reshape(-1, c, h, 1), (True, False))
+        horizontal = Link((s[:, None] * q).reshape(-1, d, 1, w).transpose(1, 0, 2, 3), (False, True))
         stages = [vertical, horizontal]
         if form == "3d":
             rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(d, d)))[0]
             turned = np.einsum("ed,drij->erij", rotation.T, horizontal.kernel)
-            stages = [vertical, Stage(turned, (False, True)), Stage(rotation[:, :, None, None], NEITHER)]
+            stages = [vertical, Link(turned, (False, True)), Link(rotation[:, :, None, None], NEITHER)]
     factorization = Factorization(form, tuple(stages), site.bias)
     np.testing.assert_allclose(factorization.dense(), site.kernel, atol=1e-9)
     return factorization
@@ -211,7 +211,7 @@ def test_a_factor_beyond_the_range_of_its_type_is_refused() -> None:
     graph = normalise(one_conv(weights(1, 4, 3, 3, 3)))
     site = find_sites(graph, include="conv")[0][0]
     chain = exact(site, "channel")
-    large = Factorization("channel", (Stage(chain.stages[0].kernel * 1e300, BOTH), chain.stages[1]), chain.bias)
+    large = Factorization("channel", (Link(chain.links[0].kernel * 1e300, BOTH), chain.links[1]), chain.bias)
     with pytest.raises(ValidationError, match=r"conv: a factor of size .* does not fit float32"):
         rewrite(graph, site, large)
     assert len(graph.nodes) == 1

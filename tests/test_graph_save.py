@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_lowrank import compress
 from onnx_lowrank.errors import EnvironmentFault, ModelError, ValidationError
-from onnx_lowrank.factorise.factors import Factorization, Stage
+from onnx_lowrank.factorise.factors import Factorization, Link
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.edit.rewrite import rewrite
 from onnx_lowrank.graph.files.load import inputs, load, outputs
@@ -91,8 +91,8 @@ def factorised(model: onnx.ModelProto, pattern: str = "^conv2$", rank: int = 4) 
     for site in find_sites(graph, include=pattern)[0]:
         d, c, h, w = site.kernel.shape
         stages = (
-            Stage(np.full((rank, c, h, w), 0.01), (True, True)),
-            Stage(np.full((d, rank, 1, 1), 0.1), (False, False)),
+            Link(np.full((rank, c, h, w), 0.01), (True, True)),
+            Link(np.full((d, rank, 1, 1), 0.1), (False, False)),
         )
         rewrite(graph, site, Factorization("channel", stages, site.bias))
     return export(graph, loaded)

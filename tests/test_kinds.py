@@ -108,7 +108,7 @@ def test_at_full_rank_every_kind_computes_the_dense_convolution(kind: Kind, form
     rewrite(graph, site, chain)
     result = export(graph, loaded)
     validate(result, model)
-    depthwise = [stage.kernel.shape[0] if stage.depthwise else kind.group for stage in chain.stages]
+    depthwise = [link.kernel.shape[0] if link.depthwise else kind.group for link in chain.links]
     groups = [helper.get_node_attr_value(node, "group") for node in result.graph.node if kind.group > 1]
     assert groups == (depthwise if kind.group > 1 else [])
     x = {"x": photo(1, (2, 12, *SIZES[kind.axes]))}
@@ -310,8 +310,8 @@ def test_a_kernel_is_cut_behind_the_first_axis_along_which_it_extends() -> None:
     W = weights(1, 4, 2, 1, 3, 2).astype(np.float64)
     columns = spatial.cut(W, None)
     chain = from_weights(make_form("spatial", W, (len(columns.energies),), Cuts(columns)), W, np.zeros(4))
-    assert [stage.carries for stage in chain.stages] == [(True, True, False), (False, False, True)]
-    assert [stage.kernel.shape[2:] for stage in chain.stages] == [(1, 3, 1), (1, 1, 2)]
+    assert [link.carries for link in chain.links] == [(True, True, False), (False, False, True)]
+    assert [link.kernel.shape[2:] for link in chain.links] == [(1, 3, 1), (1, 1, 2)]
 
 
 @pytest.mark.parametrize("form", ["spatial", "3d"])

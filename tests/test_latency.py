@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnx_lowrank.bench.turns import Budget, Times
+from onnx_lowrank.bench.turns import Budget, Rounds
 from onnx_lowrank.errors import DataError, TargetError, UsageError
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.placeholder import placeholder
@@ -21,16 +21,16 @@ from onnx_lowrank.graph.layer_model import ConvGeometry, layer_input, layer_mode
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.latency import layer_times
 from onnx_lowrank.latency.interpolation import between, monotone
-from onnx_lowrank.latency.layer_times import Measured
+from onnx_lowrank.latency.layer_times import LayerTimes
 from onnx_lowrank.latency.rank_grid import LEAST, ranks_to_measure
-from onnx_lowrank.latency.rank_step import STEPS, TO, free_step, ranks_to_look_at
+from onnx_lowrank.latency.rank_step import RANK_STEPS, TO, ranks_to_look_at, widest_free_step
 from onnx_lowrank.latency.search import Found, WholeTime, budget_for, search
 from onnx_lowrank.latency.stopwatch import Stopwatch, joined
-from onnx_lowrank.latency.table import ALONE, Choice, Setting, Table
+from onnx_lowrank.latency.table import ORIGINAL, Choice, Setting, Table
 from onnx_lowrank.latency.time_costs import LatencyCosts
 from onnx_lowrank.plan.allocate import GRID, Chosen, total_cost, total_energy
 from onnx_lowrank.plan.energy import log_energies
-from onnx_lowrank.plan.pareto import FORMS, Layer, choices
+from onnx_lowrank.plan.pareto import FORMS, LayerChoices, pareto_front
 from onnx_lowrank.runtime.session import Opener, Session
 
 GEOMETRY = ConvGeometry("float32", (1, 12, 9, 10), 16, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 1, True)
@@ -131,8 +131,8 @@ def test_the_grid_holds_multiples_of_the_step_that_may_save_something(shape: Con
 @pytest.mark.parametrize("step", [1, 4, 8, 16])
 def test_the_widest_free_step_is_found(step: int) -> None:
     stairs = {rank: 0.2 + -(-rank // step) * step / 100 for rank in ranks_to_look_at()}
-    assert free_step(stairs) == step if step in STEPS else free_step(stairs) == 1
-    assert free_step(dict.fromkeys(stairs, 1.0)) == 1
+    assert widest_free_step(stairs) == step if step in RANK_STEPS else widest_free_step(stairs) == 1
+    assert widest_free_step(dict.fromkeys(stairs, 1.0)) == 1
     assert TO in stairs
 
 
@@ -149,7 +149,7 @@ def test_the_widest_free_step_is_found(step: int) -> None:
     ],
 )
 def test_small_models_have_the_layer_s_geometry_and_run(geometry: ConvGeometry) -> None:
-    forms: list[Choice] = [ALONE, ("channel", (3,))]
+    forms: list[Choice] = [ORIGINAL, ("channel", (3,))]
     if len(geometry.kernel) > 1 and min(geometry.kernel) > 1:
         forms += [("spatial", (4,)), ("3d", (5, 3))]
     feeds = layer_input(geometry)
@@ -186,29 +186,29 @@ def test_times_compare_whatever_else_the_machine_did_meanwhile(slower: list[floa
         weights = onnx.load_from_string(model).graph.initializer
         return lambda feeds: 1e-3 + 1e-6 * sum(math.prod(tensor.dims) for tensor in weights)
 
-    choices: list[Choice] = [("channel", (rank,)) for rank in range(1, 13)]
+    pareto_front: list[Choice] = [("channel", (rank,)) for rank in range(1, 13)]
 
     def times_at(disturbance: list[float]) -> dict[Choice, float]:
-        def turns(runs: Sequence[Callable[[], float]], budget: Budget) -> Times:
-            return Times(disturbance.pop() * np.array([[run() for run in runs]]), 1, True)
+        def turns(runs: Sequence[Callable[[], float]], budget: Budget) -> Rounds:
+            return Rounds(disturbance.pop() * np.array([[run() for run in runs]]), 1, True)
 
         stopwatch = Stopwatch(Table(), HERE, cast(Opener, open_session), None)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(layer_times, "take_turns", turns)
-            stopwatch.layer(GEOMETRY, choices[:first])
-            return stopwatch.layer(GEOMETRY, choices)
+            stopwatch.layer(GEOMETRY, pareto_front[:first])
+            return stopwatch.layer(GEOMETRY, pareto_front)
 
     disturbed, undisturbed = times_at(slower.copy()), times_at([1.0] * 9)
-    assert disturbed.keys() == {ALONE, *choices}
-    scale = disturbed[ALONE] / undisturbed[ALONE]
+    assert disturbed.keys() == {ORIGINAL, *pareto_front}
+    scale = disturbed[ORIGINAL] / undisturbed[ORIGINAL]
     assert 1 <= scale <= max(slower) + 1e-9
     for choice, time in undisturbed.items():
         assert disturbed[choice] == pytest.approx(scale * time)
 
 
 def test_what_is_too_short_to_tell_how_slow_the_machine_was_is_taken_as_it_is() -> None:
-    known: dict[Choice, float] = {ALONE: 0.001, ("channel", (4,)): 0.003}
-    short = Measured({ALONE: 0.0001, ("channel", (8,)): 0.002}, mostly_layer=False)
+    known: dict[Choice, float] = {ORIGINAL: 0.001, ("channel", (4,)): 0.003}
+    short = LayerTimes({ORIGINAL: 0.0001, ("channel", (8,)): 0.002}, mostly_layer=False)
     assert joined(known, short) == known | {("channel", (8,)): 0.002}
 
 
@@ -220,7 +220,7 @@ def filled() -> Table:
     times = table.at(HERE)
     times.steps["float32"] = 8
     times.models["abc x:1x3x8x8"] = 12.5
-    times.layers[GEOMETRY] = {ALONE: 2.0, ("channel", (8,)): 1.25, ("3d", (8, 16)): 0.5}
+    times.layers[GEOMETRY] = {ORIGINAL: 2.0, ("channel", (8,)): 1.25, ("3d", (8, 16)): 0.5}
     return table
 
 
@@ -269,14 +269,14 @@ def test_a_device_of_the_table_is_found_by_its_name_and_its_setting() -> None:
 # ---- the search
 
 
-def fake_layers(count: int, seed: int) -> list[Layer]:
+def fake_layers(count: int, seed: int) -> list[LayerChoices]:
     """Layers with times that have little to do with MACs: a staircase of 4 with a constant that depends on the form."""
     rng = np.random.default_rng(seed)
     layers = []
     for i in range(count):
         shape = ConvShape(12, 10, (3, 3), 100, 100, 100)
         alone = float(rng.uniform(1, 3))
-        times: dict[Choice, float] = {ALONE: alone}
+        times: dict[Choice, float] = {ORIGINAL: alone}
         start, slope = rng.uniform(0.05, 0.6), rng.uniform(0.5, 1.2)
         for rank in (4, 8, 12):
             times["channel", (rank,)] = float(alone * (start + slope * rank / 16))
@@ -284,20 +284,20 @@ def fake_layers(count: int, seed: int) -> list[Layer]:
             times["spatial", (column,)] = float(alone * (start / 2 + slope * column / 24))
         channel = log_energies(rng.uniform(0.5, 0.9) ** np.arange(12))
         columns = log_energies(rng.uniform(0.7, 0.9) ** np.arange(shape.most_columns))
-        layers.append(choices(str(i), shape, channel, columns, FORMS, 4, costs=LatencyCosts(times)))
+        layers.append(pareto_front(str(i), shape, channel, columns, FORMS, 4, costs=LatencyCosts(times)))
     return layers
 
 
 def whole_model(
     original: float, gain: float = 1.0, truth: float = 1.0, doubt: float = 0.0
-) -> Callable[[Sequence[Layer], Chosen], WholeTime]:
+) -> Callable[[Sequence[LayerChoices], Chosen], WholeTime]:
     """Measures a model that folding makes ``gain`` times as fast and that shows the share ``truth`` of all savings.
 
     The lower bound of a measured ratio is below it by the share ``doubt``.
     """
 
-    def whole(now: Sequence[Layer], chosen: Chosen) -> WholeTime:
-        saved = (sum(layer.alone for layer in now) - total_cost(now, chosen)) / 1e6
+    def whole(now: Sequence[LayerChoices], chosen: Chosen) -> WholeTime:
+        saved = (sum(layer.untouched for layer in now) - total_cost(now, chosen)) / 1e6
         after = original / gain - truth * saved
         return WholeTime(original, after, original / after, (1 - doubt) * original / after)
 
@@ -305,12 +305,12 @@ def whole_model(
 
 
 def run_search(
-    layers: Sequence[Layer], original: float, speedup: float, truth: float, doubt: float = 0.0
+    layers: Sequence[LayerChoices], original: float, speedup: float, truth: float, doubt: float = 0.0
 ) -> tuple[Found, int]:
     """Search, and count the trials."""
     trials, measure = 0, whole_model(original, 1.0, truth, doubt)
 
-    def whole(now: Sequence[Layer], chosen: Chosen) -> WholeTime:
+    def whole(now: Sequence[LayerChoices], chosen: Chosen) -> WholeTime:
         nonlocal trials
         trials += 1
         return measure(now, chosen)
@@ -319,7 +319,7 @@ def run_search(
     return found, trials
 
 
-def within_reach(count: int, seed: int, share: float) -> tuple[list[Layer], float, float]:
+def within_reach(count: int, seed: int, share: float) -> tuple[list[LayerChoices], float, float]:
     """Layers, the milliseconds of the model around them, and the speedup of saving a share of all that can be saved."""
     layers = fake_layers(count, seed)
     alone, lowest = (sum(int(x.costs[i]) for x in layers) for i in (-1, 0))
@@ -360,7 +360,7 @@ def test_a_ratio_in_doubt_is_met_by_its_lower_bound_where_that_can_be(
     lowest = sum(int(x.costs[0]) for x in layers)
     found, trials = run_search(layers, original, speedup, 1.0, doubt)
     assert found.measured is not None and found.measured.ratio >= speedup and trials <= 8
-    reach = original / (original - (sum(layer.alone for layer in layers) - lowest) / 1e6)
+    reach = original / (original - (sum(layer.untouched for layer in layers) - lowest) / 1e6)
     if doubt < 0.04 and (1 - doubt) * reach > 1.1 * speedup:
         assert found.measured.low >= speedup
 
@@ -380,14 +380,14 @@ def test_what_is_out_of_reach_is_refused_with_the_largest_ratio(count: int, seed
 
 def test_nothing_faster_is_a_reason_of_its_own_and_speedup_one_changes_nothing() -> None:
     shape = ConvShape(8, 8, (3, 3), 10, 10, 10)
-    costs = LatencyCosts({ALONE: 1.0, ("channel", (4,)): 1.5})
+    costs = LatencyCosts({ORIGINAL: 1.0, ("channel", (4,)): 1.5})
     assert not costs.gains
-    slow = choices("a", shape, log_energies(0.5 ** np.arange(8)), None, FORMS, costs=costs)
-    assert slow.choice(0) == ALONE
+    slow = pareto_front("a", shape, log_energies(0.5 ** np.arange(8)), None, FORMS, costs=costs)
+    assert slow.choice(0) == ORIGINAL
     with pytest.raises(TargetError, match="nothing was measured to make this model faster"):
         run_search([slow], 3.0, 1.1, 1.0)
     found, trials = run_search(fake_layers(2, 0), 10.0, 1.0, 1.0)
-    assert trials == 0 and [x.choice(i) for x, i in zip(found.layers, found.chosen, strict=True)] == [ALONE] * 2
+    assert trials == 0 and [x.choice(i) for x, i in zip(found.layers, found.chosen, strict=True)] == [ORIGINAL] * 2
 
 
 @given(count=st.integers(1, 4), seed=st.integers(0, 1000), share=st.floats(0.1, 0.5), gain=st.floats(0.85, 1.2))
@@ -409,7 +409,9 @@ def test_what_folding_gains_need_not_be_gained_by_the_layers(count: int, seed: i
         assert found.predicted_ms == pytest.approx(found.measured.after_ms)
     if gain > 1:
         found = after_folding(gain)
-        assert found.rounds == 0 and [x.choice(i) for x, i in zip(layers, found.chosen, strict=True)] == [ALONE] * count
+        assert (
+            found.rounds == 0 and [x.choice(i) for x, i in zip(layers, found.chosen, strict=True)] == [ORIGINAL] * count
+        )
 
 
 def test_an_untouched_model_that_only_seems_to_be_fast_enough_is_one_of_the_trials() -> None:
@@ -418,8 +420,8 @@ def test_an_untouched_model_that_only_seems_to_be_fast_enough_is_one_of_the_tria
     found = search(lambda: layers, lambda *_: False, whole, original, 1.15, "exact", doubtful)
     assert found.measured and found.measured.low >= 1.15 and found.rounds > 0
     # Nothing else to choose: then it is what there is.
-    costs = LatencyCosts({ALONE: 1.0, ("channel", (4,)): 1.5})
-    slow = choices(
+    costs = LatencyCosts({ORIGINAL: 1.0, ("channel", (4,)): 1.5})
+    slow = pareto_front(
         "a", ConvShape(8, 8, (3, 3), 10, 10, 10), log_energies(0.5 ** np.arange(8)), None, FORMS, costs=costs
     )
     found = search(lambda: [slow], lambda *_: False, whole, original, 1.15, "exact", doubtful)
@@ -447,20 +449,20 @@ def test_layers_that_turn_out_to_have_been_measured_on_a_busy_machine_do_no_harm
 
 def test_interpolated_choices_are_measured_before_they_are_taken() -> None:
     shape = ConvShape(16, 16, (3, 3), 10, 10, 10)
-    times: dict[Choice, float] = {ALONE: 4.0, ("channel", (2,)): 0.5, ("channel", (14,)): 3.5}
+    times: dict[Choice, float] = {ORIGINAL: 4.0, ("channel", (2,)): 0.5, ("channel", (14,)): 3.5}
     asked = []
 
-    def layers() -> list[Layer]:
+    def layers() -> list[LayerChoices]:
         energy = log_energies(0.8 ** np.arange(16))
-        return [choices("a", shape, energy, None, ("channel",), 2, costs=LatencyCosts(times))]
+        return [pareto_front("a", shape, energy, None, ("channel",), 2, costs=LatencyCosts(times))]
 
-    def refine(now: Sequence[Layer], chosen: Chosen) -> bool:
+    def refine(now: Sequence[LayerChoices], chosen: Chosen) -> bool:
         new = [x.choice(i) for x, i in zip(now, chosen, strict=True) if x.choice(i) not in times]
         asked.extend(new)
         times.update(dict.fromkeys(new, 3.0))  # all slower than the straight line says
         return bool(new)
 
-    def whole(now: Sequence[Layer], chosen: Chosen) -> WholeTime:
+    def whole(now: Sequence[LayerChoices], chosen: Chosen) -> WholeTime:
         (choice,) = (x.choice(i) for x, i in zip(now, chosen, strict=True))
         assert choice in times
         ratio = 5.0 / (1.0 + times[choice])

@@ -19,8 +19,8 @@ from onnx_lowrank.graph.layer_model import ConvGeometry
 from onnx_lowrank.latency import by_clock as planning
 from onnx_lowrank.latency import stopwatch
 from onnx_lowrank.latency.clocked import model_key
-from onnx_lowrank.latency.layer_times import Measured
-from onnx_lowrank.latency.table import ALONE, Choice, Setting, Table
+from onnx_lowrank.latency.layer_times import LayerTimes
+from onnx_lowrank.latency.table import ORIGINAL, Choice, Setting, Table
 from onnx_lowrank.latency.trial import folds
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import measure_only, plan_only
@@ -60,7 +60,7 @@ def options(table: Path, speedup: float, **others: Any) -> Options:
     )
 
 
-FASTER: dict[Choice, float] = {ALONE: 4.0, ("channel", (4,)): 1.0, ("channel", (12,)): 3.0, ("spatial", (4,)): 5.0}
+FASTER: dict[Choice, float] = {ORIGINAL: 4.0, ("channel", (4,)): 1.0, ("channel", (12,)): 3.0, ("spatial", (4,)): 5.0}
 
 
 def test_a_plan_for_another_device_follows_its_table_and_is_replayed(model: Path, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_plan_for_another_device_follows_its_table_and_is_replayed(model: Path
 
 def test_what_is_measured_slower_is_left_alone(model: Path, tmp_path: Path) -> None:
     table = tmp_path / "t.json"
-    slower: dict[Choice, float] = {ALONE: 1.0, ("channel", (4,)): 1.2, ("channel", (12,)): 2.0}
+    slower: dict[Choice, float] = {ORIGINAL: 1.0, ("channel", (4,)): 1.2, ("channel", (12,)): 2.0}
     inject(table, model, slower, 10.0)
     planned = plan_only(model, photo(1, SHAPE), options=options(table, 1.0))
     assert {site.reason for site in planned.sites} == {"left alone: measured slower in every form"}
@@ -98,7 +98,7 @@ def test_what_is_measured_slower_is_left_alone(model: Path, tmp_path: Path) -> N
 
 def test_a_form_that_is_slower_by_the_clock_is_not_taken_though_it_saves_macs(model: Path, tmp_path: Path) -> None:
     table = tmp_path / "t.json"
-    inject(table, model, {ALONE: 4.0, ("channel", (4,)): 9.0, ("channel", (12,)): 9.5, ("spatial", (4,)): 1.0}, 10.0)
+    inject(table, model, {ORIGINAL: 4.0, ("channel", (4,)): 9.0, ("channel", (12,)): 9.5, ("spatial", (4,)): 1.0}, 10.0)
     planned = plan_only(model, photo(1, SHAPE), options=options(table, 1.3))
     assert {site.form for site in planned.sites} <= {None, "spatial"}
 
@@ -263,9 +263,9 @@ def test_where_folding_is_fast_enough_no_layer_is_touched(
         ratio = 10 / (7 if len(seen) == 1 else 5)
         return [10.0, 10 / ratio], Interval(ratio, ratio, ratio, 0.95)
 
-    def layers(geometry: ConvGeometry, wanted: list[Choice], *_: object) -> Measured:
-        times = {choice: 0.5 + 0.02 * sum(choice[1]) for choice in wanted if choice != ALONE}
-        return Measured(times | {ALONE: 3.0}, mostly_layer=True)
+    def layers(geometry: ConvGeometry, wanted: list[Choice], *_: object) -> LayerTimes:
+        times = {choice: 0.5 + 0.02 * sum(choice[1]) for choice in wanted if choice != ORIGINAL}
+        return LayerTimes(times | {ORIGINAL: 3.0}, mostly_layer=True)
 
     monkeypatch.setattr(planning, "measure_models", models)
     monkeypatch.setattr(read, "check_reach", lambda *_: None)

@@ -21,23 +21,23 @@ from onnx_lowrank.plan.allocate import (
     total_energy,
 )
 from onnx_lowrank.plan.energy import log_energies, spectrum
-from onnx_lowrank.plan.pareto import FORMS, Layer, choices
+from onnx_lowrank.plan.pareto import FORMS, LayerChoices, pareto_front
 from onnx_lowrank.plan.plan import Plan, SitePlan
 
 
 def layer(
     name: str, d: int, c: int, k: int, positions: int, decay: float, forms: tuple[str, ...] = FORMS, multiple: int = 1
-) -> Layer:
+) -> LayerChoices:
     shape = ConvShape(d, c, (k, k), positions, positions, positions)
     columns = log_energies((0.5 + decay / 2) ** np.arange(shape.most_columns))
     polyadic = log_energies((0.7 + 0.3 * decay) ** np.arange(shape.highest_ranks("cp")[0]))
     channel = log_energies(decay ** np.arange(d))
-    return choices(name, shape, channel, columns, forms, multiple, polyadic=polyadic)
+    return pareto_front(name, shape, channel, columns, forms, multiple, polyadic=polyadic)
 
 
 def layers_of(
     forms: tuple[str, ...], most: int = 16, up_to: int = 5, multiple: int = 1
-) -> st.SearchStrategy[list[Layer]]:
+) -> st.SearchStrategy[list[LayerChoices]]:
     one = st.builds(
         layer,
         st.just("conv"),
@@ -85,7 +85,7 @@ def test_energies_rise_to_one_and_a_dead_layer_loses_nothing() -> None:
 
 @given(some_layers)
 @settings(max_examples=40, deadline=None)
-def test_choices_rise_in_cost_and_energy_and_end_with_leaving_the_layer_alone(layers: list[Layer]) -> None:
+def test_choices_rise_in_cost_and_energy_and_end_with_leaving_the_layer_alone(layers: list[LayerChoices]) -> None:
     for x in layers:
         assert (np.diff(x.costs) > 0).all() and (np.diff(x.log_energies) > 0).all()
         assert x.choice(len(x.costs) - 1) == (None, ()) and x.log_energies[-1] == 0
@@ -96,7 +96,7 @@ def test_every_choice_costs_what_its_form_costs_and_keeps_what_its_ranks_keep(mu
     shape = ConvShape(12, 9, (3, 3), 50, 60, 70)
     channel, columns = log_energies(0.7 ** np.arange(12)), log_energies(0.8 ** np.arange(27))
     polyadic = log_energies(0.9 ** np.arange(81))
-    x = choices("a", shape, channel, columns, FORMS, multiple, polyadic=polyadic)
+    x = pareto_front("a", shape, channel, columns, FORMS, multiple, polyadic=polyadic)
     for i, (cost, kept) in enumerate(zip(x.costs, x.log_energies, strict=True)):
         form, ranks = x.choice(i)
         assert shape.cost(form, ranks) == cost
@@ -135,9 +135,9 @@ def test_ranks_are_multiples_and_the_front_is_that_of_all_choices_with_such_rank
 @given(layers=some_layers, speedup=st.floats(1, 8), others=st.integers(0, 20_000))
 @settings(max_examples=60, deadline=None)
 def test_a_plan_meets_its_budget_or_says_what_can_be_reached(
-    how: str, layers: list[Layer], speedup: float, others: int
+    how: str, layers: list[LayerChoices], speedup: float, others: int
 ) -> None:
-    before = others + sum(x.alone for x in layers)
+    before = others + sum(x.untouched for x in layers)
     lowest = others + sum(int(x.costs[0]) for x in layers)
     try:
         chosen = allocate(layers, others, speedup, how)
@@ -159,7 +159,7 @@ def test_speedup_one_leaves_everything_alone() -> None:
 @pytest.mark.parametrize("forms", [FORMS, ("channel",), ("spatial",), ("3d",), ("cp",)])
 def test_the_cost_is_within_the_tolerance_where_ranks_are_fine_enough(forms: tuple[str, ...]) -> None:
     layers = [layer(str(i), 64, 50 + 5 * i, 3, 196, 0.8 + 0.02 * i, forms) for i in range(6)]
-    before = sum(x.alone for x in layers)
+    before = sum(x.untouched for x in layers)
     for how, speedup in itertools.product(ALLOCATIONS, (2.0, 3.0, 4.0, 5.0, 8.0)):
         cost = total_cost(layers, allocate(layers, 0, speedup, how))
         assert (1 - TOLERANCE) * before / speedup - 1 <= cost <= before / speedup
@@ -174,12 +174,12 @@ def test_the_cost_is_within_the_tolerance_where_ranks_are_fine_enough(forms: tup
     share=st.floats(0.1, 0.95),
 )
 @settings(max_examples=60, deadline=None)
-def test_exact_equals_brute_force_and_no_other_is_ahead(layers: list[Layer], share: float) -> None:
+def test_exact_equals_brute_force_and_no_other_is_ahead(layers: list[LayerChoices], share: float) -> None:
     floor = sum(int(x.costs[0]) for x in layers)
-    budget = floor + int(share * (sum(x.alone for x in layers) - floor))
+    budget = floor + int(share * (sum(x.untouched for x in layers) - floor))
     every = itertools.product(*(range(len(x.costs)) for x in layers))
     best = max(total_energy(layers, c) for c in every if total_cost(layers, c) <= budget)
-    exact = allocate(layers, 0, sum(x.alone for x in layers) / budget, "exact")
+    exact = allocate(layers, 0, sum(x.untouched for x in layers) / budget, "exact")
     found = total_energy(layers, exact)
     # Rounding a cost up to the grid can hide the best choice where it fills the budget to within that rounding.
     tighter = budget - (budget - floor) * len(layers) / GRID
@@ -220,7 +220,7 @@ def test_exact_is_the_best_of_all_forms_at_all_ranks_and_of_leaving_layers_alone
         columns = log_energies(column_decay ** np.arange(shape.most_columns))
         # The CP form's energy is made of the others' decays, so that it is now ahead of them and now behind.
         polyadic = log_energies((decay * column_decay) ** (0.1 * np.arange(shape.highest_ranks("cp")[0])))
-        layers.append(choices("conv", shape, channel, columns, FORMS, multiple, polyadic=polyadic))
+        layers.append(pareto_front("conv", shape, channel, columns, FORMS, multiple, polyadic=polyadic))
         # Written out from the definitions, without the front that the planner searches: (cost, log-energy).
         rank, column = (
             [r for r in range(1, highest + 1) if r % multiple == 0] for highest in (shape.filters, shape.most_columns)
@@ -243,7 +243,7 @@ def test_exact_is_the_best_of_all_forms_at_all_ranks_and_of_leaving_layers_alone
         return float(energy[cost <= budget].max())
 
     floor = sum(int(x.costs[0]) for x in layers)
-    budget = floor + int(share * (sum(x.alone for x in layers) - floor))
+    budget = floor + int(share * (sum(x.untouched for x in layers) - floor))
     found = exact_steps(layers, budget)
     assert total_cost(layers, found) <= budget
     # As above, rounding a cost up to the grid can hide what fills the budget to within that rounding.
@@ -253,8 +253,8 @@ def test_exact_is_the_best_of_all_forms_at_all_ranks_and_of_leaving_layers_alone
 
 @given(layers=layers_of(("channel",), most=24, up_to=6), share=st.floats(0.1, 0.9))
 @settings(max_examples=40, deadline=None)
-def test_greedy_is_exact_at_the_cost_where_it_stops(layers: list[Layer], share: float) -> None:
-    budget = int(share * sum(x.alone for x in layers))
+def test_greedy_is_exact_at_the_cost_where_it_stops(layers: list[LayerChoices], share: float) -> None:
+    budget = int(share * sum(x.untouched for x in layers))
     floor = sum(int(x.costs[0]) for x in layers)
     if budget < floor:
         return
@@ -266,7 +266,7 @@ def test_greedy_is_exact_at_the_cost_where_it_stops(layers: list[Layer], share: 
 
 def test_greedy_spares_the_layer_that_loses_most() -> None:
     flat, steep = layer("flat", 32, 32, 3, 100, 0.99), layer("steep", 32, 32, 3, 100, 0.6)
-    chosen = ALLOCATIONS["greedy"]([flat, steep], (flat.alone + steep.alone) // 2)
+    chosen = ALLOCATIONS["greedy"]([flat, steep], (flat.untouched + steep.untouched) // 2)
     assert flat.costs[chosen[0]] > steep.costs[chosen[1]]
 
 
@@ -281,7 +281,7 @@ def test_the_lowest_cost_is_that_of_the_cheapest_choice(
     columns = log_energies(0.8 ** np.arange(shape.most_columns))
     polyadic = log_energies(0.9 ** np.arange(shape.highest_ranks("cp")[0]))
     channel = log_energies(0.7 ** np.arange(shape.filters))
-    x = choices("a", shape, channel, columns, forms, multiple, polyadic=polyadic)
+    x = pareto_front("a", shape, channel, columns, forms, multiple, polyadic=polyadic)
     assert shape.lowest(forms, multiple) == x.costs[0]
 
 

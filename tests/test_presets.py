@@ -13,7 +13,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnx_lowrank import compress
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.interface import TensorSpec
-from onnx_lowrank.options import DEFAULTS, PRESETS, Options
+from onnx_lowrank.options import DEFAULTS, PRESET_CHOICES, Options
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.presets import HIGHEST_OPSET, LOWEST_OPSET, STANDS_FOR, advice, completed
 
@@ -25,7 +25,7 @@ SHAPES = {"x": (1, 3, 8, 8), "image:0": (1, 3, 12, 10)}
 
 
 def test_the_names_are_those_of_the_options_and_the_values_too() -> None:
-    assert tuple(STANDS_FOR) == PRESETS
+    assert tuple(STANDS_FOR) == PRESET_CHOICES
     for name, values in STANDS_FOR.items():
         assert completed(Options(preset=name)) == Options(preset=name, **values)
     with pytest.raises(UsageError, match="preset is 'npu': choose one of tensorrt, tensorrt-int8"):

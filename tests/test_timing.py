@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnx_lowrank.bench.turns import LONGEST_WARMUP, Budget, Times, median_interval, take_turns
+from onnx_lowrank.bench.turns import LONGEST_WARMUP, Budget, Rounds, median_interval, take_turns
 
 
 class Machine:
@@ -31,7 +31,7 @@ class Machine:
     def now(self) -> float:
         return self.time
 
-    def measure(self, budget: Budget, seed: int = 0) -> Times:
+    def measure(self, budget: Budget, seed: int = 0) -> Rounds:
         return take_turns(self.runs, budget, seed, self.now)
 
 
@@ -120,7 +120,7 @@ def test_a_machine_that_slows_down_slows_both_and_hides_nothing() -> None:
 
 
 def test_median_and_quartiles_are_those_of_the_counted_rounds() -> None:
-    times = Times(np.array([[4.0], [1.0], [2.0], [3.0], [100.0]]), 1, True)
+    times = Rounds(np.array([[4.0], [1.0], [2.0], [3.0], [100.0]]), 1, True)
     assert (times.median(0), times.quartiles(0)) == (3, (2, 4))
     assert times.speed(0).value == 1
 

@@ -45,7 +45,8 @@ from onnx_lowrank.plan.pareto import FORMS
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.progress import silent
 from onnx_lowrank.stages.plan import choose, conv_shapes, cut_kernels, energies, layers_to_choose
-from onnx_lowrank.stages.read import Prepared, prepare
+from onnx_lowrank.stages.read import prepare
+from onnx_lowrank.stages.run import Prepared
 from onnx_lowrank.stages.walk import walk
 
 INPUTS = ("symmetric", "asymmetric")

@@ -91,7 +91,7 @@ def plan_by_macs(
     kept, shapes = energies(run.sites, run.targets, run.cuts), conv_shapes(run.sites, run.macs)
     multiple = rank_multiple(run.sites, run.macs, run.sampling, options, silent)
     layers, conv = layers_to_choose(kept, shapes, options, multiple), sum(run.macs.conv.values())
-    highest = conv / (conv - sum(layer.alone - int(layer.costs[0]) for layer in layers))
+    highest = conv / (conv - sum(layer.untouched - int(layer.costs[0]) for layer in layers))
     feeds = run.sampling.source.feeds(run.timed_batch)
     whole = whole_times(run.loaded, run.sites, feeds, options, weights_alone(run.cuts))
     low, high, speedup, best = 1.0, highest, ratio, None

@@ -26,7 +26,7 @@ from onnx_lowrank.data.photos.preprocess import Preprocess, parse
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files.load import inputs, load
 from onnx_lowrank.graph.segments import whole
-from onnx_lowrank.options import DEFAULTS, FORMS
+from onnx_lowrank.options import DEFAULTS, FORM_CHOICES
 from onnx_lowrank.runtime.session import Session
 
 BATCH = 8
@@ -67,7 +67,7 @@ def common_arguments(parser: ArgumentParser) -> None:
     """Add the options that all tools have."""
     add = parser.add_argument
     add("--speedup", type=float, default=4.0, help="conv MACs before over after (default: %(default)g)")
-    add("--form", default=DEFAULTS.form, choices=FORMS, help="as of onnx-lowrank (default: %(default)s)")
+    add("--form", default=DEFAULTS.form, choices=FORM_CHOICES, help="as of onnx-lowrank (default: %(default)s)")
     add("--images", type=int, default=300, help="calibration samples (default: %(default)s)")
     add("--limit", type=int, default=500, help="labelled samples, in turn from every class (default: %(default)s)")
     add("--preprocess", type=parse, default="caffe", metavar="SPEC", help="as of onnx-lowrank (default: %(default)s)")

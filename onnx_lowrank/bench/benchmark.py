@@ -6,7 +6,7 @@ from pathlib import Path
 
 from onnx_lowrank._version import __version__
 from onnx_lowrank.bench.node_times import breakdown, elsewhere
-from onnx_lowrank.bench.turns import Budget, Times, take_turns
+from onnx_lowrank.bench.turns import Budget, Rounds, take_turns
 from onnx_lowrank.data.input_shapes import Shapes, with_shapes
 from onnx_lowrank.data.open import open_source
 from onnx_lowrank.data.photos.preprocess import Preprocess, parse
@@ -242,7 +242,7 @@ def _profile(
     )
 
 
-def _measurement(threads: int, batch: int, times: Times, profiles: Sequence[ModelProfile]) -> Measurement:
+def _measurement(threads: int, batch: int, times: Rounds, profiles: Sequence[ModelProfile]) -> Measurement:
     return Measurement(
         threads=threads,
         batch=batch,
@@ -254,7 +254,7 @@ def _measurement(threads: int, batch: int, times: Times, profiles: Sequence[Mode
     )
 
 
-def _time(times: Times, i: int) -> ModelTime:
+def _time(times: Rounds, i: int) -> ModelTime:
     low, high = times.quartiles(i)
     speed = times.speed(i)
     bounds = (round(value, 4) for value in (speed.value, speed.low, speed.high, speed.confidence))

@@ -80,7 +80,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Times:
+class Rounds:
     """What was measured.
 
     Attributes
@@ -129,7 +129,7 @@ def take_turns(
     budget: Budget,
     seed: int = 0,
     now: Callable[[], float] = time.perf_counter,
-) -> Times:
+) -> Rounds:
     """Run every one of them in every round.
 
     Parameters
@@ -173,7 +173,7 @@ def take_turns(
         len(counted) < budget.rounds and ends_within(1, (now() - began_counting) / len(counted))
     ):
         counted.append(one_round())
-    return Times(np.array(counted), warmup, idle == PATIENCE)
+    return Rounds(np.array(counted), warmup, idle == PATIENCE)
 
 
 def _calls(seconds: float, turn: float) -> int:

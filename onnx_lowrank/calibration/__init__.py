@@ -1,1 +1,1 @@
-"""The calibration samples at work: which positions of them are looked at, and the network run over them piece by piece."""
+"""The calibration samples at work: where they are looked at, and the network run over them piece by piece."""

@@ -13,7 +13,16 @@ from onnx_lowrank.data.input_shapes import parse_shapes
 from onnx_lowrank.data.photos.preprocess import PRESETS as PREPROCESSES
 from onnx_lowrank.data.photos.preprocess import parse
 from onnx_lowrank.errors import UsageError
-from onnx_lowrank.options import ALLOCATIONS, AUTO, DEFAULTS, FORMS, PRESETS, SOLVERS, TARGETS, Options
+from onnx_lowrank.options import (
+    ALLOCATION_CHOICES,
+    AUTO,
+    DEFAULTS,
+    FORM_CHOICES,
+    PRESET_CHOICES,
+    SOLVERS,
+    TARGETS,
+    Options,
+)
 from onnx_lowrank.presets import STANDS_FOR
 
 PROGRAM = "onnx-lowrank"
@@ -53,7 +62,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
-def path(text: str) -> Path:
+def path_argument(text: str) -> Path:
     """A file or folder; for argparse."""
     if not text:
         raise argparse.ArgumentTypeError("an empty name")
@@ -68,19 +77,21 @@ def path(text: str) -> Path:
     return Path(text)
 
 
-def _bytes(text: str) -> int:
+def byte_size(text: str) -> int:
+    """A number of bytes, such as 4GiB; for argparse."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower(), re.ASCII)
     if match is None or match[2] not in UNITS:
         raise argparse.ArgumentTypeError(f"{text!r} is no size: write for example 4GiB or 500MB")
     return round(float(match[1]) * UNITS[match[2]])
 
 
-def names(text: str) -> tuple[str, ...]:
+def comma_list(text: str) -> tuple[str, ...]:
     """Names with commas between; for argparse."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _multiple(text: str) -> int | str:
+def rank_multiple(text: str) -> int | str:
+    """A whole number, or "auto"; for argparse."""
     if text == AUTO:
         return AUTO
     try:
@@ -98,8 +109,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("model", metavar="IN", type=path, help="the ONNX file to compress")
-    parser.add_argument("out", metavar="OUT", type=path, nargs="?", help="the ONNX file to write (not by --dry-run)")
+    parser.add_argument("model", metavar="IN", type=path_argument, help="the ONNX file to compress")
+    parser.add_argument(
+        "out", metavar="OUT", type=path_argument, nargs="?", help="the ONNX file to write (not by --dry-run)"
+    )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
 
     # An option of `Options` that is not given is absent, so that class alone states the defaults.
@@ -107,23 +120,28 @@ def _parser() -> argparse.ArgumentParser:
     add = group.add_argument
     add("--speedup", metavar="X", type=float, help=f"before over after, of the target (default: {DEFAULTS.speedup:g})")
     add("--target", choices=TARGETS, help=f"conv MACs, or the clock on this machine (default: {DEFAULTS.target})")
-    add("--form", choices=FORMS, help=f"how a convolution is split (default: {DEFAULTS.form})")
+    add("--form", choices=FORM_CHOICES, help=f"how a convolution is split (default: {DEFAULTS.form})")
     add("--solver", choices=SOLVERS, help=f"weights: the kernel's SVD, without data (default: {DEFAULTS.solver})")
     add("--symmetric", action="store_true", help="solve every layer on the original network's inputs")
     toggle = argparse.BooleanOptionalAction
     add("--residual", action=toggle, help="solve for the sum where a shortcut is added to a layer (default: it is)")
     add("--refit", action=toggle, help="fit the fully connected layers to what the new ones deliver (default: it is)")
     add("--include-gemm", action="store_true", help="factorise fully connected layers, too; X counts their MACs, then")
-    add("--ranks", choices=ALLOCATIONS, help=f"how the layers share the budget (default: {DEFAULTS.ranks})")
-    add("--rank-multiple", metavar="N", type=_multiple, help=MULTIPLE_HELP)
-    add("--preset", choices=PRESETS, help="forms and ranks that suit the place where the result will run")
+    add("--ranks", choices=ALLOCATION_CHOICES, help=f"how the layers share the budget (default: {DEFAULTS.ranks})")
+    add("--rank-multiple", metavar="N", type=rank_multiple, help=MULTIPLE_HELP)
+    add("--preset", choices=PRESET_CHOICES, help="forms and ranks that suit the place where the result will run")
     add("--include", metavar="RE", help="only Conv nodes whose name matches this regular expression")
     add("--exclude", metavar="RE", help="leave Conv nodes whose name matches alone")
     add("--images", metavar="N", type=int, help=f"calibration samples to use (default: {DEFAULTS.images})")
     add("--input-shapes", metavar="SHAPES", action="append", help=SHAPES_HELP)
     add("--seed", metavar="N", type=int, help=f"of every random choice (default: {DEFAULTS.seed})")
-    add("--memory", metavar="SIZE", type=_bytes, help=f"for activations (default: {DEFAULTS.memory >> 30}GiB)")
-    add("--providers", metavar="LIST", type=names, help=f"such as cuda,cpu (default: {','.join(DEFAULTS.providers)})")
+    add("--memory", metavar="SIZE", type=byte_size, help=f"for activations (default: {DEFAULTS.memory >> 30}GiB)")
+    add(
+        "--providers",
+        metavar="LIST",
+        type=comma_list,
+        help=f"such as cuda,cpu (default: {','.join(DEFAULTS.providers)})",
+    )
     add("--threads", metavar="N", type=int, help="of ONNX Runtime (default: its own choice)")
 
     group = parser.add_argument_group("latency", argument_default=argparse.SUPPRESS)
@@ -136,14 +154,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--measure-latency", action="store_true", help="only fill the table: no OUT, no data", default=False)
 
     add = parser.add_argument_group("data").add_argument
-    add("--data", metavar="PATH", type=path, help=DATA_HELP)
+    add("--data", metavar="PATH", type=path_argument, help=DATA_HELP)
     add("--preprocess", metavar="SPEC", default="imagenet", help=PREPROCESS_HELP)
-    add("--test", metavar="PATH", type=path, help=TEST_HELP)
+    add("--test", metavar="PATH", type=path_argument, help=TEST_HELP)
 
     add = parser.add_argument_group("plan and output").add_argument
     add("--dry-run", action="store_true", help="choose the ranks and print them; with --plan, save them")
-    add("--plan", metavar="FILE", type=path, help="replay a saved plan; with --dry-run, the file to save it to")
-    add("--report", metavar="FILE", type=path, help="write everything about the run as JSON")
+    add(
+        "--plan", metavar="FILE", type=path_argument, help="replay a saved plan; with --dry-run, the file to save it to"
+    )
+    add("--report", metavar="FILE", type=path_argument, help="write everything about the run as JSON")
     add("--save-as-external-data", action="store_true", help="keep the weights in a file beside OUT")
     add("--quiet", action="store_true", help="print warnings and errors only")
     add("--traceback", action="store_true", help="show where an error was raised")

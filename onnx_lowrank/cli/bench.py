@@ -12,7 +12,7 @@ from onnx_lowrank.bench.benchmark import BUDGET, Settings, benchmark
 from onnx_lowrank.bench.turns import Budget
 from onnx_lowrank.cli import process
 from onnx_lowrank.cli import tables as draw
-from onnx_lowrank.cli.arguments import DATA_HELP, PREPROCESS_HELP, Parser, names, path
+from onnx_lowrank.cli.arguments import DATA_HELP, PREPROCESS_HELP, Parser, comma_list, path_argument
 from onnx_lowrank.cli.progress_bars import Stages
 from onnx_lowrank.data.input_shapes import parse_shapes
 from onnx_lowrank.data.photos.preprocess import parse
@@ -51,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("models", metavar="MODEL", type=path, nargs="+", help="ONNX files; the first is the base")
+    parser.add_argument(
+        "models", metavar="MODEL", type=path_argument, nargs="+", help="ONNX files; the first is the base"
+    )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     add = parser.add_argument_group("what to measure").add_argument
     add(
@@ -61,8 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         "--batch", metavar="LIST", type=_numbers, default=(), help="such as 1,8 (default: 1, or what the models demand)"
     )
     add("--input-shapes", metavar="SHAPES", help="of open inputs: x:1x3x224x224, several with commas between")
-    add("--providers", metavar="LIST", type=names, default=("cpu",), help="the first one must run (default: cpu)")
-    add("--data", metavar="PATH", type=path, help=DATA_HELP.replace("synthetic images", "noise"))
+    add("--providers", metavar="LIST", type=comma_list, default=("cpu",), help="the first one must run (default: cpu)")
+    add("--data", metavar="PATH", type=path_argument, help=DATA_HELP.replace("synthetic images", "noise"))
     add("--preprocess", metavar="SPEC", default="imagenet", help=PREPROCESS_HELP)
     add = parser.add_argument_group("how long").add_argument
     add("--rounds", metavar="N", type=int, help="runs of every model; at least 6 for a 95 %% interval")
@@ -70,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", metavar="N", type=int, default=0, help="of the order and of the made-up inputs (default: 0)")
     add = parser.add_argument_group("output").add_argument
     add("--profile", metavar="N", type=int, default=0, help="list the N costliest nodes of every model, and operators")
-    add("--json", metavar="FILE", type=path, help="write everything that was measured")
+    add("--json", metavar="FILE", type=path_argument, help="write everything that was measured")
     add("--quiet", action="store_true", help="print warnings and errors only")
     add("--traceback", action="store_true", help="show where an error was raised")
     return parser

@@ -1,15 +1,15 @@
 """A convolution written as a chain of smaller ones.
 
-Every form of the paper is a chain of stages. Each stage is a convolution without non-linearity; the original's
-vertical geometry (stride, padding, dilation along the height) belongs to one stage and its horizontal geometry to one:
+Every form of the paper is a chain of links. Each link is a convolution without non-linearity; the original's
+vertical geometry (stride, padding, dilation along the height) belongs to one link and its horizontal geometry to one:
 
     channel (§2.2)   k×k c→d'  (rows, columns)   1×1 d'→d
     spatial          k×1 c→d'  (rows)            1×k d'→d (columns)
     3d (§2.5)        k×1 c→d'' (rows)            1×k d''→d' (columns)   1×1 d'→d
     cp               1×1 c→r                     depthwise k×k (both)   1×1 r→d
 
-With another number of spatial axes it is the same: each axis belongs to one stage. The bias b of the factorisation
-(§2.2, after eq. 3) sits on the last stage alone.
+With another number of spatial axes it is the same: each axis belongs to one link. The bias b of the factorisation
+(§2.2, after eq. 3) sits on the last link alone.
 
 A grouped convolution is several small ones side by side, so its chain consists of grouped convolutions, too.
 """
@@ -25,15 +25,15 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Stage:
+class Link:
     """One convolution of the chain.
 
     Attributes
     ----------
     kernel
-        [filters, channels of a group, *sizes]; of a depthwise stage, [filters, 1, *sizes].
+        [filters, channels of a group, *sizes]; of a depthwise link, [filters, 1, *sizes].
     carries
-        For every spatial axis whether this stage carries the original's stride, padding and dilation along it;
+        For every spatial axis whether this link carries the original's stride, padding and dilation along it;
         where it does not, it has stride 1, no padding, and its kernel has size 1 in that direction.
     depthwise
         Whether every channel is a group of its own.
@@ -46,41 +46,41 @@ class Stage:
 
 @dataclass(frozen=True)
 class Factorization:
-    """A chain of stages that replaces one convolution c→d.
+    """A chain of links that replaces one convolution c→d.
 
     Attributes
     ----------
     form
         "channel", "spatial", "3d" or "cp".
-    stages
+    links
         From the input to the output.
     bias
-        [d], on the last stage.
+        [d], on the last link.
     group
-        Into how many groups every stage that is not depthwise divides its channels and filters.
+        Into how many groups every link that is not depthwise divides its channels and filters.
     """
 
     form: str
-    stages: tuple[Stage, ...]
+    links: tuple[Link, ...]
     bias: Array
     group: int = 1
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """The numbers of channels between the stages, of one group; those around a depthwise stage are one rank."""
-        return tuple(stage.kernel.shape[0] // self.group for stage in self.stages[:-1] if not stage.depthwise)
+        """The numbers of channels between the links, of one group; those around a depthwise link are one rank."""
+        return tuple(link.kernel.shape[0] // self.group for link in self.links[:-1] if not link.depthwise)
 
     def dense(self) -> Array:
         """The one kernel [d, c of a group, *sizes] to which the chain composes, in float64."""
-        first, *others = (self._by_group(stage) for stage in self.stages)
+        first, *others = (self._by_group(link) for link in self.links)
         for other in others:
-            # Each axis is carried by one stage only: of two sizes along it, one is 1.
+            # Each axis is carried by one link only: of two sizes along it, one is 1.
             first = np.einsum("gom...,gmc...->goc...", other, first)
         return first.reshape(-1, *first.shape[2:])
 
-    def _by_group(self, stage: Stage) -> Array:
-        kernel = stage.kernel.astype(np.float64).reshape(self.group, -1, *stage.kernel.shape[1:])
-        if not stage.depthwise:
+    def _by_group(self, link: Link) -> Array:
+        kernel = link.kernel.astype(np.float64).reshape(self.group, -1, *link.kernel.shape[1:])
+        if not link.depthwise:
             return kernel
         rank = kernel.shape[1]
         full = np.zeros((self.group, rank, rank, *kernel.shape[3:]))
@@ -89,13 +89,13 @@ class Factorization:
 
     def parameters(self) -> int:
         """The number of stored weights, biases included."""
-        return sum(stage.kernel.size for stage in self.stages) + self.bias.size
+        return sum(link.kernel.size for link in self.links) + self.bias.size
 
 
 def side_by_side(parts: Sequence[Factorization]) -> Factorization:
     """The chain of a grouped convolution, made of those of its groups, which have the same form and ranks."""
-    stages = tuple(
-        Stage(np.concatenate([stage.kernel for stage in of_groups]), of_groups[0].carries, of_groups[0].depthwise)
-        for of_groups in zip(*(part.stages for part in parts), strict=True)
+    links = tuple(
+        Link(np.concatenate([link.kernel for link in of_groups]), of_groups[0].carries, of_groups[0].depthwise)
+        for of_groups in zip(*(part.links for part in parts), strict=True)
     )
-    return Factorization(parts[0].form, stages, np.concatenate([part.bias for part in parts]), len(parts))
+    return Factorization(parts[0].form, links, np.concatenate([part.bias for part in parts]), len(parts))

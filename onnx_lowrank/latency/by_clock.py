@@ -10,12 +10,12 @@ from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.layer_model import ConvGeometry
 from onnx_lowrank.latency.clocked import Clocked
 from onnx_lowrank.latency.search import Found, out_of_reach, search
-from onnx_lowrank.latency.table import ALONE, Choice
+from onnx_lowrank.latency.table import ORIGINAL, Choice
 from onnx_lowrank.latency.trial import folds, meaningless, weights_alone, whole_times
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.allocate import Chosen
 from onnx_lowrank.plan.cost import Costs
-from onnx_lowrank.plan.pareto import Layer
+from onnx_lowrank.plan.pareto import LayerChoices
 from onnx_lowrank.plan.plan import Plan, SitePlan
 
 SURE = 1.3
@@ -41,7 +41,7 @@ class LatencyPlan:
     milliseconds: Mapping[str, tuple[float, float]]
 
 
-def check_reach(
+def check_latency_reach(
     clocked: Clocked,
     loaded: LoadedModel,
     sites: Sequence[ConvSite],
@@ -61,16 +61,16 @@ def check_reach(
     fastest, saved = [], 0.0
     for site in sites:
         costs = clocked.costs(site.name)
-        choices = {c: t for c, t in costs.times.items() if c == ALONE or c[0] in allowed}
+        choices = {c: t for c, t in costs.times.items() if c == ORIGINAL or c[0] in allowed}
         best = min(choices, key=lambda choice: choices[choice])
         fastest.append(SitePlan(site.name, *best))
-        saved += costs.times[ALONE] - choices[best]
+        saved += costs.times[ORIGINAL] - choices[best]
     if options.speedup <= 1 or clocked.original_ms > SURE * options.speedup * (clocked.original_ms - saved):
         return
     plan = Plan(tuple(fastest))
     if not any(choice.form for choice in plan.sites) and not folds(loaded):
         raise out_of_reach(options.speedup, 1.0)
-    if clocked.stopwatch.here:
+    if clocked.stopwatch.can_measure:
         feeds = sampling.source.feeds(clocked.batch)
         reached = whole_times(loaded, sites, feeds, options, meaningless)(plan).ratio
     else:
@@ -84,7 +84,7 @@ def choose_by_clock(
     loaded: LoadedModel,
     sites: Sequence[ConvSite],
     cuts: Mapping[str, tuple[Cuts, ...]],
-    layers_at: Callable[[Mapping[str, Costs]], Sequence[Layer]],
+    layers_at: Callable[[Mapping[str, Costs]], Sequence[LayerChoices]],
     sampling: Sampling,
     options: Options,
 ) -> tuple[Plan, LatencyPlan]:
@@ -107,26 +107,26 @@ def choose_by_clock(
         With the largest ratio that was reached.
     """
 
-    def layers_now() -> Sequence[Layer]:
+    def layers_now() -> Sequence[LayerChoices]:
         return layers_at({site.name: clocked.costs(site.name) for site in sites})
 
-    def plan(layers: Sequence[Layer], chosen: Chosen) -> Plan:
+    def plan(layers: Sequence[LayerChoices], chosen: Chosen) -> Plan:
         return Plan(tuple(SitePlan(x.name, *x.choice(i)) for x, i in zip(layers, chosen, strict=True)))
 
-    def refine(layers: Sequence[Layer], chosen: Chosen) -> bool:
+    def refine(layers: Sequence[LayerChoices], chosen: Chosen) -> bool:
         wanted: dict[ConvGeometry, list[Choice]] = {}
         for choice in plan(layers, chosen).sites:
             geometry, ranks = clocked.geometries[choice.name], (choice.form, choice.ranks)
             if choice.form and ranks not in clocked.costs(choice.name).times:
                 wanted.setdefault(geometry, []).append(ranks)
-        if not clocked.stopwatch.here:
+        if not clocked.stopwatch.can_measure:
             return False
         for geometry, choices in wanted.items():
             clocked.stopwatch.layer(geometry, choices)
         return bool(wanted)
 
     measure = folded = None
-    if clocked.stopwatch.here:
+    if clocked.stopwatch.can_measure:
         feeds = sampling.source.feeds(clocked.batch)
         whole = whole_times(loaded, sites, feeds, options, weights_alone(cuts))
         measure = lambda layers, chosen: whole(plan(layers, chosen))  # noqa: E731
@@ -137,5 +137,5 @@ def choose_by_clock(
     milliseconds = {}
     for choice in chosen.sites:
         costs = clocked.costs(choice.name)
-        milliseconds[choice.name] = (costs.times[ALONE], costs.milliseconds((choice.form, choice.ranks)))
+        milliseconds[choice.name] = (costs.times[ORIGINAL], costs.milliseconds((choice.form, choice.ranks)))
     return chosen, LatencyPlan(clocked, found, milliseconds)

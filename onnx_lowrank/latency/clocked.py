@@ -15,7 +15,7 @@ from onnx_lowrank.interface import Feeds
 from onnx_lowrank.latency.layer_times import measure_models
 from onnx_lowrank.latency.rank_grid import ranks_to_measure
 from onnx_lowrank.latency.stopwatch import Stopwatch, open_stopwatch
-from onnx_lowrank.latency.table import ALONE, Setting
+from onnx_lowrank.latency.table import ORIGINAL, Setting
 from onnx_lowrank.latency.time_costs import LatencyCosts
 from onnx_lowrank.options import AUTO, Options
 from onnx_lowrank.progress import Progress
@@ -82,8 +82,8 @@ def rank_multiple(
     sites: Sequence[ConvSite], macs: Macs, sampling: Sampling, options: Options, progress: Progress
 ) -> int:
     """The rank multiple, measured where it is to be found."""
-    if options.multiple != AUTO:
-        return int(options.multiple)
+    if options.resolved_rank_multiple != AUTO:
+        return int(options.resolved_rank_multiple)
     progress("measure", 0, 1)
     stopwatch, batch, _ = open_for(sampling, options)
     convolutions = [site for site in sites if site.kernel.ndim > 2]
@@ -123,7 +123,7 @@ def clock_layers(
     feeds = sampling.source.feeds(batch)
     key = model_key(loaded, feeds)
     if key not in stopwatch.times.models:
-        if not stopwatch.here:
+        if not stopwatch.can_measure:
             raise UsageError(
                 f"the latency table has no time of this model, for such inputs, of {stopwatch.setting}: measure it "
                 "there, with --measure-latency"
@@ -133,7 +133,7 @@ def clock_layers(
         stopwatch.measured += 1
     for done, (geometry, shape) in enumerate(distinct.items(), 2):
         progress("measure", done, total)
-        stopwatch.layer(geometry, [ALONE, *ranks_to_measure(shape, forms, multiple)])
+        stopwatch.layer(geometry, [ORIGINAL, *ranks_to_measure(shape, forms, multiple)])
     stopwatch.save()
     progress("measure", total, total)
     return Clocked(stopwatch, geometries, multiple, stopwatch.times.models[key], batch)

@@ -14,7 +14,7 @@ from onnx_lowrank.bench.turns import Budget, Interval, take_turns
 from onnx_lowrank.factorise.forms.placeholder import placeholder
 from onnx_lowrank.graph.layer_model import ConvGeometry, layer_input, layer_model, surrounding_model
 from onnx_lowrank.interface import Feeds
-from onnx_lowrank.latency.table import ALONE, Choice
+from onnx_lowrank.latency.table import ORIGINAL, Choice
 from onnx_lowrank.runtime.session import Opener, Session
 
 TOGETHER = 8
@@ -35,7 +35,7 @@ this."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class LayerTimes:
     """Milliseconds of a layer.
 
     Attributes
@@ -53,7 +53,7 @@ class Measured:
 
 def measure_layer(
     geometry: ConvGeometry, wanted: Sequence[Choice], open_session: Opener, budget: Budget = BUDGET
-) -> Measured:
+) -> LayerTimes:
     """Milliseconds of a convolution in forms.
 
     Parameters
@@ -76,7 +76,7 @@ def measure_layer(
     around = open_session(surrounding_model(geometry), "a measured layer's surroundings")
     untouched = open_session(layer_model(geometry, None), "a measured layer")
     size = max(1, min(TOGETHER, MOST_BYTES // max(1, geometry.bytes)) - 2)
-    others = [choice for choice in wanted if choice != ALONE]
+    others = [choice for choice in wanted if choice != ORIGINAL]
     shares: dict[Choice, float] = {}  # of the time of the layer as it is
     alone, surroundings = np.inf, np.inf
     for start in range(0, max(1, len(others)), size):
@@ -86,9 +86,9 @@ def measure_layer(
         best = 1e3 * take_turns([_run(session, feeds) for session in sessions], budget).seconds.min(axis=0)
         alone, surroundings = min(alone, best[1]), min(surroundings, best[0] / best[1])
         shares.update(zip(group, best[2:] / best[1], strict=True))
-    shares[ALONE] = 1.0
+    shares[ORIGINAL] = 1.0
     times = {choice: max(SHORTEST, float(alone * (share - surroundings))) for choice, share in shares.items()}
-    return Measured(times, bool(surroundings < 0.5))
+    return LayerTimes(times, bool(surroundings < 0.5))
 
 
 def measure_models(sessions: Sequence[Session], feeds: Feeds, budget: Budget = WHOLE) -> tuple[list[float], Interval]:

@@ -17,7 +17,7 @@ from onnx_lowrank.latency.layer_times import measure_layer
 from onnx_lowrank.latency.table import Choice
 from onnx_lowrank.runtime.session import Opener
 
-STEPS = (16, 8, 4)
+RANK_STEPS = (16, 8, 4)
 """From the widest. Wider ones would leave layers of few channels no choice."""
 
 FROM, TO = 32, 64
@@ -38,10 +38,10 @@ TYPICAL_MACS, LAYERS = 3e8, 3
 
 def ranks_to_look_at() -> list[int]:
     """Every multiple of a step, and every half."""
-    return sorted({rank for step in STEPS for rank in range(FROM, TO + 1, step // 2)})
+    return sorted({rank for step in RANK_STEPS for rank in range(FROM, TO + 1, step // 2)})
 
 
-def free_step(times: Mapping[int, float]) -> int:
+def widest_free_step(times: Mapping[int, float]) -> int:
     """The widest step that is free to round up to; 1 where none is.
 
     Parameters
@@ -50,7 +50,7 @@ def free_step(times: Mapping[int, float]) -> int:
         Milliseconds by rank, for ``ranks_to_look_at()``.
     """
     growth = times[TO] - times[FROM]
-    for step in STEPS:
+    for step in RANK_STEPS:
         half = sum(times[k] - times[k - step // 2] for k in range(FROM + step, TO + 1, step))
         if growth > 0 and half < FREE * growth:
             return step
@@ -75,7 +75,7 @@ def measure_step(geometries: Sequence[ConvGeometry], open_session: Opener, provi
         measured = measure_layer(geometry, choices, open_session, BUDGET).times
         for rank in looked_at:
             mean[rank] += measured["channel", (rank,)] / measured["channel", (TO,)]
-    step = free_step(mean)
+    step = widest_free_step(mean)
     return step if step > 1 else KNOWN_BLOCKS.get(provider, 1)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from onnx_lowrank.errors import TargetError
 from onnx_lowrank.plan.allocate import SEARCHES, Chosen, total_cost, total_energy
-from onnx_lowrank.plan.pareto import Layer
+from onnx_lowrank.plan.pareto import LayerChoices
 
 ROUNDS = 8
 
@@ -72,7 +72,7 @@ class Found:
     """
 
     chosen: Chosen
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerChoices, ...]
     from_layers_ms: float
     predicted_ms: float
     correction: float
@@ -99,9 +99,9 @@ def budget_for(original: int, alone: int, speedup: float, correction: float, fol
 
 
 def search(
-    layers_now: Callable[[], Sequence[Layer]],
-    refine: Callable[[Sequence[Layer], Chosen], bool],
-    measure: Callable[[Sequence[Layer], Chosen], WholeTime] | None,
+    layers_now: Callable[[], Sequence[LayerChoices]],
+    refine: Callable[[Sequence[LayerChoices], Chosen], bool],
+    measure: Callable[[Sequence[LayerChoices], Chosen], WholeTime] | None,
     original_ms: float,
     speedup: float,
     how: str,
@@ -145,9 +145,9 @@ def search(
     seen: set[tuple[Any, ...]] = set()
     only_lowest = False
 
-    def budget(layers: Sequence[Layer]) -> int:
+    def budget(layers: Sequence[LayerChoices]) -> int:
         """From the times as they are known by now: a later measurement may have been less disturbed."""
-        alone = sum(layer.alone for layer in layers)
+        alone = sum(layer.untouched for layer in layers)
         target = budget_for(round(1e6 * original_ms), alone, aim, correction, round(1e6 * start_ms))
         # What is known to be too slow need not be tried again, whatever σ says now.
         return 0 if only_lowest else math.floor(min(target, TRIED * too_slow * alone))
@@ -156,7 +156,7 @@ def search(
         # Only the lowest can show that the target is out of reach.
         only_lowest = done == ROUNDS and best is None and perhaps is None
         layers, chosen, lowest = _allocate(layers_now, refine, budget, how)
-        cost, alone = total_cost(layers, chosen), sum(layer.alone for layer in layers)
+        cost, alone = total_cost(layers, chosen), sum(layer.untouched for layer in layers)
         choices = tuple(layer.choice(i) for layer, i in zip(layers, chosen, strict=True))
         if cost == alone or choices in seen:
             break
@@ -189,11 +189,11 @@ def search(
 
 
 def _allocate(
-    layers_now: Callable[[], Sequence[Layer]],
-    refine: Callable[[Sequence[Layer], Chosen], bool],
-    budget: Callable[[Sequence[Layer]], int],
+    layers_now: Callable[[], Sequence[LayerChoices]],
+    refine: Callable[[Sequence[LayerChoices], Chosen], bool],
+    budget: Callable[[Sequence[LayerChoices]], int],
     how: str,
-) -> tuple[tuple[Layer, ...], Chosen, bool]:
+) -> tuple[tuple[LayerChoices, ...], Chosen, bool]:
     """Choices whose times are measured, and whether they are the lowest that there are."""
     for attempt in range(REFINEMENTS + 1):
         layers = tuple(layers_now())

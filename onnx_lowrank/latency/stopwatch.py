@@ -6,9 +6,9 @@ from pathlib import Path
 
 from onnx_lowrank.errors import DataError, EnvironmentFault, UsageError
 from onnx_lowrank.graph.layer_model import ConvGeometry
-from onnx_lowrank.latency.layer_times import Measured, measure_layer
+from onnx_lowrank.latency.layer_times import LayerTimes, measure_layer
 from onnx_lowrank.latency.rank_step import measure_step
-from onnx_lowrank.latency.table import ALONE, Choice, Setting, Table
+from onnx_lowrank.latency.table import ORIGINAL, Choice, Setting, Table
 from onnx_lowrank.runtime.session import Opener
 
 
@@ -34,7 +34,7 @@ class Stopwatch:
         self.measured = 0
 
     @property
-    def here(self) -> bool:
+    def can_measure(self) -> bool:
         """Whether the device is this machine."""
         return self._open is not None
 
@@ -48,7 +48,7 @@ class Stopwatch:
         """
         known = self.times.layers.setdefault(geometry, {})
         missing = [choice for choice in wanted if choice not in known]
-        if ALONE in known and (not missing or self._open is None):
+        if ORIGINAL in known and (not missing or self._open is None):
             return known
         if self._open is None:
             raise UsageError(
@@ -101,20 +101,20 @@ class Stopwatch:
             scratch.unlink(missing_ok=True)
 
 
-def joined(known: Mapping[Choice, float], measured: Measured) -> dict[Choice, float]:
+def joined(known: Mapping[Choice, float], measured: LayerTimes) -> dict[Choice, float]:
     """Milliseconds measured at different times, all as on the less disturbed machine.
 
     The layer as it is was measured both times and says by how much the machine was slower. Where it is too short to say
     that, what is known stays as it is, and the others join it as they are.
     """
-    if ALONE not in known:
+    if ORIGINAL not in known:
         return dict(measured.times)
     if not measured.mostly_layer:
         return measured.times | dict(known)
-    alone = min(known[ALONE], measured.times[ALONE])
+    alone = min(known[ORIGINAL], measured.times[ORIGINAL])
 
     def undisturbed(times: Mapping[Choice, float]) -> dict[Choice, float]:
-        return {choice: time * (alone / times[ALONE]) for choice, time in times.items()}
+        return {choice: time * (alone / times[ORIGINAL]) for choice, time in times.items()}
 
     return undisturbed(known) | undisturbed(measured.times)
 

@@ -17,7 +17,7 @@ SCHEMA = 1
 Choice = tuple[str | None, tuple[int, ...]]
 """A form and its ranks from the input on; (None, ()) is the convolution as it is."""
 
-ALONE: Choice = (None, ())
+ORIGINAL: Choice = (None, ())
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Setting:
 
 
 @dataclass
-class Times:
+class SettingTimes:
     """Everything measured in one setting.
 
     Attributes
@@ -73,16 +73,16 @@ class Table:
     """Times by setting; starts empty."""
 
     def __init__(self) -> None:
-        self._times: dict[Setting, Times] = {}
+        self._times: dict[Setting, SettingTimes] = {}
 
     @property
     def settings(self) -> tuple[Setting, ...]:
         """In which something was measured."""
         return tuple(self._times)
 
-    def at(self, setting: Setting) -> Times:
+    def at(self, setting: Setting) -> SettingTimes:
         """The times of a setting, to read and to add to; new ones where there are none yet."""
-        return self._times.setdefault(setting, Times())
+        return self._times.setdefault(setting, SettingTimes())
 
     def of_device(self, device: str, here: Setting) -> Setting:
         """The one setting of a device whose provider, threads and batch are those asked for.
@@ -159,7 +159,7 @@ class Table:
         return table
 
 
-def _setting_json(setting: Setting, times: Times) -> dict[str, Any]:
+def _setting_json(setting: Setting, times: SettingTimes) -> dict[str, Any]:
     layers = [
         asdict(geometry)
         | {"times": [{"form": form, "ranks": list(ranks), "ms": ms} for (form, ranks), ms in of_layer.items()]}

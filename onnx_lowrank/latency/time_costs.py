@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.latency.interpolation import between
-from onnx_lowrank.latency.table import ALONE, Choice
+from onnx_lowrank.latency.table import ORIGINAL, Choice
 
 Array = NDArray[Any]
 
@@ -29,9 +29,9 @@ class LatencyCosts:
     times: Mapping[Choice, float]
 
     @property
-    def alone(self) -> int:
+    def untouched(self) -> int:
         """Of the convolution as it is."""
-        return round(NANOSECONDS * self.times[ALONE])
+        return round(NANOSECONDS * self.times[ORIGINAL])
 
     def of(self, form: str, ranks: Array) -> Array:
         """Measured, or interpolated between measured ranks; infinite beyond them."""
@@ -42,10 +42,10 @@ class LatencyCosts:
         """Of one choice."""
         form, ranks = choice
         if form is None:
-            return self.times[ALONE]
+            return self.times[ORIGINAL]
         return float(self.of(form, np.array([ranks]))[0]) / NANOSECONDS
 
     @property
     def gains(self) -> bool:
         """Whether anything was measured to be faster than the convolution as it is."""
-        return min(self.times.values()) < self.times[ALONE]
+        return min(self.times.values()) < self.times[ORIGINAL]

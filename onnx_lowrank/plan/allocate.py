@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import TargetError
-from onnx_lowrank.plan.pareto import Layer
+from onnx_lowrank.plan.pareto import LayerChoices
 
 Array = NDArray[Any]
 
@@ -42,23 +42,23 @@ Chosen = tuple[int, ...]
 """An index into the choices of every layer."""
 
 
-def total_cost(layers: Sequence[Layer], chosen: Sequence[int]) -> int:
+def total_cost(layers: Sequence[LayerChoices], chosen: Sequence[int]) -> int:
     """MACs of all layers together."""
     return sum(int(layer.costs[i]) for layer, i in zip(layers, chosen, strict=True))
 
 
-def total_energy(layers: Sequence[Layer], chosen: Sequence[int]) -> float:
+def total_energy(layers: Sequence[LayerChoices], chosen: Sequence[int]) -> float:
     """Σ log E."""
     return sum(float(layer.log_energies[i]) for layer, i in zip(layers, chosen, strict=True))
 
 
-def greedy_steps(layers: Sequence[Layer], budget: int) -> Chosen:
+def greedy_steps(layers: Sequence[LayerChoices], budget: int) -> Chosen:
     """The paper's greedy search; ``budget`` (MACs) at least the sum of the lowest costs."""
     hulls = [_hull(layer) for layer in layers]
     at = [len(hull) - 1 for hull in hulls]
     steps = [(_slope(layers[i], hull, at[i]), i) for i, hull in enumerate(hulls) if at[i] > 0]
     heapq.heapify(steps)
-    cost = sum(layer.alone for layer in layers)
+    cost = sum(layer.untouched for layer in layers)
     while cost > budget:
         _, i = heapq.heappop(steps)
         hull, costs = hulls[i], layers[i].costs
@@ -69,11 +69,11 @@ def greedy_steps(layers: Sequence[Layer], budget: int) -> Chosen:
     return tuple(int(hull[k]) for hull, k in zip(hulls, at, strict=True))
 
 
-def uniform_share(layers: Sequence[Layer], budget: int) -> Chosen:
+def uniform_share(layers: Sequence[LayerChoices], budget: int) -> Chosen:
     """The same share of its own cost for every layer; ``budget`` (MACs) at least the sum of the lowest costs."""
 
     def at(share: float) -> list[int]:
-        return [max(0, int(np.searchsorted(x.costs, share * x.alone, side="right")) - 1) for x in layers]
+        return [max(0, int(np.searchsorted(x.costs, share * x.untouched, side="right")) - 1) for x in layers]
 
     low, high = 0.0, 1.0
     if total_cost(layers, at(high)) > budget:
@@ -84,9 +84,9 @@ def uniform_share(layers: Sequence[Layer], budget: int) -> Chosen:
     return tuple(at(high))
 
 
-def exact_steps(layers: Sequence[Layer], budget: int) -> Chosen:
+def exact_steps(layers: Sequence[LayerChoices], budget: int) -> Chosen:
     """The best choice up to the grid; ``budget`` (MACs) at least the sum of the lowest costs."""
-    if sum(layer.alone for layer in layers) <= budget:
+    if sum(layer.untouched for layer in layers) <= budget:
         return tuple(len(layer.costs) - 1 for layer in layers)
     # The grid counts what a layer costs beyond its cheapest choice, so that rounding never makes a budget infeasible.
     floor = sum(int(layer.costs[0]) for layer in layers)
@@ -112,11 +112,11 @@ def exact_steps(layers: Sequence[Layer], budget: int) -> Chosen:
     return tuple(chosen[::-1])
 
 
-def _filled(search: Callable[[Sequence[Layer], int], Chosen]) -> Callable[[Sequence[Layer], int], Chosen]:
+def _filled(search: Callable[[Sequence[LayerChoices], int], Chosen]) -> Callable[[Sequence[LayerChoices], int], Chosen]:
     return lambda layers, budget: _fill(layers, search(layers, budget), budget)
 
 
-SEARCHES: dict[str, Callable[[Sequence[Layer], int], Chosen]] = {
+SEARCHES: dict[str, Callable[[Sequence[LayerChoices], int], Chosen]] = {
     "exact": exact_steps,
     "greedy": greedy_steps,
     "uniform": uniform_share,
@@ -127,7 +127,7 @@ ALLOCATIONS = {how: _filled(search) for how, search in SEARCHES.items()}
 """As close to the budget as can be."""
 
 
-def allocate(layers: Sequence[Layer], others: int, speedup: float, how: str) -> Chosen:
+def allocate(layers: Sequence[LayerChoices], others: int, speedup: float, how: str) -> Chosen:
     """Choose for a speedup of the whole network.
 
     Parameters
@@ -146,7 +146,7 @@ def allocate(layers: Sequence[Layer], others: int, speedup: float, how: str) -> 
     TargetError
         Where even the lowest ranks everywhere are not enough.
     """
-    before = others + sum(layer.alone for layer in layers)
+    before = others + sum(layer.untouched for layer in layers)
     check_reach(before, others + sum(int(layer.costs[0]) for layer in layers), speedup)
     return ALLOCATIONS[how](layers, _budget(before, speedup) - others)
 
@@ -176,7 +176,7 @@ def check_reach(before: int, lowest: int, speedup: float, multiple: int = 1) -> 
         )
 
 
-def _hull(layer: Layer) -> list[int]:
+def _hull(layer: LayerChoices) -> list[int]:
     """Indices of the upper convex hull of (cost, log-energy), by ascending cost: Andrew's monotone chain."""
     hull: list[int] = []
     c, e = layer.costs.astype(np.float64), layer.log_energies
@@ -190,13 +190,13 @@ def _hull(layer: Layer) -> list[int]:
     return hull
 
 
-def _slope(layer: Layer, hull: list[int], k: int) -> float:
+def _slope(layer: LayerChoices, hull: list[int], k: int) -> float:
     """Log-energy lost per MAC saved by the step down from the k-th point of the hull."""
     upper, lower = hull[k], hull[k - 1]
     return float((layer.log_energies[upper] - layer.log_energies[lower]) / (layer.costs[upper] - layer.costs[lower]))
 
 
-def _fill(layers: Sequence[Layer], start: Sequence[int], budget: int) -> Chosen:
+def _fill(layers: Sequence[LayerChoices], start: Sequence[int], budget: int) -> Chosen:
     """Use what the search left of the budget: first single layers, then exchanges between two.
 
     Exchanges are many, so they are tried only while the cost is further below the budget than the tolerance; one that
@@ -213,7 +213,7 @@ def _fill(layers: Sequence[Layer], start: Sequence[int], budget: int) -> Chosen:
     return chosen
 
 
-def _best_exchange(layers: Sequence[Layer], chosen: Chosen, budget: int, size: int) -> Chosen | None:
+def _best_exchange(layers: Sequence[LayerChoices], chosen: Chosen, budget: int, size: int) -> Chosen | None:
     """The change of ``size`` layers that gains most energy within the budget, None where none helps."""
     slack = budget - total_cost(layers, chosen)
     moves = [_moves(layer, i) for layer, i in zip(layers, chosen, strict=True)]
@@ -230,7 +230,7 @@ def _best_exchange(layers: Sequence[Layer], chosen: Chosen, budget: int, size: i
     return best and best[1]
 
 
-def _moves(layer: Layer, here: int) -> list[tuple[int, int, float]]:
+def _moves(layer: LayerChoices, here: int) -> list[tuple[int, int, float]]:
     """(new index, extra MACs, gained log-energy) of the changes of one layer that the exchange considers."""
     near = {*range(max(0, here - _REACH), min(len(layer.costs), here + _REACH + 1)), len(layer.costs) - 1} - {here}
     cost, energy = layer.costs, layer.log_energies

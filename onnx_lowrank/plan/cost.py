@@ -20,7 +20,7 @@ class Costs(Protocol):
     """What the choices of one layer cost, in one unit for all layers."""
 
     @property
-    def alone(self) -> int:
+    def untouched(self) -> int:
         """Of the convolution as it is."""
         ...
 
@@ -36,7 +36,7 @@ class MacsCosts:
     shape: ConvShape
 
     @property
-    def alone(self) -> int:
+    def untouched(self) -> int:
         """See ``Costs``."""
         return self.shape.macs
 

@@ -22,8 +22,8 @@ FORMS = ("channel", "spatial", "3d", "cp")
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One layer's choices, by rising cost and never falling log-energy; the last one is to leave it alone.
+class LayerChoices:
+    """One layer's pareto_front, by rising cost and never falling log-energy; the last one is to leave it alone.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Layer:
     ranks: Array
 
     @property
-    def alone(self) -> int:
+    def untouched(self) -> int:
         """What the untouched layer costs."""
         return int(self.costs[-1])
 
@@ -56,7 +56,7 @@ class Layer:
         return (FORMS[which] if which >= 0 else None), tuple(int(r) for r in self.ranks[index] if r)
 
 
-def choices(
+def pareto_front(
     name: str,
     shape: ConvShape,
     channel: Array,
@@ -66,7 +66,7 @@ def choices(
     *,
     costs: Costs | None = None,
     polyadic: Array | None = None,
-) -> Layer:
+) -> LayerChoices:
     """The Pareto front of a layer.
 
     Parameters
@@ -84,12 +84,12 @@ def choices(
     multiple
         What every rank must be a multiple of.
     costs
-        Of the choices; None for their MACs.
+        Of the pareto_front; None for their MACs.
     polyadic
         log E of the CP form for r = 1.., None where it is not allowed.
     """
     costs = costs or MacsCosts(shape)
-    points = [(np.array([costs.alone], np.float64), np.zeros(1), np.array([-1]), np.zeros((1, 2), np.int64))]
+    points = [(np.array([costs.untouched], np.float64), np.zeros(1), np.array([-1]), np.zeros((1, 2), np.int64))]
     r = all_ranks(len(channel), multiple)
     if "channel" in forms:
         points.append(_points(0, costs.of("channel", r[:, None]), channel[r - 1], np.zeros_like(r), r))
@@ -105,8 +105,8 @@ def choices(
         p = all_ranks(len(polyadic), shape.step("cp", multiple))
         points.append(_points(3, costs.of("cp", p[:, None]), polyadic[p - 1], p, np.zeros_like(p)))
     cost, energy, form, ranks = (np.concatenate(parts) for parts in zip(*points, strict=True))
-    kept = _pareto(cost, energy, costs.alone)
-    return Layer(name, cost[kept].astype(np.int64), energy[kept], form[kept], ranks[kept])
+    kept = _pareto(cost, energy, costs.untouched)
+    return LayerChoices(name, cost[kept].astype(np.int64), energy[kept], form[kept], ranks[kept])
 
 
 def _points(form: int, cost: Array, energy: Array, columns: Array, rank: Array) -> tuple[Array, Array, Array, Array]:

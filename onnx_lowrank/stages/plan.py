@@ -16,7 +16,7 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.plan.allocate import allocate, check_reach
 from onnx_lowrank.plan.cost import Costs
 from onnx_lowrank.plan.energy import eigenvalues, held_out_spectrum, log_energies, spectrum
-from onnx_lowrank.plan.pareto import FORMS, Layer, choices
+from onnx_lowrank.plan.pareto import FORMS, LayerChoices, pareto_front
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.stages.profile import Array, Targets
 
@@ -26,7 +26,7 @@ def forms_allowed(options: Options) -> tuple[str, ...]:
     return FORMS if options.form == "auto" else (options.form,)
 
 
-def with_the_batch(
+def solvable_sites(
     sites: Sequence[ConvSite], macs: Macs, options: Options
 ) -> tuple[tuple[ConvSite, ...], tuple[Skip, ...]]:
     """The sites that see one image of every sample and fit in memory, and the others as skipped.
@@ -53,7 +53,7 @@ def dense_bytes(site: ConvSite) -> int:
     return 80 * len(site.kernel) ** 2 if site.kernel.ndim == 2 else 0
 
 
-def with_a_row_each(linears: Sequence[LinearSite], macs: Macs) -> tuple[LinearSite, ...]:
+def one_row_per_sample(linears: Sequence[LinearSite], macs: Macs) -> tuple[LinearSite, ...]:
     """The fully connected layers that read one row of every sample."""
     return tuple(site for site in linears if macs.shapes[site.input] == (macs.samples, site.weight.shape[1]))
 
@@ -64,7 +64,7 @@ def named_as(linears: Sequence[LinearSite], sites: Sequence[ConvSite]) -> tuple[
     return tuple(replace(layer, name=names.get(layer.output, layer.name)) for layer in linears)
 
 
-def with_the_joins(sites: Sequence[ConvSite], macs: Macs, options: Options) -> tuple[ConvSite, ...]:
+def drop_unwanted_joins(sites: Sequence[ConvSite], macs: Macs, options: Options) -> tuple[ConvSite, ...]:
     """The sites, their joins given up where these are not wanted, or where the shortcut is spread over the response.
 
     Without its shortcut a site has no activation either: what follows is that of the sum.
@@ -209,7 +209,7 @@ def _spectrum(site: ConvSite, target: Targets | None) -> Array:
     if target is None:
         parts = [channel.weight_energies(kernel) for kernel in site.kernels]
     elif site.kernel.ndim == 2:
-        return held_out_spectrum(target.rows, channel.weight_gram(site.kernel))
+        return held_out_spectrum(target.rows, channel.gram(site.kernel))
     elif target.responses is None:
         parts = [spectrum(rows) for rows in np.split(target.rows, site.group, axis=1)]
     else:
@@ -224,11 +224,11 @@ def layers_to_choose(
     options: Options,
     multiple: int,
     costs: Mapping[str, Costs] | None = None,
-) -> list[Layer]:
+) -> list[LayerChoices]:
     """The choices of all sites, at MACs, or at ``costs`` by site name."""
     forms = forms_allowed(options)
     return [
-        choices(
+        pareto_front(
             name,
             shapes[name],
             e.channel,
@@ -242,7 +242,7 @@ def layers_to_choose(
     ]
 
 
-def choose(layers: Sequence[Layer], all_macs: int, options: Options) -> Plan:
+def choose(layers: Sequence[LayerChoices], all_macs: int, options: Options) -> Plan:
     """The forms and ranks of all sites for the requested speedup of ``all_macs``.
 
     Raises
@@ -250,6 +250,6 @@ def choose(layers: Sequence[Layer], all_macs: int, options: Options) -> Plan:
     TargetError
         Where no choice reaches it.
     """
-    others = all_macs - sum(layer.alone for layer in layers)
+    others = all_macs - sum(layer.untouched for layer in layers)
     chosen = allocate(layers, others, options.speedup, options.ranks)
     return Plan(tuple(SitePlan(x.name, *x.choice(i)) for x, i in zip(layers, chosen, strict=True)))

@@ -5,27 +5,25 @@ What cannot be is said here, before the long work.
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeAlias
 
 import onnx
-import onnx_graphsurgeon as gs
 
-from onnx_lowrank.calibration.macs import Macs, measure_macs
-from onnx_lowrank.calibration.sampling import Sampling, split
+from onnx_lowrank.calibration.macs import measure_macs
+from onnx_lowrank.calibration.sampling import split
 from onnx_lowrank.data.input_shapes import with_shapes
-from onnx_lowrank.data.labels import Labelled, load_labelled
+from onnx_lowrank.data.labels import load_labelled
 from onnx_lowrank.data.open import open_source
 from onnx_lowrank.data.photos.preprocess import Preprocess, parse
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.factorise.forms.form import Cuts
 from onnx_lowrank.graph.edit.normalise import normalise
-from onnx_lowrank.graph.files.load import LoadedModel, inputs, load, opset, outputs
-from onnx_lowrank.graph.find.dense import LinearSite, find_linears
+from onnx_lowrank.graph.files.load import inputs, load, opset, outputs
+from onnx_lowrank.graph.find.dense import find_linears
 from onnx_lowrank.graph.find.sites import ConvSite, Skip, find_sites
-from onnx_lowrank.latency.by_clock import LatencyPlan, check_reach, choose_by_clock
+from onnx_lowrank.latency.by_clock import check_latency_reach, choose_by_clock
 from onnx_lowrank.latency.clocked import Clocked, clock_layers, rank_multiple, timed_batch
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
@@ -33,26 +31,26 @@ from onnx_lowrank.presets import advice
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime import blas_threads
 from onnx_lowrank.runtime.providers import check_installation
-from onnx_lowrank.runtime.session import Opener, opener
-from onnx_lowrank.stages import report
+from onnx_lowrank.runtime.session import opener
 from onnx_lowrank.stages.accuracy import check_labelled
 from onnx_lowrank.stages.plan import (
     check_speedup,
     choose,
     conv_shapes,
     cut_kernels,
+    drop_unwanted_joins,
     energies,
     forms_allowed,
     layers_to_choose,
     named_as,
+    one_row_per_sample,
     sites_to_cut,
-    with_a_row_each,
-    with_the_batch,
-    with_the_joins,
+    solvable_sites,
 )
-from onnx_lowrank.stages.profile import Targets, collect_targets
+from onnx_lowrank.stages.profile import collect_targets
 from onnx_lowrank.stages.refit import refits
-from onnx_lowrank.stages.resources import Clock
+from onnx_lowrank.stages.resources import StageTimes
+from onnx_lowrank.stages.run import Given, Prepared
 
 SYNTHETIC = (
     "there are no calibration data, so made-up ones take their place ({}): expect a worse result than with real ones; "
@@ -70,35 +68,6 @@ ModelLike: TypeAlias = str | os.PathLike[str] | onnx.ModelProto
 Warn: TypeAlias = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A run up to the plan."""
-
-    loaded: LoadedModel
-    graph: gs.Graph
-    sites: tuple[ConvSite, ...]
-    linears: tuple[LinearSite, ...]
-    skipped: tuple[Skip, ...]
-    sampling: Sampling
-    open_session: Opener
-    macs: Macs
-    targets: dict[str, Targets]
-    cuts: dict[str, tuple[Cuts, ...]]
-    plan: Plan
-    labelled: Labelled | None
-    given: report.Given
-    clock: Clock
-    multiple: int
-    by_clock: LatencyPlan | None
-    timed_batch: tuple[int, ...]
-
-    @property
-    def costs(self) -> dict[str, tuple[int, int]]:
-        """(MACs before, MACs planned) by site name."""
-        shapes = conv_shapes(self.sites, self.macs)
-        return {s.name: (shapes[s.name].macs, shapes[s.name].cost(s.form, s.ranks)) for s in self.plan.sites}
-
-
 @blas_threads.one_for_scipy()
 def prepare(
     model: ModelLike,
@@ -111,7 +80,7 @@ def prepare(
     warn: Warn,
 ) -> Prepared:
     """Load the model and the data, profile the original, choose the ranks."""
-    clock = Clock()
+    clock = StageTimes()
     check_installation(warn)
     open_session = opener(options.providers, options.threads, spinning=False)
     with _stage("load", clock, progress):
@@ -140,25 +109,25 @@ def prepare(
         progress("profile", 0, 1)
         shortcuts = [site.join.shortcut for site in sites if site.join]
         macs = measure_macs(graph, sampling, open_session, shortcuts, gemm=options.include_gemm)
-        sites, strangers = with_the_batch(sites, macs, options)
-        sites = with_the_joins(sites, macs, options)
+        sites, strangers = solvable_sites(sites, macs, options)
+        sites = drop_unwanted_joins(sites, macs, options)
         skipped += strangers
         _check_any(sites, skipped)
         found = find_linears(graph, [s.output for s in sites], [s.name for s in sites]) if refits(options) else ()
-        linears = named_as(with_a_row_each(found, macs), sites)
+        linears = named_as(one_row_per_sample(found, macs), sites)
         shapes, aimed_at = conv_shapes(sites, macs), sum(macs.aimed_at.values())
-        given = report.Given.of(how, data, plan)
+        given = Given.of(how, data, plan)
     # What cannot be is said before the long work.
     multiple, clocked = 1, None
     if plan:
         plan = plan.fitted(shapes, {skip.name: skip.reason for skip in skipped})
     else:
-        with clock.stage("measure") if options.measures else contextlib.nullcontext():
+        with clock.stage("measure") if options.needs_measurement else contextlib.nullcontext():
             multiple = rank_multiple(sites, macs, sampling, options, progress)
             if options.target == "latency":
                 allowed = forms_allowed(options)
                 clocked = clock_layers(loaded, sites, shapes, macs, sampling, options, allowed, multiple, progress)
-                check_reach(clocked, loaded, sites, sampling, options, allowed)
+                check_latency_reach(clocked, loaded, sites, sampling, options, allowed)
             else:
                 check_speedup(shapes, aimed_at, options, multiple)
     with clock.stage("profile"):
@@ -225,15 +194,15 @@ def measure(
     source = open_source(data, specs, preprocess=how, count=SAMPLES_TO_MEASURE, seed=options.seed, on_warning=warn)
     sampling = split(source, specs, options.seed)
     macs = measure_macs(graph, sampling, open_session, [site.join.shortcut for site in sites if site.join])
-    sites, strangers = with_the_batch(sites, macs, options)
+    sites, strangers = solvable_sites(sites, macs, options)
     _check_any(sites, (*skipped, *strangers))
-    sites, shapes = with_the_joins(sites, macs, options), conv_shapes(sites, macs)
+    sites, shapes = drop_unwanted_joins(sites, macs, options), conv_shapes(sites, macs)
     multiple = rank_multiple(sites, macs, sampling, options, progress)
     return clock_layers(loaded, sites, shapes, macs, sampling, options, forms_allowed(options), multiple, progress)
 
 
 @contextlib.contextmanager
-def _stage(name: str, clock: Clock, progress: Progress) -> Iterator[None]:
+def _stage(name: str, clock: StageTimes, progress: Progress) -> Iterator[None]:
     """Time a stage that has no steps of its own, and report its beginning and its end."""
     progress(name, 0, 1)
     with clock.stage(name):
@@ -243,4 +212,12 @@ def _stage(name: str, clock: Clock, progress: Progress) -> Iterator[None]:
 
 def _check_any(sites: tuple[ConvSite, ...], skipped: tuple[Skip, ...]) -> None:
     if not sites:
-        raise ModelError(f"nothing to factorise: {report.why_nothing(skipped)}")
+        raise ModelError(f"nothing to factorise: {why_nothing(skipped)}")
+
+
+def why_nothing(skipped: Sequence[Skip]) -> str:
+    """Why no convolution is eligible, in one line."""
+    if not skipped:
+        return "the model has no convolution"
+    reasons = Counter(skip.reason for skip in skipped)
+    return "; ".join(f"{reason} ({count}×)" for reason, count in reasons.most_common())

@@ -1,27 +1,19 @@
 """From what a run holds to the report's plain data."""
 
 import math
-import os
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
-
-import onnx
+from dataclasses import asdict
 
 from onnx_lowrank._version import __version__
-from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.graph.files.external import fingerprint
 from onnx_lowrank.graph.files.load import parameters
-from onnx_lowrank.graph.find.sites import ConvSite, Skip
+from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.latency.by_clock import LatencyPlan
 from onnx_lowrank.latency.clocked import Clocked
-from onnx_lowrank.latency.table import ALONE
+from onnx_lowrank.latency.table import ORIGINAL
 from onnx_lowrank.options import Options
-from onnx_lowrank.plan.plan import Plan, SitePlan
+from onnx_lowrank.plan.plan import SitePlan
 from onnx_lowrank.report.schema import (
     SCHEMA,
-    AccuracyReport,
     CostReport,
     FileReport,
     Latency,
@@ -29,7 +21,6 @@ from onnx_lowrank.report.schema import (
     MacsReport,
     MeasuredLayer,
     MeasuredReport,
-    OutputReport,
     PlanReport,
     RefittedReport,
     Report,
@@ -40,62 +31,14 @@ from onnx_lowrank.report.schema import (
 from onnx_lowrank.stages.plan import conv_shapes, why_left_alone
 from onnx_lowrank.stages.refit import Refitted
 from onnx_lowrank.stages.resources import peak_rss_bytes
-from onnx_lowrank.stages.walk import Solution, Walked
-
-if TYPE_CHECKING:
-    from onnx_lowrank.stages.read import Prepared
+from onnx_lowrank.stages.run import Checked, Prepared
+from onnx_lowrank.stages.walk import Solution
 
 RANK_NAMES = {"channel": ("d'",), "spatial": ("d''",), "3d": ("d''", "d'"), "cp": ("r",)}
 """The paper's names of the ranks of every form, from the input on."""
 
 
-@dataclass(frozen=True)
-class Given:
-    """What a run was given besides the model and the options.
-
-    Attributes
-    ----------
-    preprocess
-        How photos become inputs.
-    data
-        The path of the calibration samples, or the name of their type; None where there are none.
-    plan
-        Whether there was a plan to replay.
-    """
-
-    preprocess: Preprocess
-    data: str | None
-    plan: bool
-
-    @classmethod
-    def of(cls, preprocess: Preprocess, data: object, plan: Plan | None) -> "Given":
-        """As the arguments of the pipeline say it."""
-        where = str(data) if isinstance(data, (str, os.PathLike)) else type(data).__name__
-        return cls(preprocess, None if data is None else where, plan is not None)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What is known once the model is rewritten."""
-
-    model: onnx.ModelProto
-    walked: Walked
-    outputs: dict[str, OutputReport]
-    latency: Latency
-    accuracy: AccuracyReport | None
-    provider: str
-    warnings: tuple[str, ...]
-
-
-def why_nothing(skipped: Sequence[Skip]) -> str:
-    """Why no convolution is eligible, in one line."""
-    if not skipped:
-        return "the model has no convolution"
-    reasons = Counter(skip.reason for skip in skipped)
-    return "; ".join(f"{reason} ({count}×)" for reason, count in reasons.most_common())
-
-
-def plan_report(run: "Prepared", options: Options) -> PlanReport:
+def plan_report(run: Prepared, options: Options) -> PlanReport:
     """The plan and what it will cost, before anything is solved."""
     macs = _macs(run)
     speedup = _speedup(run, options, None)
@@ -103,7 +46,7 @@ def plan_report(run: "Prepared", options: Options) -> PlanReport:
     return PlanReport(_sites(run, options, {}), _skipped(run), macs, speedup, run.plan, run.multiple, by_clock)
 
 
-def report(run: "Prepared", options: Options, measured: Measured) -> Report:
+def report(run: Prepared, options: Options, measured: Checked) -> Report:
     """Everything about a finished run."""
     original = run.loaded
     macs = _macs(run)
@@ -177,14 +120,14 @@ def measured_report(clocked: Clocked) -> MeasuredReport:
         times = clocked.costs(name).times
         form, ranks = min(times, key=lambda choice: times[choice])
         fastest = f"{form} {', '.join(map(str, ranks))}" if form else "as it is"
-        layers.append(MeasuredLayer(name, str(geometry), times[ALONE], fastest, times[form, ranks], len(times)))
+        layers.append(MeasuredLayer(name, str(geometry), times[ORIGINAL], fastest, times[form, ranks], len(times)))
     setting, stopwatch = clocked.stopwatch.setting, clocked.stopwatch
     return MeasuredReport(
         setting.device, str(setting), clocked.multiple, clocked.original_ms, tuple(layers), stopwatch.measured
     )
 
 
-def _macs(run: "Prepared") -> MacsReport:
+def _macs(run: Prepared) -> MacsReport:
     saved = {s.output: run.costs[s.name][0] - run.costs[s.name][1] for s in run.sites}
     before = [sum(counted.values()) for counted in (run.macs.all, run.macs.conv, run.macs.dense)]
     conv, gemm = (sum(saved.get(name, 0) for name in counted) for counted in (run.macs.conv, run.macs.dense))
@@ -192,15 +135,15 @@ def _macs(run: "Prepared") -> MacsReport:
     return MacsReport(total, total - conv - gemm, convs, convs - conv, gemms, gemms - gemm)
 
 
-def _speedup(run: "Prepared", options: Options, latency: Latency | None) -> SpeedupReport:
+def _speedup(run: Prepared, options: Options, latency: Latency | None) -> SpeedupReport:
     return SpeedupReport(None if run.given.plan else options.speedup, _macs(run).speedup, latency)
 
 
-def _skipped(run: "Prepared") -> tuple[SkippedReport, ...]:
+def _skipped(run: Prepared) -> tuple[SkippedReport, ...]:
     return tuple(SkippedReport(skip.name, skip.reason) for skip in run.skipped)
 
 
-def _sites(run: "Prepared", options: Options, solutions: dict[str, Solution]) -> tuple[SiteReport, ...]:
+def _sites(run: Prepared, options: Options, solutions: dict[str, Solution]) -> tuple[SiteReport, ...]:
     shapes = conv_shapes(run.sites, run.macs)
     clocked = run.by_clock.clocked if run.by_clock else None
     reasons = {

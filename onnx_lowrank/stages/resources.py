@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-class Clock:
+class StageTimes:
     """Adds up wall-clock seconds by stage."""
 
     def __init__(self) -> None:

@@ -61,7 +61,7 @@ def compare_outputs(
             if not isinstance(ref, np.ndarray):
                 note(f"output {name!r} is no tensor but a {type(ref).__name__}: it is not compared with the original's")
                 del pairs[name]
-            elif out.dtype != ref.dtype or _promised(declared[name], known, ref.shape, out.shape):
+            elif out.dtype != ref.dtype or _breaks_declared_shape(declared[name], known, ref.shape, out.shape):
                 raise ValidationError(
                     f"output {name!r} became {out.dtype}{list(out.shape)}, it was {ref.dtype}{list(ref.shape)}: "
                     "nothing was written; please report this model"
@@ -81,7 +81,7 @@ def compare_outputs(
     return compared
 
 
-def _promised(
+def _breaks_declared_shape(
     declared: tuple[int | str | None, ...] | None, known: Container[object], ref: tuple[int, ...], out: tuple[int, ...]
 ) -> bool:
     """Whether two shapes differ where the model says what it is."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.chain import Chain
-from onnx_lowrank.factorise.factors import Factorization, Stage
+from onnx_lowrank.factorise.factors import Factorization, Link
 
 Array = NDArray[Any]
 
@@ -25,10 +25,10 @@ def compose(kernel: Array, chain: Chain) -> Factorization:
     d, axes = len(kernel), kernel.ndim - 2
     first = (chain.first @ kernel.reshape(d, -1)).reshape(-1, *kernel.shape[1:])
     second = chain.rest[0].reshape(d, -1, *(1,) * axes)
-    return Factorization("channel", (Stage(first, (True,) * axes), Stage(second, (False,) * axes)), chain.bias)
+    return Factorization("channel", (Link(first, (True,) * axes), Link(second, (False,) * axes)), chain.bias)
 
 
-def weight_gram(kernel: Array) -> Array:
+def gram(kernel: Array) -> Array:
     """W Wᵀ, [d, d], for the kernel as a d×ckk matrix W."""
     W = kernel.reshape(len(kernel), -1)
     return np.asarray(W @ W.T)
@@ -36,4 +36,4 @@ def weight_gram(kernel: Array) -> Array:
 
 def weight_energies(kernel: Array) -> Array:
     """Squared singular values of the kernel as a d×ckk matrix, descending, [d]."""
-    return np.maximum(np.linalg.eigvalsh(weight_gram(kernel))[::-1], 0)
+    return np.maximum(np.linalg.eigvalsh(gram(kernel))[::-1], 0)

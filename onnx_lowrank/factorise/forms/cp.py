@@ -24,7 +24,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.chain import Chain
-from onnx_lowrank.factorise.factors import Factorization, Stage
+from onnx_lowrank.factorise.factors import Factorization, Link
 from onnx_lowrank.factorise.moments import root
 
 Array = NDArray[Any]
@@ -228,12 +228,12 @@ def compose(chain: Chain, sizes: tuple[int, ...]) -> Factorization:
     ones = (1,) * len(sizes)
     everywhere, nowhere = (True,) * len(sizes), (False,) * len(sizes)
     depthwise = chain.taps.T.reshape(-1, 1, *sizes)
-    stages = (
-        Stage(chain.first.reshape(*chain.first.shape, *ones), nowhere),
-        Stage(depthwise, everywhere, depthwise=True),
-        Stage(chain.rest[0].reshape(*chain.rest[0].shape, *ones), nowhere),
+    links = (
+        Link(chain.first.reshape(*chain.first.shape, *ones), nowhere),
+        Link(depthwise, everywhere, depthwise=True),
+        Link(chain.rest[0].reshape(*chain.rest[0].shape, *ones), nowhere),
     )
-    return Factorization("cp", stages, chain.bias)
+    return Factorization("cp", links, chain.bias)
 
 
 def kept(energies: Array) -> Array:

@@ -91,7 +91,7 @@ def make_form(name: str, kernel: Array, ranks: tuple[int, ...], cuts: Cuts = Cut
             ranks[0],
             lambda solution: Chain(solution.right, (solution.left,), solution.bias),
             lambda chain: channel.compose(kernel, chain),
-            None if sizes else channel.weight_gram(kernel),  # without positions there is one row of every sample
+            None if sizes else channel.gram(kernel),  # without positions there is one row of every sample
         )
     if name == "cp":
         assert cuts.polyadic is not None

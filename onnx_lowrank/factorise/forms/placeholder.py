@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from onnx_lowrank.factorise.factors import Factorization, Stage
+from onnx_lowrank.factorise.factors import Factorization, Link
 from onnx_lowrank.factorise.forms.spatial import cut_behind
 
 
@@ -19,16 +19,16 @@ def placeholder(form: str, kernel: tuple[int, ...], group: int, ranks: tuple[int
     before = tuple(axis < cut_behind(sizes) for axis in range(len(sizes)))
     behind = tuple(not own for own in before)
 
-    def stage(filters: int, channels: int, carries: tuple[bool, ...], depthwise: bool = False) -> Stage:
+    def link(filters: int, channels: int, carries: tuple[bool, ...], depthwise: bool = False) -> Link:
         own = tuple(size if carried else 1 for size, carried in zip(sizes, carries, strict=True))
         values = rng.random((filters, channels, *own), np.float32) - np.float32(0.5)
-        return Stage(values * np.float32((12 / (channels * math.prod(own))) ** 0.5), carries, depthwise)
+        return Link(values * np.float32((12 / (channels * math.prod(own))) ** 0.5), carries, depthwise)
 
     if form == "cp":
         (r,) = ranks
-        chain = (stage(r * group, c, nowhere), stage(r * group, 1, everywhere, True), stage(d, r, nowhere))
+        chain = (link(r * group, c, nowhere), link(r * group, 1, everywhere, True), link(d, r, nowhere))
         return Factorization(form, chain, np.ones(d, np.float32), group)
     of_form = {"channel": (everywhere, nowhere), "spatial": (before, behind), "3d": (before, behind, nowhere)}[form]
     reads, makes = (c, *ranks), (*(rank * group for rank in ranks), d)
-    stages = tuple(stage(filters, channels, own) for filters, channels, own in zip(makes, reads, of_form, strict=True))
-    return Factorization(form, stages, np.ones(d, np.float32), group)
+    links = tuple(link(filters, channels, own) for filters, channels, own in zip(makes, reads, of_form, strict=True))
+    return Factorization(form, links, np.ones(d, np.float32), group)

@@ -27,14 +27,14 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.chain import Chain
-from onnx_lowrank.factorise.factors import Factorization, Stage
+from onnx_lowrank.factorise.factors import Factorization, Link
 from onnx_lowrank.factorise.moments import root
 
 Array = NDArray[Any]
 
 
 def cut_behind(sizes: Sequence[int]) -> int:
-    """How many of a kernel's spatial axes belong to the first stage; the others belong to the second."""
+    """How many of a kernel's spatial axes belong to the first link; the others belong to the second."""
     return next((axis for axis, size in enumerate(sizes[:-1]) if size > 1), 0) + 1
 
 
@@ -145,8 +145,8 @@ def compose(chain: Chain, sizes: Sequence[int], form: str) -> Factorization:
     # [o, l·d''] as the kernel of a 1×l convolution.
     second = chain.rest[0].reshape(len(chain.rest[0]), two_sizes(sizes)[1], -1).transpose(0, 2, 1)
     second = second.reshape(*second.shape[:2], *(1,) * behind, *sizes[behind:])
-    stages = [Stage(first, carries), Stage(second, tuple(not own for own in carries))]
+    links = [Link(first, carries), Link(second, tuple(not own for own in carries))]
     if form == "3d":
         last = chain.rest[1]
-        stages.append(Stage(last.reshape(*last.shape, *(1,) * axes), (False,) * axes))
-    return Factorization(form, tuple(stages), chain.bias)
+        links.append(Link(last.reshape(*last.shape, *(1,) * axes), (False,) * axes))
+    return Factorization(form, tuple(links), chain.bias)

@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ValidationError
-from onnx_lowrank.factorise.factors import Factorization, Stage
+from onnx_lowrank.factorise.factors import Factorization, Link
 from onnx_lowrank.graph.edit.unread import remove_unread
 from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.protos import node_proto
@@ -19,7 +19,7 @@ from onnx_lowrank.graph.traverse import position
 def rewrite(graph: gs.Graph, site: ConvSite, factorization: Factorization) -> None:
     """Replace the convolution, or the fully connected layer, that makes ``site.output``, in place.
 
-    The stages stand where the node stood, so cuts in front of it stay valid. The last stage makes the same tensor and
+    The links stand where the node stood, so cuts in front of it stay valid. The last link makes the same tensor and
     keeps the node's doc string and metadata; the old weights go where nobody else reads them.
 
     Parameters
@@ -29,7 +29,7 @@ def rewrite(graph: gs.Graph, site: ConvSite, factorization: Factorization) -> No
     site
         As found in this graph, or in another one of the same model.
     factorization
-        Its stages in any floating type; they are written in ``site.dtype``.
+        Its links in any floating type; they are written in ``site.dtype``.
 
     Raises
     ------
@@ -43,21 +43,21 @@ def rewrite(graph: gs.Graph, site: ConvSite, factorization: Factorization) -> No
     had_bias = len(old.inputs) > 2 and bool(old.inputs[2].name)
     taken = taken_names(graph)
     source, output, inputs = node_proto(old), old.outputs[0], list(old.inputs)
-    count = len(factorization.stages)
+    count = len(factorization.links)
     add = graph.nodes[position(graph, site.sum_with_bias)] if site.sum_with_bias else None
 
     tensor = inputs[0]
     nodes = []
-    for number, stage in enumerate(factorization.stages, 1):
+    for number, link in enumerate(factorization.links, 1):
         name = unique(f"{site.name}/rank-{number}of{count}", taken)
         last = number == count
         biased = last and add is None and bool(had_bias or np.any(factorization.bias))
         if site.kernel.ndim > 2:
-            op, attributes, kernel = "Conv", _attributes(site, stage), stage.kernel
+            op, attributes, kernel = "Conv", _attributes(site, link), link.kernel
         elif biased or (last and old.op == "Gemm"):
-            op, attributes, kernel = "Gemm", {"transB": 1}, stage.kernel
+            op, attributes, kernel = "Gemm", {"transB": 1}, link.kernel
         else:
-            op, attributes, kernel = "MatMul", {}, stage.kernel.T
+            op, attributes, kernel = "MatMul", {}, link.kernel.T
         reads = [tensor, _constant(site, f"{name}.weight", kernel, taken)]
         if biased:
             reads.append(_constant(site, f"{name}.bias", factorization.bias, taken))
@@ -94,15 +94,15 @@ def _constant(site: ConvSite, wanted: str, values: NDArray[Any], taken: set[str]
     return constant
 
 
-def _attributes(site: ConvSite, stage: Stage) -> dict[str, Any]:
-    """Return the geometry of one stage: the original's along the axes it carries, none along the others."""
-    carries = stage.carries
+def _attributes(site: ConvSite, link: Link) -> dict[str, Any]:
+    """Return the geometry of one link: the original's along the axes it carries, none along the others."""
+    carries = link.carries
     attributes: dict[str, Any] = {
-        "kernel_shape": [int(size) for size in stage.kernel.shape[2:]],
+        "kernel_shape": [int(size) for size in link.kernel.shape[2:]],
         "strides": [stride if carried else 1 for stride, carried in zip(site.strides, carries, strict=True)],
         "dilations": [dilation if carried else 1 for dilation, carried in zip(site.dilations, carries, strict=True)],
     }
-    group = stage.kernel.shape[0] if stage.depthwise else site.group
+    group = link.kernel.shape[0] if link.depthwise else site.group
     if group > 1:
         attributes["group"] = int(group)
     if site.pads is not None:

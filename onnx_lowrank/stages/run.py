@@ -1,0 +1,91 @@
+"""What the stages of a run give one another."""
+
+import os
+from dataclasses import dataclass
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx_lowrank.calibration.macs import Macs
+from onnx_lowrank.calibration.sampling import Sampling
+from onnx_lowrank.data.labels import Labelled
+from onnx_lowrank.data.photos.preprocess import Preprocess
+from onnx_lowrank.factorise.forms.form import Cuts
+from onnx_lowrank.graph.files.load import LoadedModel
+from onnx_lowrank.graph.find.dense import LinearSite
+from onnx_lowrank.graph.find.sites import ConvSite, Skip
+from onnx_lowrank.latency.by_clock import LatencyPlan
+from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.report.schema import AccuracyReport, Latency, OutputReport
+from onnx_lowrank.runtime.session import Opener
+from onnx_lowrank.stages.plan import conv_shapes
+from onnx_lowrank.stages.profile import Targets
+from onnx_lowrank.stages.resources import StageTimes
+from onnx_lowrank.stages.walk import Walked
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a run was given besides the model and the options.
+
+    Attributes
+    ----------
+    preprocess
+        How photos become inputs.
+    data
+        The path of the calibration samples, or the name of their type; None where there are none.
+    plan
+        Whether there was a plan to replay.
+    """
+
+    preprocess: Preprocess
+    data: str | None
+    plan: bool
+
+    @classmethod
+    def of(cls, preprocess: Preprocess, data: object, plan: Plan | None) -> "Given":
+        """As the arguments of the pipeline say it."""
+        where = str(data) if isinstance(data, (str, os.PathLike)) else type(data).__name__
+        return cls(preprocess, None if data is None else where, plan is not None)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What is known once the model is rewritten."""
+
+    model: onnx.ModelProto
+    walked: Walked
+    outputs: dict[str, OutputReport]
+    latency: Latency
+    accuracy: AccuracyReport | None
+    provider: str
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run up to the plan."""
+
+    loaded: LoadedModel
+    graph: gs.Graph
+    sites: tuple[ConvSite, ...]
+    linears: tuple[LinearSite, ...]
+    skipped: tuple[Skip, ...]
+    sampling: Sampling
+    open_session: Opener
+    macs: Macs
+    targets: dict[str, Targets]
+    cuts: dict[str, tuple[Cuts, ...]]
+    plan: Plan
+    labelled: Labelled | None
+    given: Given
+    clock: StageTimes
+    multiple: int
+    by_clock: LatencyPlan | None
+    timed_batch: tuple[int, ...]
+
+    @property
+    def costs(self) -> dict[str, tuple[int, int]]:
+        """(MACs before, MACs planned) by site name."""
+        shapes = conv_shapes(self.sites, self.macs)
+        return {s.name: (shapes[s.name].macs, shapes[s.name].cost(s.form, s.ranks)) for s in self.plan.sites}
