@@ -1,7 +1,7 @@
 """The Python interface: one function, with every option as a keyword."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from onnx_lowrank import pipeline
 from onnx_lowrank.data.input_shapes import parse_shapes
@@ -9,12 +9,8 @@ from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.options import DEFAULTS, Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.presets import completed
-from onnx_lowrank.progress import Progress, silent
-from onnx_lowrank.stages.read import ModelLike
-
-
-def _ignore(text: str) -> None:
-    pass
+from onnx_lowrank.progress import Listener, Progress, Warn, ignore, silent
+from onnx_lowrank.stages.request import ModelLike, Request
 
 
 def compress(
@@ -47,7 +43,7 @@ def compress(
     plan: Plan | None = None,
     test: str | os.PathLike[str] | None = None,
     progress: Progress = silent,
-    warn: Callable[[str], None] = _ignore,
+    warn: Warn = ignore,
 ) -> pipeline.Result:
     """Factorise the convolutions of an ONNX model.
 
@@ -115,6 +111,5 @@ def compress(
     )
     if plan is None:  # forms and ranks are the plan's
         options = completed(options)
-    return pipeline.compress(
-        model, data, options=options, preprocess=preprocess, plan=plan, test=test, progress=progress, warn=warn
-    )
+    request = Request(model, data, options, preprocess, plan, test)
+    return pipeline.compress(request, Listener(progress, warn))

@@ -11,19 +11,17 @@ from pathlib import Path
 import onnx
 
 from onnx_lowrank.calibration.macs import check_costs
-from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.graph.files.load import inputs, outputs
 from onnx_lowrank.graph.files.save import export, write
 from onnx_lowrank.graph.files.validate import validate
-from onnx_lowrank.options import Options
-from onnx_lowrank.plan.plan import Plan
-from onnx_lowrank.progress import Progress, silent
+from onnx_lowrank.progress import NOBODY, Listener
 from onnx_lowrank.report.schema import MeasuredReport, PlanReport, Report
 from onnx_lowrank.runtime.session import opener
 from onnx_lowrank.stages import report as reporting
 from onnx_lowrank.stages.accuracy import measure_accuracy
 from onnx_lowrank.stages.plan import cuts_of
-from onnx_lowrank.stages.read import ModelLike, Warn, measure, prepare
+from onnx_lowrank.stages.read import measure, prepare
+from onnx_lowrank.stages.request import Request
 from onnx_lowrank.stages.run import Checked
 from onnx_lowrank.stages.speed import check_faster, measure_latency
 from onnx_lowrank.stages.validate import compare_outputs, note_placement
@@ -51,74 +49,32 @@ class Result:
         write(self.model, Path(path), external_data=self.external_data if external_data is None else external_data)
 
 
-def plan_only(
-    model: ModelLike,
-    data: object = None,
-    *,
-    options: Options,
-    preprocess: Preprocess | str = "imagenet",
-    plan: Plan | None = None,
-    progress: Progress = silent,
-    warn: Warn = lambda text: None,
-) -> PlanReport:
+def plan_only(request: Request, listener: Listener = NOBODY) -> PlanReport:
     """Profile the original and choose the ranks; solve and write nothing. See ``compress``."""
-    prepared = prepare(model, data, options, preprocess, plan, None, progress, warn)
-    return reporting.plan_report(prepared, options)
+    return reporting.plan_report(prepare(request, listener), request.options)
 
 
-def measure_only(
-    model: ModelLike,
-    data: object = None,
-    *,
-    options: Options,
-    preprocess: Preprocess | str = "imagenet",
-    progress: Progress = silent,
-    warn: Warn = lambda text: None,
-) -> MeasuredReport:
+def measure_only(request: Request, listener: Listener = NOBODY) -> MeasuredReport:
     """Measure all that a plan by the clock asks for, and keep it in the options' table. See ``compress``."""
-    return reporting.measured_report(measure(model, data, options, preprocess, progress, warn))
+    return reporting.measured_report(measure(request, listener))
 
 
-def compress(
-    model: ModelLike,
-    data: object = None,
-    *,
-    options: Options,
-    preprocess: Preprocess | str = "imagenet",
-    plan: Plan | None = None,
-    test: str | os.PathLike[str] | None = None,
-    progress: Progress = silent,
-    warn: Warn = lambda text: None,
-) -> Result:
+def compress(request: Request, listener: Listener = NOBODY) -> Result:
     """Factorise a model's convolutions.
-
-    Parameters
-    ----------
-    model
-        A path or a loaded model, which is not changed.
-    data
-        Calibration samples: anything that ``calibration.source.open_source`` takes; None for synthetic images.
-    preprocess
-        How photos become inputs.
-    plan
-        Ranks to use in place of a search.
-    test
-        Labelled samples, only for the accuracy in the report.
-    progress, warn
-        Receive progress and warnings.
 
     Raises
     ------
     LowRankError
         The subclass says what kind of thing is wrong; see ``errors``.
     """
+    options, progress = request.options, listener.progress
     warnings: list[str] = []
 
     def note(text: str) -> None:
         warnings.append(text)
-        warn(text)
+        listener.warn(text)
 
-    run = prepare(model, data, options, preprocess, plan, test, progress, note)
+    run = prepare(request, Listener(progress, note))
     run = replace(run, cuts=cuts_of(run.plan, run.cuts))
     clock, sampling, source = run.clock, run.sampling, run.sampling.source
     with clock.stage("factorise"):

@@ -1,6 +1,14 @@
-"""How long work reports that it moves; the command line draws it, a library user may ignore it."""
+"""What a run tells while it works: how far it has come, and what its user should know.
 
-from typing import Protocol
+The command line draws the one and prints the other; a library user may ignore both.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+Warn: TypeAlias = Callable[[str], None]
+"""Receives one line that the user should read."""
 
 
 class Progress(Protocol):
@@ -12,3 +20,19 @@ class Progress(Protocol):
 
 def silent(stage: str, done: int, total: int) -> None:
     """Ignore all progress."""
+
+
+def ignore(text: str) -> None:
+    """Ignore a warning."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who hears of a run's progress and of its warnings."""
+
+    progress: Progress = silent
+    warn: Warn = ignore
+
+
+NOBODY = Listener()
+"""Hears everything and does nothing."""

@@ -21,6 +21,7 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import plan_only
 from onnx_lowrank.plan.energy import held_out_spectrum, log_energies
 from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.stages.request import Request
 
 Array = NDArray[Any]
 
@@ -204,7 +205,7 @@ def test_a_layer_is_factorised_or_refitted_but_not_both() -> None:
 
 def test_a_plan_is_saved_and_replayed() -> None:
     model, data = perceptron(), samples(1, 50)
-    planned = plan_only(model, data, options=Options(2.0, include_gemm=True, threads=1))
+    planned = plan_only(Request(model, data, options=Options(2.0, include_gemm=True, threads=1)))
     result = run(model, data, plan=Plan.from_json(planned.plan.to_json()))
     assert [(s.name, s.form, s.ranks) for s in result.report.sites] == [
         (s.name, s.form, s.ranks) for s in planned.sites

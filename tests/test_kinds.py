@@ -32,6 +32,7 @@ from onnx_lowrank.graph.find.sites import ConvSite, find_sites
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import Result, plan_only
 from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.stages.request import Request
 
 Array = NDArray[Any]
 
@@ -215,12 +216,12 @@ def test_nonlinear_and_asymmetric_are_no_worse_for_any_kind(axes: int, group: in
 def test_a_plan_is_saved_and_replayed_for_every_kind(axes: int, group: int, form: str) -> None:
     model = network(axes, group)
     if axes == 1 and form in ("spatial", "3d"):
-        sites = plan_only(model, samples(axes), options=Options(1.0, form, threads=1)).sites
+        sites = plan_only(Request(model, samples(axes), options=Options(1.0, form, threads=1))).sites
         assert {s.reason for s in sites} == {
             f"left alone: the form {form} needs a kernel that extends in two directions"
         }
         return
-    planned = plan_only(model, samples(axes), options=Options(2.0, form, threads=1))
+    planned = plan_only(Request(model, samples(axes), options=Options(2.0, form, threads=1)))
     plan = Plan.from_json(planned.plan.to_json())
     result = compress(model, samples(axes), threads=1, plan=plan)
     assert [(s.name, s.form, s.ranks, s.macs_after) for s in result.report.sites] == [
@@ -296,7 +297,7 @@ def test_small_groups_that_cannot_gain_have_a_reason() -> None:
     nodes = [
         conv("stem", "x", "w0", "a"), conv("wide", "a", "w1", "b"), conv("thin", "b", "w2", "y", group=6, pads=[0] * 4)
     ]  # fmt: skip
-    sites = plan_only(build(nodes, stored), photo(1, (6, 3, 12, 10)), options=Options(1.1, threads=1)).sites
+    sites = plan_only(Request(build(nodes, stored), photo(1, (6, 3, 12, 10)), options=Options(1.1, threads=1))).sites
     assert [site.reason for site in sites] == ["planned", "left alone: no rank saves MACs here"]
 
 

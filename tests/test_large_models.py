@@ -23,6 +23,7 @@ from onnx_lowrank.latency.trial import meaningless, whole_times
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import measure_only
 from onnx_lowrank.plan.plan import Plan, SitePlan
+from onnx_lowrank.stages.request import Request
 
 Array = NDArray[Any]
 
@@ -71,7 +72,7 @@ def test_no_model_above_the_limit_is_timed_from_memory(tmp_path: Path, monkeypat
         target="latency", threads=1, latency_table=str(tmp_path / "t.json"), form="channel", rank_multiple=16,
         input_shapes={"x": (1, 3, 20, 20)},
     )  # fmt: skip
-    measure_only(model, options=by_clock)
+    measure_only(Request(model, options=by_clock))
     assert sum(isinstance(given, str) for given in opened) >= 1  # the original's time
     loaded = load(model)
     sites, _ = find_sites(normalise(loaded.proto))

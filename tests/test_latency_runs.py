@@ -27,6 +27,7 @@ from onnx_lowrank.pipeline import measure_only, plan_only
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.runtime.providers import device_name, runtime_version
 from onnx_lowrank.stages import read
+from onnx_lowrank.stages.request import Request
 
 SHAPE = (12, 3, 12, 10)
 DEVICE = "a processor that is not here"
@@ -67,7 +68,7 @@ def test_a_plan_for_another_device_follows_its_table_and_is_replayed(model: Path
     table = tmp_path / "t.json"
     inject(table, model, FASTER, 10.0)
     before = table.read_text(encoding="utf-8")
-    planned = plan_only(model, photo(1, SHAPE), options=options(table, 1.5))
+    planned = plan_only(Request(model, photo(1, SHAPE), options=options(table, 1.5)))
     by_clock = planned.latency_plan
     assert by_clock and by_clock.device == DEVICE and by_clock.measurements == 0 and by_clock.trial_ms is None
     assert by_clock.before_ms == 10 and by_clock.predicted_ratio >= 1.5
@@ -90,16 +91,16 @@ def test_what_is_measured_slower_is_left_alone(model: Path, tmp_path: Path) -> N
     table = tmp_path / "t.json"
     slower: dict[Choice, float] = {ORIGINAL: 1.0, ("channel", (4,)): 1.2, ("channel", (12,)): 2.0}
     inject(table, model, slower, 10.0)
-    planned = plan_only(model, photo(1, SHAPE), options=options(table, 1.0))
+    planned = plan_only(Request(model, photo(1, SHAPE), options=options(table, 1.0)))
     assert {site.reason for site in planned.sites} == {"left alone: measured slower in every form"}
     with pytest.raises(TargetError, match="nothing was measured to make this model faster"):
-        plan_only(model, photo(1, SHAPE), options=options(table, 1.2))
+        plan_only(Request(model, photo(1, SHAPE), options=options(table, 1.2)))
 
 
 def test_a_form_that_is_slower_by_the_clock_is_not_taken_though_it_saves_macs(model: Path, tmp_path: Path) -> None:
     table = tmp_path / "t.json"
     inject(table, model, {ORIGINAL: 4.0, ("channel", (4,)): 9.0, ("channel", (12,)): 9.5, ("spatial", (4,)): 1.0}, 10.0)
-    planned = plan_only(model, photo(1, SHAPE), options=options(table, 1.3))
+    planned = plan_only(Request(model, photo(1, SHAPE), options=options(table, 1.3)))
     assert {site.form for site in planned.sites} <= {None, "spatial"}
 
 
@@ -107,7 +108,7 @@ def test_the_largest_ratio_of_another_device_is_stated(model: Path, tmp_path: Pa
     table = tmp_path / "t.json"
     inject(table, model, FASTER, 10.0)
     with pytest.raises(TargetError, match=r"makes this model 2\.50 times as fast"):
-        plan_only(model, photo(1, SHAPE), options=options(table, 2.6))
+        plan_only(Request(model, photo(1, SHAPE), options=options(table, 2.6)))
 
 
 def test_a_table_of_another_device_is_refused_and_says_how_to_use_it(model: Path, tmp_path: Path) -> None:
@@ -115,24 +116,24 @@ def test_a_table_of_another_device_is_refused_and_says_how_to_use_it(model: Path
     inject(table, model, FASTER, 10.0)
     here = Options(speedup=1.2, target="latency", threads=1, latency_table=str(table))
     with pytest.raises(UsageError, match=f"--latency-device '{DEVICE}'"):
-        plan_only(model, photo(1, SHAPE), options=here)
+        plan_only(Request(model, photo(1, SHAPE), options=here))
     # What the device has not measured cannot be planned for it.
     with pytest.raises(UsageError, match="--measure-latency"):
-        plan_only(model, photo(1, (12, 3, 14, 10)), options=options(table, 1.2))
+        plan_only(Request(model, photo(1, (12, 3, 14, 10)), options=options(table, 1.2)))
     with pytest.raises(UsageError, match="batch 1"):
-        plan_only(model, photo(1, SHAPE), options=options(table, 1.2, latency_batch=3))
+        plan_only(Request(model, photo(1, SHAPE), options=options(table, 1.2, latency_batch=3)))
 
 
 def test_a_table_is_measured_without_data_once_and_then_read(tmp_path: Path) -> None:
     path, table = tmp_path / "net.onnx", tmp_path / "t.json"
     onnx.save(three_convs(size=SHAPE[2:]), path)
     wanted = Options(target="latency", threads=1, latency_table=str(table), rank_multiple=8, form="channel")
-    first = measure_only(path, options=wanted)
+    first = measure_only(Request(path, options=wanted))
     assert first.measurements > 2 and first.model_ms > 0 and first.device == device_name("CPUExecutionProvider")
     assert [layer.name for layer in first.layers] == ["conv2", "conv3"]
     assert all(layer.points == first.layers[0].points > 1 for layer in first.layers)
     text = table.read_text(encoding="utf-8")
-    again = measure_only(path, options=wanted)
+    again = measure_only(Request(path, options=wanted))
     assert again.measurements == 0 and again.layers == first.layers
     assert table.read_text(encoding="utf-8") == text
     kinds = {time["form"] for layer in json.loads(text)["settings"][0]["layers"] for time in layer["times"]}
@@ -145,7 +146,7 @@ def test_open_sizes_are_measured_as_they_are_given(tmp_path: Path) -> None:
         target="latency", threads=1, latency_table=str(table), rank_multiple=16, form="channel",
         input_shapes={"x": (1, 3, 20, 18)},
     )  # fmt: skip
-    measure_only(three_convs(), options=wanted)
+    measure_only(Request(three_convs(), options=wanted))
     layers = json.loads(table.read_text(encoding="utf-8"))["settings"][0]["layers"]
     assert layers and all(layer["input"] == [1, 16, 20, 18] for layer in layers)
 
@@ -181,7 +182,7 @@ def test_a_batch_is_measured_as_asked_for_and_refused_where_the_model_has_its_ow
     fixed = three_convs()
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
     with pytest.raises(UsageError, match="the model takes batches of 2: drop --latency-batch 3"):
-        plan_only(fixed, photo(1, SHAPE), options=Options(target="latency", latency_batch=3, rank_multiple=8))
+        plan_only(Request(fixed, photo(1, SHAPE), options=Options(target="latency", latency_batch=3, rank_multiple=8)))
     result = compress(
         three_convs(), photo(1, SHAPE), 1.5, rank_multiple=4, threads=1, latency_batch=20, solver="weights"
     )
@@ -271,7 +272,7 @@ def test_where_folding_is_fast_enough_no_layer_is_touched(
     monkeypatch.setattr(read, "check_reach", lambda *_: None)
     monkeypatch.setattr(stopwatch, "measure_layer", layers)
     wanted = Options(speedup=asked, target="latency", threads=1, rank_multiple=4)
-    planned = plan_only(plain(), photo(1, SHAPE), options=wanted)
+    planned = plan_only(Request(plain(), photo(1, SHAPE), options=wanted))
     assert len(seen) == trials
     assert {site.form is None for site in planned.sites} == ({True} if trials == 1 else {True, False})
     assert planned.latency_plan and planned.latency_plan.trial_ratio == pytest.approx(

@@ -19,12 +19,13 @@ from onnx_lowrank import Result, compress
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import plan_only
 from onnx_lowrank.plan.plan import NUMBER_OF_RANKS, Plan, SitePlan
-from onnx_lowrank.progress import silent
+from onnx_lowrank.progress import NOBODY
 from onnx_lowrank.report.schema import SiteReport
 from onnx_lowrank.stages import walk
 from onnx_lowrank.stages.plan import choose, conv_shapes, cuts_of, energies, layers_to_choose
 from onnx_lowrank.stages.profile import positions_per_sample
 from onnx_lowrank.stages.read import prepare
+from onnx_lowrank.stages.request import Request
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 MNIST = MODELS / "mnist_vgg.onnx"
@@ -44,7 +45,7 @@ builders = pytest.mark.parametrize("builder", models_for_tests.ALL.values(), ids
 
 def test_what_was_prepared_can_be_planned_again_and_the_walk_holds_only_what_its_plan_asks_for() -> None:
     options = Options(speedup=3.0, threads=1)
-    run = prepare(MNIST, CALIBRATION, options, "unit", None, None, silent, lambda text: None)
+    run = prepare(Request(MNIST, CALIBRATION, options, "unit"), NOBODY)
     layers = layers_to_choose(energies(run.sites, run.targets, run.cuts), conv_shapes(run.sites, run.macs), options, 1)
     assert choose(layers, sum(run.macs.aimed_at.values()), options) == run.plan
     needed = {"cp": (False, True), "spatial": (True, False), "3d": (True, False)}
@@ -137,7 +138,7 @@ def relative_error(result: Result) -> float:
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_full_rank_reproduces_the_model(builder: Any, form: str, symmetric: bool) -> None:
     model = builder()
-    sites = plan_only(model, photos(2), options=Options(speedup=1, threads=1)).sites
+    sites = plan_only(Request(model, photos(2), options=Options(speedup=1, threads=1))).sites
     result = run(model, photos(6), plan=full_rank(sites, form), symmetric=symmetric)
     assert result.report.sites and not any(site.kept for site in result.report.sites)
     same_answers(model, result.model, ROUND_OFF)
@@ -146,7 +147,7 @@ def test_full_rank_reproduces_the_model(builder: Any, form: str, symmetric: bool
 @pytest.mark.parametrize("form", ["channel", "spatial", "3d", "cp"])
 @pytest.mark.parametrize("solver", ["nonlinear", "linear", "weights"])
 def test_full_rank_reproduces_the_embedded_model(form: str, solver: str) -> None:
-    sites = plan_only(MNIST, CALIBRATION, options=Options(speedup=1, images=2, threads=1)).sites
+    sites = plan_only(Request(MNIST, CALIBRATION, options=Options(speedup=1, images=2, threads=1))).sites
     result = mnist(plan=full_rank(sites, form), solver=solver, images=60)
     assert relative_error(result) < ROUND_OFF**2
 
@@ -183,7 +184,7 @@ def test_any_number_of_photos_will_do(builder: Any, count: int) -> None:
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_branches_and_shortcuts_are_walked(builder: Any, symmetric: bool) -> None:
     model = builder()
-    plan = plan_only(model, photos(40), options=Options(speedup=1.2, threads=1)).plan
+    plan = plan_only(Request(model, photos(40), options=Options(speedup=1.2, threads=1))).plan
     result = run(model, photos(40), plan=plan, symmetric=symmetric)
     report = result.report
     assert any(not site.kept for site in report.sites)
@@ -239,7 +240,7 @@ def test_the_speedup_is_reached_and_not_overshot(speedup: float, form: str) -> N
 @pytest.mark.parametrize("ranks", ["exact", "greedy", "uniform"])
 def test_ranks_are_multiples_and_the_speedup_is_reached_all_the_same(ranks: str) -> None:
     options = Options(speedup=2.5, ranks=ranks, rank_multiple=8, images=20, threads=1)
-    planned = plan_only(MNIST, CALIBRATION, options=options, preprocess="unit")
+    planned = plan_only(Request(MNIST, CALIBRATION, options=options, preprocess="unit"))
     chosen = [rank for site in planned.plan.sites for rank in site.ranks]
     assert chosen and all(rank % 8 == 0 for rank in chosen)
     assert planned.speedup.macs >= 2.5
@@ -325,7 +326,7 @@ def test_the_input_is_left_alone() -> None:
 
 
 def test_a_saved_plan_gives_the_same_model() -> None:
-    plan = plan_only(MNIST, CALIBRATION, options=Options(images=40, threads=1)).plan
+    plan = plan_only(Request(MNIST, CALIBRATION, options=Options(images=40, threads=1))).plan
     replayed = mnist(plan=Plan.from_json(plan.to_json()), images=40)
     searched = mnist(images=40)
     assert replayed.model.SerializeToString(deterministic=True) == searched.model.SerializeToString(deterministic=True)

@@ -22,10 +22,11 @@ from onnx_lowrank.errors import ModelError, TargetError
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import Result, compress
 from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.progress import silent
+from onnx_lowrank.progress import NOBODY
 from onnx_lowrank.report.schema import Report
 from onnx_lowrank.stages.plan import conv_shapes
 from onnx_lowrank.stages.read import prepare
+from onnx_lowrank.stages.request import Request
 
 ROUND_OFF = {np.dtype(np.float32): 2e-5, np.dtype(np.float16): 2e-2}
 """Of the largest value: some dozen roundings through a dozen layers."""
@@ -82,7 +83,7 @@ def check(case: RandomModel, options: Options) -> None:
     model, feeds = case.model, case.feeds(1)
     expected = answers(model, feeds)
     try:
-        prepared = prepare(model, case.data, options_for_full_rank(options), "imagenet", None, None, silent, ignore)
+        prepared = prepare(Request(model, case.data, options_for_full_rank(options)), NOBODY)
     except ModelError as error:
         # Of each convolution it was said why it stays; nothing is left to do.
         assert str(error).startswith("nothing to factorise: ")
@@ -92,7 +93,7 @@ def check(case: RandomModel, options: Options) -> None:
     shapes = conv_shapes(prepared.sites, prepared.macs)
     full = Plan(tuple(full_rank(name, shape, options.form) for name, shape in shapes.items()))
 
-    exact = compress(model, case.data, options=options_for_full_rank(options), plan=full)
+    exact = compress(Request(model, case.data, options_for_full_rank(options), plan=full))
     assert not any(site.kept for site in exact.report.sites)
     same_answers(answers(exact.model, feeds), expected)
     promises(model, exact)
@@ -106,10 +107,6 @@ def check(case: RandomModel, options: Options) -> None:
     again = at_low_rank(case, options)
     assert again.model.SerializeToString(deterministic=True) == cheaper.model.SerializeToString(deterministic=True)
     assert timeless(again.report) == timeless(cheaper.report)
-
-
-def ignore(text: str) -> None:
-    """Warnings are tested elsewhere."""
 
 
 def options_for_full_rank(options: Options) -> Options:
@@ -126,11 +123,11 @@ def full_rank(name: str, shape: Any, form: str) -> SitePlan:
 def at_low_rank(case: RandomModel, options: Options) -> Result:
     """At the speedup asked for, or at the highest that can be reached."""
     try:
-        return compress(case.model, case.data, options=options)
+        return compress(Request(case.model, case.data, options))
     except TargetError as error:
         reachable = MOST_REACHABLE.search(str(error))
         assert reachable, error
-        return compress(case.model, case.data, options=replace(options, speedup=float(reachable[1])))
+        return compress(Request(case.model, case.data, replace(options, speedup=float(reachable[1]))))
 
 
 def answers(model: onnx.ModelProto, feeds: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from onnx_lowrank.data.photos.preprocess import PRESETS
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import plan_only
 from onnx_lowrank.plan.plan import Plan, SitePlan
+from onnx_lowrank.stages.request import Request
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 MODEL = MODELS / "mnist_vgg.onnx"
@@ -154,7 +155,7 @@ def test_a_replayed_plan_asks_for_no_speedup_and_gives_its_reasons() -> None:
 )
 def test_a_pointwise_convolution_that_is_left_alone(form: str, multiple: int, expected: str) -> None:
     options = Options(speedup=1, form=form, rank_multiple=multiple, threads=1)
-    sites = plan_only(residual(), photo(1, (6, 3, 12, 10)), options=options).sites
+    sites = plan_only(Request(residual(), photo(1, (6, 3, 12, 10)), options=options)).sites
     assert next(site.reason for site in sites if site.name == "shortcut") == expected
 
 
@@ -162,5 +163,5 @@ def test_a_convolution_too_thin_to_gain() -> None:
     # Rank 1 of 2→1 by 1×1 takes 3 multiply-accumulates a pixel in place of 2.
     stored = {"w1": weights(1, 2, 3, 3, 3), "w2": weights(2, 2, 2, 3, 3), "w3": weights(3, 1, 2, 1, 1)}
     nodes = [conv("conv1", "x", "w1", "a"), conv("conv2", "a", "w2", "b"), conv("thin", "b", "w3", "y", pads=[0] * 4)]
-    sites = plan_only(build(nodes, stored), photo(1, (6, 3, 12, 10)), options=Options(1.1, threads=1)).sites
+    sites = plan_only(Request(build(nodes, stored), photo(1, (6, 3, 12, 10)), options=Options(1.1, threads=1))).sites
     assert [site.reason for site in sites] == ["planned", "left alone: no rank saves MACs here"]

@@ -19,6 +19,7 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import plan_only
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.stages import walk
+from onnx_lowrank.stages.request import Request
 
 Array = NDArray[Any]
 EPS32 = float(np.finfo(np.float32).eps)
@@ -166,7 +167,7 @@ def smooth_photos(count: int, seed: int = 7) -> Array:
 
 def at_rank(model: onnx.ModelProto, share: float) -> Plan:
     """Every site in the channel form, at a share of its filters."""
-    sites = plan_only(model, smooth_photos(4), options=Options(speedup=1, threads=1)).sites
+    sites = plan_only(Request(model, smooth_photos(4), options=Options(speedup=1, threads=1))).sites
     return Plan(tuple(SitePlan(s.name, "channel", (max(1, round(share * s.channels[1])),)) for s in sites))
 
 
@@ -262,12 +263,13 @@ def test_ranks_are_chosen_for_the_response_not_for_the_sum() -> None:
         helper.make_node("Add", ["c1", "r0"], ["a1"]), relu("a1", "r1"), conv("full", "r1", "w1", "y"),
     ]  # fmt: skip
     model = build(nodes, stored)
-    planned = plan_only(model, smooth_photos(20), options=Options(speedup=1.5, form="channel", threads=1))
+    planned = plan_only(Request(model, smooth_photos(20), options=Options(speedup=1.5, form="channel", threads=1)))
     assert {site.name: site.ranks for site in planned.sites}["low"] == {"d'": 2}
 
 
 def test_the_small_network_of_the_other_tests_has_joins() -> None:
     sites = {
-        site.name: site for site in plan_only(residual(), photo(1, (4, 3, 12, 10)), options=Options(speedup=1)).sites
+        site.name: site
+        for site in plan_only(Request(residual(), photo(1, (4, 3, 12, 10)), options=Options(speedup=1))).sites
     }
     assert {name for name, site in sites.items() if site.shortcut} == {"conv2", "conv3", "shortcut", "conv4"}

@@ -19,6 +19,7 @@ from onnx_lowrank.graph.files.load import inputs, load
 from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import plan_only
+from onnx_lowrank.stages.request import Request
 
 SINGLE = np.dtype(np.float32)
 IMAGE = TensorSpec("x", SINGLE, ("N", 3, "H", None))
@@ -128,7 +129,9 @@ def tall() -> onnx.ModelProto:
 
 def test_synthetic_images_have_the_given_size() -> None:
     planned = [
-        plan_only(tall(), options=Options(speedup=1.5, input_shapes={"": (1, 3, 16, width)}, images=8, threads=1))
+        plan_only(
+            Request(tall(), options=Options(speedup=1.5, input_shapes={"": (1, 3, 16, width)}, images=8, threads=1))
+        )
         for width in (12, 24)
     ]
     before = [plan.macs.conv_before for plan in planned]
@@ -142,8 +145,8 @@ def test_synthetic_images_have_the_given_size() -> None:
 def test_the_batch_is_meant_too() -> None:
     options = Options(speedup=1.5, input_shapes={"": (3, 3, 12, 10)}, threads=1)
     with pytest.raises(DataError, match="batches of 3 samples and the data holds 2"):
-        plan_only(plain(), photo(1, (2, 3, 12, 10)), options=options)
-    assert plan_only(plain(), photo(1, (7, 3, 12, 10)), options=options).speedup.macs >= 1.5
+        plan_only(Request(plain(), photo(1, (2, 3, 12, 10)), options=options))
+    assert plan_only(Request(plain(), photo(1, (7, 3, 12, 10)), options=options)).speedup.macs >= 1.5
 
 
 def test_data_must_have_the_given_size() -> None:

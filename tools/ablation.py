@@ -43,9 +43,10 @@ from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.pareto import FORMS
 from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.progress import silent
+from onnx_lowrank.progress import Listener, silent
 from onnx_lowrank.stages.plan import choose, conv_shapes, cut_kernels, energies, layers_to_choose
 from onnx_lowrank.stages.read import prepare
+from onnx_lowrank.stages.request import Request
 from onnx_lowrank.stages.run import Prepared
 from onnx_lowrank.stages.walk import walk
 
@@ -319,7 +320,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
 
     whole_run = Options(speedup=1, images=args.images)  # everything is profiled, nothing is planned
-    run = prepare(args.model, args.calibration, whole_run, args.preprocess, None, None, silent, warn)
+    run = prepare(Request(args.model, args.calibration, whole_run, args.preprocess), Listener(warn=warn))
     source, labels = load_labelled(args.validation, inputs(run.loaded.proto), args.preprocess, on_warning=warn)
     chosen = round_classes(labels, args.limit)
     scores = outputs(run.loaded.proto)[0].name

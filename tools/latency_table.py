@@ -49,10 +49,11 @@ from onnx_lowrank.latency.clocked import rank_multiple
 from onnx_lowrank.latency.trial import weights_alone, whole_times
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import measure_only
-from onnx_lowrank.progress import silent
+from onnx_lowrank.progress import Listener, silent
 from onnx_lowrank.runtime.session import Session
 from onnx_lowrank.stages.plan import choose, conv_shapes, energies, layers_to_choose
 from onnx_lowrank.stages.read import prepare
+from onnx_lowrank.stages.request import Request
 
 HEADER = (
     *("threads, ratio, plan", "conv MACs", "predicted ms", "measured ms", "off", "measured ratio"),
@@ -79,7 +80,7 @@ class Timed:
 def measure_layers(model: Path, options: Options) -> tuple[float, dict[str, Any]]:
     """(seconds, what the table now knows)."""
     start = time.perf_counter()
-    measured = measure_only(model, options=options, warn=warn)
+    measured = measure_only(Request(model, options=options), Listener(warn=warn))
     return time.perf_counter() - start, asdict(measured)
 
 
@@ -87,7 +88,7 @@ def plan_by_macs(
     model: Path, data: Path, options: Options, preprocess: Preprocess, ratio: float
 ) -> tuple[float, float, str]:
     """(MACs ratio, measured ratio, plan) of the mildest plan by MACs that is measured to be so fast."""
-    run = prepare(model, data, options, preprocess, None, None, silent, warn)
+    run = prepare(Request(model, data, options, preprocess), Listener(warn=warn))
     kept, shapes = energies(run.sites, run.targets, run.cuts), conv_shapes(run.sites, run.macs)
     multiple = rank_multiple(run.sites, run.macs, run.sampling, options, silent)
     layers, conv = layers_to_choose(kept, shapes, options, multiple), sum(run.macs.conv.values())
@@ -120,7 +121,7 @@ def plan_by_macs(
 
 def time_models(models: Sequence[Path], data: Path, options: Options, preprocess: Preprocess) -> list[Timed]:
     """All models in turns; the first is the original."""
-    run = prepare(models[0], data, options, preprocess, None, None, silent, warn)
+    run = prepare(Request(models[0], data, options, preprocess), Listener(warn=warn))
     feeds = run.sampling.source.feeds(run.timed_batch)
     sessions = [Session(str(model), PROVIDERS, options.threads, str(model)) for model in models]
     times = take_turns([lambda s=session: s(feeds) for session in sessions], BUDGET)  # type: ignore[misc]

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -23,8 +22,9 @@ from onnx_lowrank.graph.files.load import weights_files
 from onnx_lowrank.graph.files.save import check_writable, data_file
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
-from onnx_lowrank.progress import silent
+from onnx_lowrank.progress import Listener, silent
 from onnx_lowrank.report.schema import FileReport, PlanReport, Report
+from onnx_lowrank.stages.request import Request
 
 _speaker = process.Speaker(PROGRAM)
 
@@ -89,14 +89,14 @@ def _layers(options: Options) -> str:
     return "layers" if options.include_gemm else "convolutions"
 
 
-def _dry_run(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Table], str]:
-    planned = pipeline.plan_only(args.model, args.data, **work)
+def _dry_run(args: argparse.Namespace, request: Request, listener: Listener) -> tuple[list[Table], str]:
+    planned = pipeline.plan_only(request, listener)
     if args.plan:
         write_text(args.plan, planned.plan.to_json())
     tables = [
         draw.costs_table(planned.macs, None, planned.latency_plan),
         draw.sites_table(planned.sites),
-        draw.skipped_table(planned.skipped, _layers(work["options"])),
+        draw.skipped_table(planned.skipped, _layers(request.options)),
     ]
     done = f"wrote the plan {args.plan}" if args.plan else "dry run"
     by_clock = planned.latency_plan
@@ -104,15 +104,14 @@ def _dry_run(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Table
     return tables, f"{done}: {_fewer(planned)}{clock}"
 
 
-def _compress(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Table], str]:
-    plan = None
+def _compress(args: argparse.Namespace, request: Request, listener: Listener) -> tuple[list[Table], str]:
     if args.plan:
         try:
             text = args.plan.read_text(encoding="utf-8", errors="replace")
         except OSError as error:
             raise DataError(f"cannot read the plan {args.plan}: {error.strerror}") from error
-        plan = Plan.from_json(text, str(args.plan))
-    result = pipeline.compress(args.model, args.data, plan=plan, test=args.test, **work)
+        request = replace(request, plan=Plan.from_json(text, str(args.plan)))
+    result = pipeline.compress(request, listener)
     result.save(args.out, external_data=True if args.save_as_external_data else None)
     report = _written(result.report, args.out)
     if args.report:
@@ -122,18 +121,18 @@ def _compress(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Tabl
         draw.outputs_table(report.outputs),
         draw.sites_table(report.sites),
         draw.refitted_table(report.refitted),
-        draw.skipped_table(report.skipped, _layers(work["options"])),
+        draw.skipped_table(report.skipped, _layers(request.options)),
     ]
     return tables, f"wrote {args.out}: {_summary(report)}"
 
 
-def _measure(args: argparse.Namespace, work: dict[str, Any]) -> tuple[list[Table], str]:
-    measured = pipeline.measure_only(args.model, args.data, **work)
+def _measure(args: argparse.Namespace, request: Request, listener: Listener) -> tuple[list[Table], str]:
+    measured = pipeline.measure_only(request, listener)
     done = f"{measured.measurements} new measurements in {args.latency_table}: {measured.setting}"
     return [measured_table(measured)], done
 
 
-def _command(args: argparse.Namespace) -> Callable[[argparse.Namespace, dict[str, Any]], tuple[list[Table], str]]:
+def _command(args: argparse.Namespace) -> Callable[[argparse.Namespace, Request, Listener], tuple[list[Table], str]]:
     if args.measure_latency:
         return _measure
     return _dry_run if args.dry_run else _compress
@@ -144,8 +143,8 @@ def _run(args: argparse.Namespace, options: Options) -> None:
     _check_files(args)
     with Stages(_speaker.say) as stages:
         progress = silent if args.quiet else stages
-        work = {"options": options, "preprocess": args.preprocess, "progress": progress, "warn": _speaker.warn}
-        tables, done = _command(args)(args, work)
+        request = Request(args.model, args.data, options, args.preprocess, test=args.test)
+        tables, done = _command(args)(args, request, Listener(progress, _speaker.warn))
     if not args.quiet:
         process.print_tables(tables, f"{done}, {draw.duration(time.monotonic() - started)}")
 

@@ -4,20 +4,15 @@ What cannot be is said here, before the long work.
 """
 
 import contextlib
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TypeAlias
-
-import onnx
 
 from onnx_lowrank.calibration.macs import measure_macs
 from onnx_lowrank.calibration.sampling import split
 from onnx_lowrank.data.input_shapes import with_shapes
 from onnx_lowrank.data.labels import load_labelled
 from onnx_lowrank.data.open import open_source
-from onnx_lowrank.data.photos.preprocess import Preprocess, parse
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files.load import inputs, load, opset, outputs
@@ -25,10 +20,8 @@ from onnx_lowrank.graph.find.dense import find_linears
 from onnx_lowrank.graph.find.sites import ConvSite, Skip, find_sites
 from onnx_lowrank.latency.by_clock import check_latency_reach, choose_by_clock
 from onnx_lowrank.latency.clocked import Clocked, clock_layers, rank_multiple, timed_batch
-from onnx_lowrank.options import Options
-from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.presets import advice
-from onnx_lowrank.progress import Progress
+from onnx_lowrank.progress import Listener, Progress
 from onnx_lowrank.runtime import blas_threads
 from onnx_lowrank.runtime.providers import check_installation
 from onnx_lowrank.runtime.session import opener
@@ -49,6 +42,7 @@ from onnx_lowrank.stages.plan import (
 )
 from onnx_lowrank.stages.profile import collect_targets
 from onnx_lowrank.stages.refit import refits
+from onnx_lowrank.stages.request import Request
 from onnx_lowrank.stages.resources import StageTimes
 from onnx_lowrank.stages.run import Given, Prepared
 
@@ -64,27 +58,17 @@ MISSTATED = (
 SAMPLES_TO_MEASURE = 8
 """Their shapes count, not what they hold; enough for a model that demands a batch."""
 
-ModelLike: TypeAlias = str | os.PathLike[str] | onnx.ModelProto
-Warn: TypeAlias = Callable[[str], None]
-
 
 @blas_threads.one_for_scipy()
-def prepare(
-    model: ModelLike,
-    data: object,
-    options: Options,
-    preprocess: Preprocess | str,
-    plan: Plan | None,
-    test: str | os.PathLike[str] | None,
-    progress: Progress,
-    warn: Warn,
-) -> Prepared:
+def prepare(request: Request, listener: Listener) -> Prepared:
     """Load the model and the data, profile the original, choose the ranks."""
+    options, plan = request.options, request.plan
+    progress, warn = listener.progress, listener.warn
     clock = StageTimes()
     check_installation(warn)
     open_session = opener(options.providers, options.threads, spinning=False)
     with _stage("load", clock, progress):
-        loaded = load(model)
+        loaded = load(request.model)
         graph = normalise(loaded.proto, gemm=options.include_gemm)
         sites, skipped = find_sites(graph, options.include, options.exclude, gemm=options.include_gemm)
         _check_any(sites, skipped)
@@ -93,8 +77,10 @@ def prepare(
             warn(MISSTATED.format(len(names), ", ".join(names[:3]) + (", …" if len(names) > 3 else "")))
     with _stage("data", clock, progress):
         specs = with_shapes(inputs(loaded.proto), options.input_shapes)
-        how = parse(preprocess) if isinstance(preprocess, str) else preprocess
-        source = open_source(data, specs, preprocess=how, count=options.images, seed=options.seed, on_warning=warn)
+        how = request.parsed_preprocess
+        source = open_source(
+            request.data, specs, preprocess=how, count=options.images, seed=options.seed, on_warning=warn
+        )
         if source.synthetic:
             warn(SYNTHETIC.format(source.description))
         sampling = split(source, specs, options.seed)
@@ -102,7 +88,7 @@ def prepare(
         for text in advice(options.preset, opset(loaded.proto), specs, smallest):
             warn(text)
         # Used at the very end, but what is wrong with it is said before the long work.
-        labelled = load_labelled(test, specs, how, on_warning=warn) if test else None
+        labelled = load_labelled(request.test, specs, how, on_warning=warn) if request.test else None
         if labelled:
             check_labelled(labelled, outputs(loaded.proto)[0], sampling)
     with clock.stage("profile"):
@@ -116,7 +102,7 @@ def prepare(
         found = find_linears(graph, [s.output for s in sites], [s.name for s in sites]) if refits(options) else ()
         linears = named_as(one_row_per_sample(found, macs), sites)
         shapes, aimed_at = conv_shapes(sites, macs), sum(macs.aimed_at.values())
-        given = Given.of(how, data, plan)
+        given = Given(how, request.data_label, plan is not None)
     # What cannot be is said before the long work.
     multiple, clocked = 1, None
     if plan:
@@ -173,9 +159,7 @@ def prepare(
     )
 
 
-def measure(
-    model: ModelLike, data: object, options: Options, preprocess: Preprocess | str, progress: Progress, warn: Warn
-) -> Clocked:
+def measure(request: Request, listener: Listener) -> Clocked:
     """Measure all that a plan by the clock asks for, without planning; without data, on made-up samples.
 
     Raises
@@ -183,15 +167,18 @@ def measure(
     ModelError
         Where there is nothing to factorise.
     """
+    options, progress, warn = request.options, listener.progress, listener.warn
     check_installation(warn)
     open_session = opener(options.providers, options.threads, spinning=False)
-    loaded = load(model)
+    loaded = load(request.model)
     graph = normalise(loaded.proto)
     sites, skipped = find_sites(graph, options.include, options.exclude)
     _check_any(sites, skipped)
     specs = with_shapes(inputs(loaded.proto), options.input_shapes)
-    how = parse(preprocess) if isinstance(preprocess, str) else preprocess
-    source = open_source(data, specs, preprocess=how, count=SAMPLES_TO_MEASURE, seed=options.seed, on_warning=warn)
+    how = request.parsed_preprocess
+    source = open_source(
+        request.data, specs, preprocess=how, count=SAMPLES_TO_MEASURE, seed=options.seed, on_warning=warn
+    )
     sampling = split(source, specs, options.seed)
     macs = measure_macs(graph, sampling, open_session, [site.join.shortcut for site in sites if site.join])
     sites, strangers = solvable_sites(sites, macs, options)

@@ -1,6 +1,5 @@
 """What the stages of a run give one another."""
 
-import os
 from dataclasses import dataclass
 
 import onnx
@@ -41,12 +40,6 @@ class Given:
     preprocess: Preprocess
     data: str | None
     plan: bool
-
-    @classmethod
-    def of(cls, preprocess: Preprocess, data: object, plan: Plan | None) -> "Given":
-        """As the arguments of the pipeline say it."""
-        where = str(data) if isinstance(data, (str, os.PathLike)) else type(data).__name__
-        return cls(preprocess, None if data is None else where, plan is not None)
 
 
 @dataclass(frozen=True)
