@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from onnx_lowrank.errors import UsageError
+from onnx_lowrank.factorise.forms.table import AUTO, FORMS
 
-FORM_CHOICES = ("auto", "channel", "spatial", "3d", "cp")
+FORM_CHOICES = (AUTO, *FORMS.names)
+
 SOLVERS = ("nonlinear", "linear", "weights")
 ALLOCATION_CHOICES = ("exact", "greedy", "uniform")
 TARGETS = ("macs", "latency")
-AUTO = "auto"
 PRESET_CHOICES = ("tensorrt", "tensorrt-int8")
 
 GIB = 1 << 30
@@ -33,9 +34,8 @@ class Options:
     target
         What ``speedup`` is about: "macs", or "latency", measured here with the providers and threads below.
     form
-        How a convolution is split: "channel" is k×k c→d' and 1×1 d'→d (paper §2.2); "spatial" is k×1 c→d'' and
-        1×k d''→d; "3d" is k×1 c→d'', 1×k d''→d' and 1×1 d'→d (§2.6); "cp" is 1×1 c→r, a depthwise k×k and
-        1×1 r→d; "auto" takes the best of them for every layer.
+        How a convolution is split: the name of a form (see ``factorise.forms.table``), or "auto", which takes the best
+        form for every layer. The table of forms that a run is given decides which names there are.
     solver
         "nonlinear" (paper §2.3; kept for a layer only where it beats "linear" on held-out samples), "linear" (§2.2),
         or "weights": the truncated SVD of the kernel, which looks at no data; a baseline to compare with.
@@ -111,7 +111,6 @@ class Options:
         if not (math.isfinite(self.speedup) and self.speedup >= 1):
             raise UsageError(f"speedup is {self.speedup:g}: give a number of at least 1")
         for name, value, allowed in (
-            ("form", self.form, FORM_CHOICES),
             ("solver", self.solver, SOLVERS),
             ("ranks", self.ranks, ALLOCATION_CHOICES),
             ("target", self.target, TARGETS),

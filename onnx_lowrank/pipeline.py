@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx
 
 from onnx_lowrank.calibration.macs import check_costs
+from onnx_lowrank.factorise.forms.table import FORMS, FormTable
 from onnx_lowrank.graph.files.load import inputs, outputs
 from onnx_lowrank.graph.files.save import export, write
 from onnx_lowrank.graph.files.validate import validate
@@ -19,7 +20,7 @@ from onnx_lowrank.report.schema import MeasuredReport, PlanReport, Report
 from onnx_lowrank.runtime.session import opener
 from onnx_lowrank.stages import report as reporting
 from onnx_lowrank.stages.accuracy import measure_accuracy
-from onnx_lowrank.stages.plan import cuts_of
+from onnx_lowrank.stages.plan import prepared_for
 from onnx_lowrank.stages.read import measure, prepare
 from onnx_lowrank.stages.request import Request
 from onnx_lowrank.stages.run import Checked
@@ -49,17 +50,17 @@ class Result:
         write(self.model, Path(path), external_data=self.external_data if external_data is None else external_data)
 
 
-def plan_only(request: Request, listener: Listener = NOBODY) -> PlanReport:
+def plan_only(request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS) -> PlanReport:
     """Profile the original and choose the ranks; solve and write nothing. See ``compress``."""
-    return reporting.plan_report(prepare(request, listener), request.options)
+    return reporting.plan_report(prepare(request, listener, forms), request.options)
 
 
-def measure_only(request: Request, listener: Listener = NOBODY) -> MeasuredReport:
+def measure_only(request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS) -> MeasuredReport:
     """Measure all that a plan by the clock asks for, and keep it in the options' table. See ``compress``."""
-    return reporting.measured_report(measure(request, listener))
+    return reporting.measured_report(measure(request, listener, forms))
 
 
-def compress(request: Request, listener: Listener = NOBODY) -> Result:
+def compress(request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS) -> Result:
     """Factorise a model's convolutions.
 
     Raises
@@ -74,8 +75,8 @@ def compress(request: Request, listener: Listener = NOBODY) -> Result:
         warnings.append(text)
         listener.warn(text)
 
-    run = prepare(request, Listener(progress, note))
-    run = replace(run, cuts=cuts_of(run.plan, run.cuts))
+    run = prepare(request, Listener(progress, note), forms)
+    run = replace(run, prepared=prepared_for(run.plan, run.prepared, forms))
     clock, sampling, source = run.clock, run.sampling, run.sampling.source
     with clock.stage("factorise"):
         walked = walk(
@@ -83,7 +84,8 @@ def compress(request: Request, listener: Listener = NOBODY) -> Result:
             run.sites,
             run.plan,
             run.targets,
-            run.cuts,
+            run.prepared,
+            forms,
             run.costs,
             run.macs.all,
             sampling,

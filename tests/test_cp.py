@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from onnx_lowrank.factorise.als import _least_squares, alternate
 from onnx_lowrank.factorise.forms import cp
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
-from onnx_lowrank.factorise.forms.cp import PixelMoments, Polyadic, alternate, kept
+from onnx_lowrank.factorise.forms.cp import PixelMoments, Polyadic, kept
 from onnx_lowrank.factorise.forms.form import Cuts, from_weights, make_form
 from onnx_lowrank.factorise.forms.spatial import ColumnMoments
 from onnx_lowrank.factorise.moments import root
@@ -125,7 +126,7 @@ def test_patches_of_any_size_have_a_covariance_with_a_root(size: float) -> None:
 def test_a_factor_that_cannot_be_solved_for_stays() -> None:
     near = np.ones((3, 2), np.float32)
     gram = np.array([[1, 100], [100, 1]], np.float32)  # not that of anything
-    np.testing.assert_array_equal(cp._least_squares(np.zeros((3, 2), np.float32), gram, near), near)
+    np.testing.assert_array_equal(_least_squares(np.zeros((3, 2), np.float32), gram, near), near)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -11,6 +11,7 @@ import pytest
 from models_for_tests import HEADS, IR, OPSET, classifier, photo, run_model, weights, with_function, with_if
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnx_lowrank.plan.energy import held_out_spectrum, log_energies
 
 from onnx_lowrank import Result, compress
 from onnx_lowrank.errors import ModelError
@@ -19,7 +20,6 @@ from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.find.sites import find_sites
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import plan_only
-from onnx_lowrank.plan.energy import held_out_spectrum, log_energies
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.stages.request import Request
 

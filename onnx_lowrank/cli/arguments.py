@@ -13,9 +13,9 @@ from onnx_lowrank.data.input_shapes import parse_shapes
 from onnx_lowrank.data.photos.preprocess import PRESETS as PREPROCESSES
 from onnx_lowrank.data.photos.preprocess import parse
 from onnx_lowrank.errors import UsageError
+from onnx_lowrank.factorise.forms.table import AUTO
 from onnx_lowrank.options import (
     ALLOCATION_CHOICES,
-    AUTO,
     DEFAULTS,
     FORM_CHOICES,
     PRESET_CHOICES,

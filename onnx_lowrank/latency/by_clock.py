@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx_lowrank.calibration.sampling import Sampling
-from onnx_lowrank.factorise.forms.form import Cuts
+from onnx_lowrank.factorise.forms.kind import PreparedKernel
+from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.graph.files.load import LoadedModel
 from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.layer_model import ConvGeometry
@@ -47,7 +48,7 @@ def check_latency_reach(
     sites: Sequence[ConvSite],
     sampling: Sampling,
     options: Options,
-    allowed: tuple[str, ...],
+    kinds: FormTable,
 ) -> None:
     """Refuse a speedup that no choice reaches, before anything is profiled.
 
@@ -61,7 +62,7 @@ def check_latency_reach(
     fastest, saved = [], 0.0
     for site in sites:
         costs = clocked.costs(site.name)
-        choices = {c: t for c, t in costs.times.items() if c == ORIGINAL or c[0] in allowed}
+        choices = {c: t for c, t in costs.times.items() if c == ORIGINAL or c[0] in kinds}
         best = min(choices, key=lambda choice: choices[choice])
         fastest.append(SitePlan(site.name, *best))
         saved += costs.times[ORIGINAL] - choices[best]
@@ -72,7 +73,7 @@ def check_latency_reach(
         raise out_of_reach(options.speedup, 1.0)
     if clocked.stopwatch.can_measure:
         feeds = sampling.source.feeds(clocked.batch)
-        reached = whole_times(loaded, sites, feeds, options, meaningless)(plan).ratio
+        reached = whole_times(loaded, sites, feeds, options, meaningless(kinds))(plan).ratio
     else:
         reached = clocked.original_ms / max(clocked.original_ms - saved, 1e-9)
     if reached < options.speedup:
@@ -83,7 +84,8 @@ def choose_by_clock(
     clocked: Clocked,
     loaded: LoadedModel,
     sites: Sequence[ConvSite],
-    cuts: Mapping[str, tuple[Cuts, ...]],
+    prepared: Mapping[str, tuple[PreparedKernel, ...]],
+    forms: FormTable,
     layers_at: Callable[[Mapping[str, Costs]], Sequence[LayerChoices]],
     sampling: Sampling,
     options: Options,
@@ -94,8 +96,8 @@ def choose_by_clock(
     ----------
     clocked
         The measurements.
-    loaded, sites, cuts
-        The model, its sites and what their forms need.
+    loaded, sites, prepared, forms
+        The model, its sites, what their forms need, and the table of forms.
     layers_at
         The choices of all sites, in their order, at costs by site name.
     sampling, options
@@ -128,7 +130,7 @@ def choose_by_clock(
     measure = folded = None
     if clocked.stopwatch.can_measure:
         feeds = sampling.source.feeds(clocked.batch)
-        whole = whole_times(loaded, sites, feeds, options, weights_alone(cuts))
+        whole = whole_times(loaded, sites, feeds, options, weights_alone(prepared, forms))
         measure = lambda layers, chosen: whole(plan(layers, chosen))  # noqa: E731
         folded = whole(Plan(tuple(SitePlan(site.name, None) for site in sites))) if folds(loaded) else None
     found = search(layers_now, refine, measure, clocked.original_ms, options.speedup, options.ranks, folded)

@@ -8,6 +8,7 @@ from onnx_lowrank.calibration.macs import Macs
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.forms.table import AUTO, FormTable
 from onnx_lowrank.graph.files.load import LoadedModel
 from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.layer_model import ConvGeometry
@@ -17,7 +18,7 @@ from onnx_lowrank.latency.rank_grid import ranks_to_measure
 from onnx_lowrank.latency.stopwatch import Stopwatch, open_stopwatch
 from onnx_lowrank.latency.table import ORIGINAL, Setting
 from onnx_lowrank.latency.time_costs import LatencyCosts
-from onnx_lowrank.options import AUTO, Options
+from onnx_lowrank.options import Options
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.providers import device_name, provider_names, runtime_version
 from onnx_lowrank.runtime.session import Opener, opener
@@ -102,7 +103,7 @@ def clock_layers(
     macs: Macs,
     sampling: Sampling,
     options: Options,
-    forms: tuple[str, ...],
+    kinds: FormTable,
     multiple: int,
     progress: Progress,
 ) -> Clocked:
@@ -133,7 +134,7 @@ def clock_layers(
         stopwatch.measured += 1
     for done, (geometry, shape) in enumerate(distinct.items(), 2):
         progress("measure", done, total)
-        stopwatch.layer(geometry, [ORIGINAL, *ranks_to_measure(shape, forms, multiple)])
+        stopwatch.layer(geometry, [ORIGINAL, *ranks_to_measure(shape, kinds, multiple)])
     stopwatch.save()
     progress("measure", total, total)
     return Clocked(stopwatch, geometries, multiple, stopwatch.times.models[key], batch)

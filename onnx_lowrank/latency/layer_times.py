@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_lowrank.bench.turns import Budget, Interval, take_turns
-from onnx_lowrank.factorise.forms.placeholder import placeholder
+from onnx_lowrank.factorise.forms.kind import placeholder
+from onnx_lowrank.factorise.forms.table import FORMS
 from onnx_lowrank.graph.layer_model import ConvGeometry, layer_input, layer_model, surrounding_model
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.latency.table import ORIGINAL, Choice
@@ -100,7 +101,7 @@ def measure_models(sessions: Sequence[Session], feeds: Feeds, budget: Budget = W
 def _session(geometry: ConvGeometry, choice: Choice, open_session: Opener) -> Session:
     form, ranks = choice
     assert form is not None
-    model = layer_model(geometry, placeholder(form, geometry.weights, geometry.group, ranks))
+    model = layer_model(geometry, placeholder(FORMS[form], geometry.weights, geometry.group, ranks))
     return open_session(model, "a measured layer")
 
 

@@ -6,8 +6,10 @@ chooses is measured itself. What saves less than nothing, or more than any netwo
 """
 
 import itertools
+from collections.abc import Iterable
 
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.forms.kind import FormKind
 
 LEAST = 1 / 16
 """Of a layer's MACs: cheaper choices are out of the table, and so out of reach."""
@@ -16,39 +18,40 @@ RATIO = 1.45
 """Between neighbouring ranks of a form with one rank."""
 
 SIDE = 4
-"""Ranks in each direction of the 3D form's grid."""
+"""Ranks in each direction of the grid of a form with several ranks."""
 
 
-def ranks_to_measure(shape: ConvShape, forms: tuple[str, ...], step: int) -> list[tuple[str, tuple[int, ...]]]:
-    """(form, ranks) of a layer, at multiples of ``step``."""
+def ranks_to_measure(shape: ConvShape, kinds: Iterable[FormKind], step: int) -> list[tuple[str, tuple[int, ...]]]:
+    """The forms and ranks of a layer, at multiples of ``step``."""
     wanted: list[tuple[str, tuple[int, ...]]] = []
-    for form in forms:
-        highest = shape.highest_ranks(form)
-        if not shape.takes(form):
+    for kind in kinds:
+        if not kind.takes(shape):
             continue
+        highest, own = kind.highest_ranks(shape), kind.rank_step(shape, step)
         if len(highest) == 1:
-            share = shape.cost(form, (1,)) / shape.macs
-            own = shape.step(form, step)
-            wanted += [(form, (r,)) for r in _geometric(LEAST / share, min(1 / share, highest[0]), own, RATIO)]
+            share = kind.cost(shape, (1,)) / shape.macs
+            wanted += [(kind.name, (r,)) for r in _geometric(LEAST / share, min(1 / share, highest[0]), own, RATIO)]
         else:
-            columns, rank = (_side(shape, i, highest[i], step) for i in (0, 1))
-            pairs = itertools.product(columns, rank)
+            sides = [_side(shape, kind, axis, own) for axis in range(len(highest))]
             # A corner that costs a little more than the layer may bracket ranks that cost less.
-            wanted += [(form, pair) for pair in pairs if shape.cost(form, pair) < 1.3 * shape.macs]
+            corners = [ranks for ranks in itertools.product(*sides) if kind.cost(shape, ranks) < 1.3 * shape.macs]
+            wanted += [(kind.name, ranks) for ranks in corners]
     return wanted
 
 
-def _side(shape: ConvShape, which: int, highest: int, step: int) -> list[int]:
-    """Ranks of one side of the 3D grid: up to where, at the lowest rank of the other side, nothing is saved."""
-    other = (step, step)
-    low, high = 1.0, float(highest)
+def _side(shape: ConvShape, kind: FormKind, axis: int, step: int) -> list[int]:
+    """Ranks of one side of the grid: up to where, at the lowest ranks of the other sides, nothing is saved."""
+    highest = kind.highest_ranks(shape)
+
+    def cost(rank: int) -> int:
+        return kind.cost(shape, tuple(rank if i == axis else step for i in range(len(highest))))
+
     ends = []
     for share in (LEAST / 2, 0.8):
-        low, high = 1.0, float(highest)
+        low, high = 1.0, float(highest[axis])
         for _ in range(30):
             middle = (low + high) / 2
-            pair = (round(middle), other[1]) if which == 0 else (other[0], round(middle))
-            low, high = (middle, high) if shape.cost("3d", pair) < share * shape.macs else (low, middle)
+            low, high = (middle, high) if cost(round(middle)) < share * shape.macs else (low, middle)
         ends.append(low)
     ratio = max(RATIO, (ends[1] / max(ends[0], 1.0)) ** (1 / (SIDE - 1)))
     return _geometric(ends[0], ends[1], step, ratio)

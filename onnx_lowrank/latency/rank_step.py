@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from onnx_lowrank.bench.turns import Budget
+from onnx_lowrank.factorise.forms.channel import CHANNEL
 from onnx_lowrank.graph.layer_model import ConvGeometry
 from onnx_lowrank.latency.layer_times import measure_layer
 from onnx_lowrank.latency.table import Choice
@@ -71,10 +72,10 @@ def measure_step(geometries: Sequence[ConvGeometry], open_session: Opener, provi
     looked_at = ranks_to_look_at()
     mean = dict.fromkeys(looked_at, 0.0)
     for geometry in distinct[:LAYERS]:
-        choices: list[Choice] = [("channel", (rank,)) for rank in looked_at]
+        choices: list[Choice] = [(CHANNEL.name, (rank,)) for rank in looked_at]
         measured = measure_layer(geometry, choices, open_session, BUDGET).times
         for rank in looked_at:
-            mean[rank] += measured["channel", (rank,)] / measured["channel", (TO,)]
+            mean[rank] += measured[CHANNEL.name, (rank,)] / measured[CHANNEL.name, (TO,)]
     step = widest_free_step(mean)
     return step if step > 1 else KNOWN_BLOCKS.get(provider, 1)
 

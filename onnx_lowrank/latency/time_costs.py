@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lowrank.factorise.forms.kind import FormKind
 from onnx_lowrank.latency.interpolation import between
 from onnx_lowrank.latency.table import ORIGINAL, Choice
 
@@ -33,17 +34,20 @@ class LatencyCosts:
         """Of the convolution as it is."""
         return round(NANOSECONDS * self.times[ORIGINAL])
 
-    def of(self, form: str, ranks: Array) -> Array:
+    def of(self, kind: FormKind, ranks: Array) -> Array:
         """Measured, or interpolated between measured ranks; infinite beyond them."""
-        measured = {choice_ranks: time for (of_form, choice_ranks), time in self.times.items() if of_form == form}
-        return np.asarray(np.rint(NANOSECONDS * between(measured, ranks)))
+        return self._at(kind.name, ranks)
 
     def milliseconds(self, choice: Choice) -> float:
-        """Of one choice."""
+        """The time of one choice."""
         form, ranks = choice
         if form is None:
             return self.times[ORIGINAL]
-        return float(self.of(form, np.array([ranks]))[0]) / NANOSECONDS
+        return float(self._at(form, np.array([ranks]))[0]) / NANOSECONDS
+
+    def _at(self, form: str, ranks: Array) -> Array:
+        measured = {choice_ranks: time for (name, choice_ranks), time in self.times.items() if name == form}
+        return np.asarray(np.rint(NANOSECONDS * between(measured, ranks)))
 
     @property
     def gains(self) -> bool:

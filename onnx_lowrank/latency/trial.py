@@ -1,14 +1,14 @@
 """A plan as a model that can be timed before anything is solved: how fast it is does not depend on its weights."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import onnx
 
 from onnx_lowrank.factorise.factors import Factorization, side_by_side
-from onnx_lowrank.factorise.forms.form import Cuts, from_weights, make_form
-from onnx_lowrank.factorise.forms.placeholder import placeholder
+from onnx_lowrank.factorise.forms.form import from_weights
+from onnx_lowrank.factorise.forms.kind import PreparedKernel, form_of, placeholder
+from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.edit.rewrite import rewrite
 from onnx_lowrank.graph.files.load import LoadedModel
@@ -25,39 +25,43 @@ Factors = Callable[[ConvSite, SitePlan], Factorization]
 """Some factorisation of a site in a form at ranks."""
 
 
-def meaningless(site: ConvSite, choice: SitePlan) -> Factorization:
-    """Factors of the right shapes."""
-    assert choice.form is not None
-    shape = tuple(int(size) for size in site.kernel.shape)
-    return placeholder(choice.form, shape, site.group, choice.ranks)
-
-
-def weights_alone(cuts: Mapping[str, tuple[Cuts, ...]]) -> Factors:
-    """Factors that the weights alone give, so that the values inside the network are of the usual size.
-
-    ``cuts`` holds those of every group by site name. What was made once is kept.
-    """
-    made: dict[SitePlan, Factorization] = {}
+def meaningless(forms: FormTable) -> Factors:
+    """Factors of the right shapes, whose values mean nothing."""
 
     def factors(site: ConvSite, choice: SitePlan) -> Factorization:
-        if choice not in made:
-            assert choice.form is not None
-            of_groups = [_quick(cut) for cut in cuts.get(site.name, (Cuts(),) * site.group)]
-            biases = np.split(site.bias, site.group)
-            made[choice] = side_by_side(
-                [
-                    from_weights(make_form(choice.form, kernel, choice.ranks, cut), kernel, bias)
-                    for kernel, bias, cut in zip(site.kernels, biases, of_groups, strict=True)
-                ]
-            )
-        return made[choice]
+        assert choice.form is not None
+        shape = tuple(int(size) for size in site.kernel.shape)
+        return placeholder(forms[choice.form], shape, site.group, choice.ranks)
 
     return factors
 
 
-def _quick(cuts: Cuts) -> Cuts:
-    """Good factors take time that a trial does not need."""
-    return replace(cuts, polyadic=replace(cuts.polyadic, sweeps=0)) if cuts.polyadic else cuts
+def weights_alone(prepared: Mapping[str, tuple[PreparedKernel, ...]], forms: FormTable) -> Factors:
+    """Factors that the weights alone give, so that the values inside the network are of the usual size.
+
+    ``prepared`` holds what is known of the kernel of every group, by site name. What was made once is kept.
+    """
+    known: dict[SitePlan, Factorization] = {}
+
+    def factors(site: ConvSite, choice: SitePlan) -> Factorization:
+        if choice not in known:
+            assert choice.form is not None
+            kind = forms[choice.form]
+            biases = np.split(site.bias, site.group)
+            known[choice] = side_by_side(
+                [
+                    from_weights(form_of(kind, kernel, choice.ranks, _quick(own)), kernel, bias)
+                    for kernel, bias, own in zip(site.kernels, biases, prepared[site.name], strict=True)
+                ]
+            )
+        return known[choice]
+
+    return factors
+
+
+def _quick(prepared: PreparedKernel) -> PreparedKernel:
+    """The same for factors that need not be good: good ones take time that a trial does not have."""
+    return {kind: own.quick() for kind, own in prepared.items()}
 
 
 def trial(loaded: LoadedModel, sites: Sequence[ConvSite], plan: Plan, factors: Factors) -> onnx.ModelProto:

@@ -1,19 +1,15 @@
-"""What a convolution costs, as it is and in every factorised form, in multiply-accumulates (MACs) of one sample."""
+"""What the choices of one layer cost: in multiply-accumulates (MACs) of one sample, or in another unit."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.forms.kind import FormKind
 
 Array = NDArray[Any]
-
-
-def all_ranks(highest: int, multiple: int = 1) -> Array:
-    """All multiples of a number up to the highest rank, from that number on; none where it is higher than that."""
-    return np.arange(multiple, highest + 1, multiple)
 
 
 class Costs(Protocol):
@@ -21,12 +17,10 @@ class Costs(Protocol):
 
     @property
     def untouched(self) -> int:
-        """Of the convolution as it is."""
-        ...
+        """The cost of the layer as it is."""
 
-    def of(self, form: str, ranks: Array) -> Array:
-        """[m], of a form at ranks [m, number of its ranks] from the input on; infinite where it is not known."""
-        ...
+    def of(self, kind: FormKind, ranks: Array) -> Array:
+        """The costs [m] of a form at ranks [m, number of its ranks] from the input on; infinite where unknown."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +34,15 @@ class MacsCosts:
         """See ``Costs``."""
         return self.shape.macs
 
-    def of(self, form: str, ranks: Array) -> Array:
+    def of(self, kind: FormKind, ranks: Array) -> Array:
         """See ``Costs``."""
-        return np.asarray(self.shape.of_form(form)(*ranks.T))
+        return kind.macs(self.shape, ranks)
+
+
+def lowest_macs(shape: ConvShape, kinds: Iterable[FormKind], multiple: int = 1) -> int:
+    """The least MACs that a layer can have: at the lowest ranks in some of these forms, or as it is.
+
+    Every rank is a multiple of ``multiple``.
+    """
+    lowest = (kind.lowest_cost(shape, multiple) for kind in kinds)
+    return min([shape.macs, *(cost for cost in lowest if cost is not None)])

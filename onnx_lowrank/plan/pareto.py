@@ -1,121 +1,115 @@
 """All that can be done with one layer: every form at all its ranks, as points of cost and log-energy.
 
-The log-energy of a form is the sum over its cuts: the channel cut keeps the share E(d') of the responses' variance
-(§2.5), the spatial cut the share E_s(d'') of what the kernel's columns contribute to it, and the 3D form makes both.
-The CP form is expected to keep a share of its own. Only points on the Pareto front are kept: a costlier one must hold
-more energy.
+Each kind of form says what it is expected to keep of the layer's responses at its ranks, and what that costs. Only
+points on the Pareto front are kept: a costlier one must hold more energy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
-from onnx_lowrank.plan.cost import Costs, MacsCosts, all_ranks
+from onnx_lowrank.factorise.forms.kind import Energies, FormKind
+from onnx_lowrank.plan.cost import Costs, MacsCosts
 
 Array = NDArray[Any]
-
-FORMS = ("channel", "spatial", "3d", "cp")
 
 
 @dataclass(frozen=True)
 class LayerChoices:
-    """One layer's pareto_front, by rising cost and never falling log-energy; the last one is to leave it alone.
+    """One layer's choices, by rising cost and never falling log-energy; the last one leaves the layer alone.
 
     Attributes
     ----------
     name
-        Of the site.
+        The site's name.
     costs
         [m], whole numbers: MACs, or nanoseconds.
     log_energies
         [m], ≤ 0; 0 for the last.
     forms
-        [m], an index into ``FORMS``; -1 for the last.
+        [m], the names of the forms; None for the last.
     ranks
-        [m, 2], (d'', d') with 0 where the form has no such cut; (r, 0) of the CP form.
+        [m], the ranks of each choice from the input on; empty for the last.
     """
 
     name: str
     costs: Array
     log_energies: Array
-    forms: Array
-    ranks: Array
+    forms: tuple[str | None, ...]
+    ranks: tuple[tuple[int, ...], ...]
 
     @property
     def untouched(self) -> int:
-        """What the untouched layer costs."""
+        """What the layer costs as it is."""
         return int(self.costs[-1])
 
     def choice(self, index: int) -> tuple[str | None, tuple[int, ...]]:
-        """(form, ranks from the input on) of a choice; (None, ()) for leaving it alone."""
-        which = int(self.forms[index])
-        return (FORMS[which] if which >= 0 else None), tuple(int(r) for r in self.ranks[index] if r)
+        """The form and the ranks of a choice; (None, ()) for leaving the layer alone."""
+        return self.forms[index], self.ranks[index]
 
 
 def pareto_front(
     name: str,
     shape: ConvShape,
-    channel: Array,
-    columns: Array | None,
-    forms: Sequence[str],
+    energies: Mapping[FormKind, Energies],
     multiple: int = 1,
-    *,
     costs: Costs | None = None,
-    polyadic: Array | None = None,
 ) -> LayerChoices:
     """The Pareto front of a layer.
 
     Parameters
     ----------
     name
-        Of the site.
+        The site's name.
     shape
         Its geometry.
-    channel
-        [d], log E(d') for d' = 1..d.
-    columns
-        log E_s(d'') for d'' = 1.., None where no form with a spatial cut is allowed.
-    forms
-        The forms allowed, of ``FORMS``.
+    energies
+        What every kind of form that is allowed is expected to keep. Kinds that do not take the kernel are left out.
     multiple
-        What every rank must be a multiple of.
+        A number of which every rank must be a multiple.
     costs
-        Of the pareto_front; None for their MACs.
-    polyadic
-        log E of the CP form for r = 1.., None where it is not allowed.
+        The costs of the choices; None for their MACs.
     """
     costs = costs or MacsCosts(shape)
-    points = [(np.array([costs.untouched], np.float64), np.zeros(1), np.array([-1]), np.zeros((1, 2), np.int64))]
-    r = all_ranks(len(channel), multiple)
-    if "channel" in forms:
-        points.append(_points(0, costs.of("channel", r[:, None]), channel[r - 1], np.zeros_like(r), r))
-    if columns is not None and shape.splits_in_space:
-        s = all_ranks(len(columns), multiple)
-        if "spatial" in forms:
-            points.append(_points(1, costs.of("spatial", s[:, None]), columns[s - 1], s, np.zeros_like(s)))
-        if "3d" in forms:
-            S, R = (grid.ravel() for grid in np.meshgrid(s, r, indexing="ij"))
-            energy = columns[S - 1] + channel[R - 1]
-            points.append(_points(2, costs.of("3d", np.stack([S, R], axis=1)), energy, S, R))
-    if polyadic is not None and "cp" in forms and shape.takes("cp"):
-        p = all_ranks(len(polyadic), shape.step("cp", multiple))
-        points.append(_points(3, costs.of("cp", p[:, None]), polyadic[p - 1], p, np.zeros_like(p)))
-    cost, energy, form, ranks = (np.concatenate(parts) for parts in zip(*points, strict=True))
+    # Point 0 leaves the layer alone; behind it come the points of one kind after the other.
+    points = [_Points(None, np.zeros((1, 0), np.int64), np.array([costs.untouched], np.float64), np.zeros(1))]
+    for kind, expected in energies.items():
+        ranks = kind.rank_choices(shape, multiple)
+        if len(ranks):
+            points.append(_Points(kind.name, ranks, costs.of(kind, ranks), np.minimum(expected(ranks), 0.0)))
+    cost, energy = np.concatenate([p.cost for p in points]), np.concatenate([p.energy for p in points])
     kept = _pareto(cost, energy, costs.untouched)
-    return LayerChoices(name, cost[kept].astype(np.int64), energy[kept], form[kept], ranks[kept])
+    ends = np.cumsum([len(p.cost) for p in points])
+    owners = np.searchsorted(ends, kept, side="right")
+    choices = [
+        (points[owner].form, tuple(points[owner].ranks[index - ends[owner]].tolist()))
+        for owner, index in zip(owners, kept, strict=True)
+    ]
+    return LayerChoices(
+        name,
+        cost[kept].astype(np.int64),
+        energy[kept],
+        tuple(form for form, _ in choices),
+        tuple(ranks for _, ranks in choices),
+    )
 
 
-def _points(form: int, cost: Array, energy: Array, columns: Array, rank: Array) -> tuple[Array, Array, Array, Array]:
-    return cost, np.minimum(energy, 0.0), np.full(len(cost), form), np.stack([columns, rank], axis=1)
+class _Points(NamedTuple):
+    """All choices of one kind: its name, ranks [m, number of ranks], costs [m] and log-energies [m]."""
+
+    form: str | None
+    ranks: Array
+    cost: Array
+    energy: Array
 
 
-def _pareto(cost: Array, energy: Array, alone: int) -> Array:
+def _pareto(cost: Array, energy: Array, untouched: int) -> Array:
     """Indices of the front, by ascending cost; it ends with index 0, the untouched layer."""
-    saving = np.flatnonzero(cost < alone)
+    saving = np.flatnonzero(cost < untouched)
     # By cost, and of equal costs the most energy first; then only what exceeds everything cheaper.
     order = saving[np.lexsort((-energy[saving], cost[saving]))]
     if not len(order):

@@ -8,10 +8,10 @@ from typing import Any
 
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.forms.kind import FormKind
+from onnx_lowrank.factorise.forms.table import FORMS, FormTable
 
 SCHEMA = 1
-
-NUMBER_OF_RANKS = {"channel": 1, "spatial": 1, "3d": 2, "cp": 1, None: 0}
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class SitePlan:
     name
         Of the site.
     form
-        "channel", "spatial", "3d" or "cp", or None where the convolution is left alone.
+        The name of a form, or None where the convolution is left alone.
     ranks
         The numbers of channels between the stages, from the input on; empty where it is left alone.
     """
@@ -39,10 +39,25 @@ class Plan:
 
     sites: tuple[SitePlan, ...]
 
-    def fitted(self, shapes: Mapping[str, ConvShape], skipped: Mapping[str, str] = MappingProxyType({})) -> "Plan":
+    def __getitem__(self, name: str) -> SitePlan:
+        return next(site for site in self.sites if site.name == name)
+
+    def fitted(
+        self,
+        shapes: Mapping[str, ConvShape],
+        skipped: Mapping[str, str] = MappingProxyType({}),
+        forms: FormTable = FORMS,
+    ) -> "Plan":
         """The plan for exactly these sites, in their order; sites that it does not name are left alone.
 
-        ``skipped`` holds the reasons, by name, why other convolutions are no sites.
+        Parameters
+        ----------
+        shapes
+            The geometry of every site, by name.
+        skipped
+            The reasons, by name, why other convolutions are no sites.
+        forms
+            The table of forms.
 
         Raises
         ------
@@ -56,12 +71,8 @@ class Plan:
                 raise DataError(f"the plan asks {site.name!r} for the form {site.form}; skipped: {skipped[site.name]}")
             if site.name not in shapes:
                 raise DataError(f"the plan names {site.name!r}, which is no convolution to factorise in this model")
-            shape = shapes[site.name]
-            if not shape.takes(site.form):
-                raise DataError(f"the plan asks {site.name!r} for the form {site.form}; its kernel is {shape.kernel}")
-            for rank, highest in zip(site.ranks, shape.highest_ranks(site.form), strict=True):
-                if rank > highest:
-                    raise DataError(f"the plan asks {site.name!r} for rank {rank}; it can have {highest} at most")
+            if site.form is not None:
+                _check_ranks(site, forms[site.form], shapes[site.name])
         named = {site.name: site for site in self.sites}
         return Plan(tuple(named.get(name, SitePlan(name, None)) for name in shapes))
 
@@ -70,7 +81,7 @@ class Plan:
         return json.dumps({"schema": SCHEMA, "sites": [asdict(site) for site in self.sites]}, indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, source: str = "the plan") -> "Plan":
+    def from_json(cls, text: str, source: str = "the plan", forms: FormTable = FORMS) -> "Plan":
         """Read a saved plan; ``source`` names it in errors.
 
         Raises
@@ -87,19 +98,19 @@ class Plan:
         sites = document.get("sites")
         if not isinstance(sites, list):
             raise DataError(f'{source} has no list of "sites": save a plan with --dry-run --plan FILE')
-        return cls(tuple(_site(entry, source) for entry in sites))
+        return cls(tuple(_site(entry, source, forms) for entry in sites))
 
 
-def _site(entry: Any, source: str) -> SitePlan:
+def _site(entry: Any, source: str, forms: FormTable) -> SitePlan:
     name, form, ranks = (
         (entry.get(key) for key in ("name", "form", "ranks")) if isinstance(entry, dict) else (None,) * 3
     )
     if not isinstance(name, str):
         raise DataError(f"{source} has a site without a name: {json.dumps(entry)[:80]}")
-    if not isinstance(form, str | None) or form not in NUMBER_OF_RANKS:
-        known = ", ".join(str(json.dumps(known)) for known in NUMBER_OF_RANKS)
+    if form is not None and form not in forms:
+        known = ", ".join(json.dumps(known) for known in (*forms.names, None))
         raise DataError(f"{source}: site {name!r} has form {json.dumps(form)}; use one of {known}")
-    expected = NUMBER_OF_RANKS[form]
+    expected = 0 if form is None else len(forms[form].rank_names)
     if (
         not isinstance(ranks, list)
         or len(ranks) != expected
@@ -107,3 +118,11 @@ def _site(entry: Any, source: str) -> SitePlan:
     ):
         raise DataError(f"{source}: site {name!r} has ranks {ranks!r}; give {expected} whole numbers from 1 on")
     return SitePlan(name, form, tuple(ranks))
+
+
+def _check_ranks(site: SitePlan, kind: FormKind, shape: ConvShape) -> None:
+    if not kind.takes(shape):
+        raise DataError(f"the plan asks {site.name!r} for the form {site.form}; its kernel is {shape.kernel}")
+    for rank, highest in zip(site.ranks, kind.highest_ranks(shape), strict=True):
+        if rank > highest:
+            raise DataError(f"the plan asks {site.name!r} for rank {rank}; it can have {highest} at most")

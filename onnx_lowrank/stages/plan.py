@@ -1,29 +1,21 @@
 """From the profile to the plan: what every site may become, and what is chosen for it."""
 
-import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from onnx_lowrank.calibration.macs import Macs
-from onnx_lowrank.factorise.forms import channel, cp, spatial
+from onnx_lowrank.factorise.evidence import Evidence
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
-from onnx_lowrank.factorise.forms.form import Cuts
+from onnx_lowrank.factorise.forms.kind import Energies, FormKind, Preparation, PreparedKernel, preparations
+from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.graph.find.dense import LinearSite
 from onnx_lowrank.graph.find.sites import ConvSite, Skip
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.allocate import allocate, check_reach
-from onnx_lowrank.plan.cost import Costs
-from onnx_lowrank.plan.energy import eigenvalues, held_out_spectrum, log_energies, spectrum
-from onnx_lowrank.plan.pareto import FORMS, LayerChoices, pareto_front
+from onnx_lowrank.plan.cost import Costs, lowest_macs
+from onnx_lowrank.plan.pareto import LayerChoices, pareto_front
 from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.stages.profile import Array, Targets
-
-
-def forms_allowed(options: Options) -> tuple[str, ...]:
-    """The forms among which the planner chooses."""
-    return FORMS if options.form == "auto" else (options.form,)
+from onnx_lowrank.stages.profile import Targets
 
 
 def solvable_sites(
@@ -79,7 +71,9 @@ def drop_unwanted_joins(sites: Sequence[ConvSite], macs: Macs, options: Options)
     return tuple(site if keeps(site) else replace(site, join=None, activation=None) for site in sites)
 
 
-def check_speedup(shapes: Mapping[str, ConvShape], all_macs: int, options: Options, multiple: int) -> None:
+def check_speedup(
+    shapes: Mapping[str, ConvShape], all_macs: int, kinds: FormTable, options: Options, multiple: int
+) -> None:
     """Refuse a speedup that no choice reaches, before anything is profiled.
 
     Raises
@@ -87,158 +81,113 @@ def check_speedup(shapes: Mapping[str, ConvShape], all_macs: int, options: Optio
     TargetError
         With the highest that can be reached.
     """
-    saved = sum(shape.macs - shape.lowest(forms_allowed(options), multiple) for shape in shapes.values())
+    saved = sum(shape.macs - lowest_macs(shape, kinds, multiple) for shape in shapes.values())
     check_reach(all_macs, all_macs - saved, options.speedup, multiple)
 
 
-def why_left_alone(shape: ConvShape, options: Options, multiple: int, *, given: bool, slower: bool = False) -> str:
+def why_left_alone(shape: ConvShape, kinds: FormTable, multiple: int, *, given: bool, slower: bool = False) -> str:
     """Why a site is not factorised.
 
-    ``given`` says whether the plan came from the user, ``slower`` whether nothing was measured to be faster.
+    ``kinds`` are those that were allowed, ``given`` says whether the plan came from the user, and ``slower`` whether
+    nothing was measured to be faster.
     """
     if given:
         return "left alone by the given plan"
-    if not any(shape.takes(form) for form in forms_allowed(options)):
-        extends = "beyond a pixel" if options.form == "cp" else "in two directions"
-        return f"left alone: the form {options.form} needs a kernel that extends {extends}"
+    if not any(kind.takes(shape) for kind in kinds):
+        return f"left alone: the form {' or '.join(kinds.names)} needs {' or '.join({kind.needs for kind in kinds})}"
     if slower:
         return "left alone: measured slower in every form"
-    if shape.lowest(forms_allowed(options), multiple) == shape.macs:
+    if lowest_macs(shape, kinds, multiple) == shape.macs:
         rank = "rank" if multiple == 1 else f"rank that is a multiple of {multiple}"
         return f"left alone: no {rank} saves MACs here"
     return "left alone: the planner reaches the speedup without it"
 
 
-def sites_to_cut(sites: Sequence[ConvSite], options: Options, plan: Plan | None) -> frozenset[str]:
-    """Names of the sites whose cuts are needed, for choosing or because a given plan has one."""
+def needed_preparations(
+    shapes: Mapping[str, ConvShape], kinds: FormTable, plan: Plan | None
+) -> dict[str, tuple[type[Preparation], ...]]:
+    """What has to be derived from the kernels, by site name, to choose among the kinds or to replay a given plan."""
+    wanted = {name: tuple(kinds) for name in shapes}
     if plan:
-        return frozenset(choice.name for choice in plan.sites if choice.form not in ("channel", None))
-    if forms_allowed(options) == ("channel",):
-        return frozenset()
-    return frozenset(site.name for site in sites if math.prod(site.kernel.shape[2:]) > 1)
+        wanted = {site.name: (kinds[site.form],) if site.form else () for site in plan.sites}
+    return {name: preparations(wanted[name], shape) for name, shape in shapes.items()}
 
 
-def cut_kernels(
-    sites: Sequence[ConvSite], names: frozenset[str], targets: Mapping[str, Targets], forms: Collection[str | None]
-) -> dict[str, tuple[Cuts, ...]]:
-    """What the forms need of the named sites, one for every group, by site name.
+def prepare_kernels(
+    sites: Sequence[ConvSite], needed: Mapping[str, tuple[type[Preparation], ...]], targets: Mapping[str, Targets]
+) -> dict[str, tuple[PreparedKernel, ...]]:
+    """What is derived from the kernel of every group, by site name.
 
-    It is from the weights alone where nothing was profiled.
+    It comes from the weights alone where nothing was profiled.
     """
 
-    def cut(site: ConvSite) -> tuple[Cuts, ...]:
-        target, none = targets.get(site.name), (None,) * site.group
-        columns: Sequence[spatial.Columns | None] = none
-        polyadic: Sequence[cp.Polyadic | None] = none
-        if not {"spatial", "3d"}.isdisjoint(forms) and min(spatial.two_sizes(site.kernel.shape[2:])) > 1:
-            covariances = target.covariances if target else none
-            columns = [spatial.cut(kernel, S) for kernel, S in zip(site.kernels, covariances, strict=True)]
-        if "cp" in forms:
-            pixels = target.pixels if target else none
-            polyadic = [cp.Polyadic.of(kernel, both) for kernel, both in zip(site.kernels, pixels, strict=True)]
-        return tuple(Cuts(*parts) for parts in zip(columns, polyadic, strict=True))
+    def prepared(site: ConvSite) -> tuple[PreparedKernel, ...]:
+        target = targets.get(site.name)
+        return tuple(
+            {kind: kind.of(kernel, target.moments[kind][number] if target else None) for kind in needed[site.name]}
+            for number, kernel in enumerate(site.kernels)
+        )
 
-    return {site.name: cut(site) for site in sites if site.name in names}
+    return {site.name: prepared(site) for site in sites}
 
 
-def cuts_of(plan: Plan, cuts: Mapping[str, tuple[Cuts, ...]]) -> dict[str, tuple[Cuts, ...]]:
-    """Of the cuts, those that a plan asks for: the others take as much memory as all kernels several times over."""
+def prepared_for(
+    plan: Plan, prepared: Mapping[str, tuple[PreparedKernel, ...]], forms: FormTable
+) -> dict[str, tuple[PreparedKernel, ...]]:
+    """What a plan asks for of what was prepared: the rest takes as much memory as all kernels several times over."""
 
-    def needed(form: str | None, cut: Cuts) -> Cuts:
-        return Cuts(cut.columns if form in ("spatial", "3d") else None, cut.polyadic if form == "cp" else None)
+    def kept(choice: SitePlan) -> tuple[PreparedKernel, ...]:
+        wanted = forms[choice.form].preparation if choice.form else None
+        return tuple({wanted: kernel[wanted]} if wanted else {} for kernel in prepared[choice.name])
 
-    return {
-        choice.name: tuple(needed(choice.form, cut) for cut in cuts[choice.name])
-        for choice in plan.sites
-        if choice.name in cuts and choice.form not in ("channel", None)
-    }
+    return {choice.name: kept(choice) for choice in plan.sites}
 
 
 def conv_shapes(sites: Sequence[ConvSite], macs: Macs) -> dict[str, ConvShape]:
-    """What the planner needs to know of every site, by site name."""
-    shapes = {}
-    for site in sites:
+    """The geometry of every site, by site name."""
+
+    def shape(site: ConvSite) -> ConvShape:
         d, c, *sizes = site.kernel.shape
-        read, made = (macs.shapes[name][2:] for name in (site.input, site.output))
-        # A k×1 convolution pads the height alone, so its output is as wide as the input.
-        behind = spatial.cut_behind(sizes)
-        between = math.prod(made[:behind] + read[behind:])
-        # Each group costs what a small convolution costs.
-        d, g = d // site.group, site.group
-        shapes[site.name] = ConvShape(
-            d, c, spatial.two_sizes(sizes), g * math.prod(made), g * between, g * math.prod(read)
-        )
-    return shapes
+        read, written = (tuple(macs.shapes[name][2:]) for name in (site.input, site.output))
+        return ConvShape(d // site.group, c, tuple(sizes), read, written, site.group)
+
+    return {site.name: shape(site) for site in sites}
 
 
-@dataclass(frozen=True)
-class Energies:
-    """What a site keeps at every rank: log E(d'), [d], and log E_s(d'') and that of the CP form, None where not cut."""
-
-    channel: Array
-    columns: Array | None = None
-    polyadic: Array | None = None
-
-
-def energies(
-    sites: Sequence[ConvSite], targets: Mapping[str, Targets], cuts: Mapping[str, tuple[Cuts, ...]]
-) -> dict[str, Energies]:
-    """By site name; of the weights alone where nothing was profiled."""
-    found = {}
-    for site in sites:
-        values = _spectrum(site, targets.get(site.name))
-        own = cuts.get(site.name, ())
-        columns = [cut.columns.energies for cut in own if cut.columns]
-        polyadic = [cut.polyadic.energies for cut in own if cut.polyadic]
-        found[site.name] = Energies(
-            log_energies(values),
-            log_energies(np.sum(columns, axis=0)) if columns else None,
-            np.log(cp.kept(np.sum(polyadic, axis=0))) if polyadic else None,
-        )
-    return found
-
-
-def _spectrum(site: ConvSite, target: Targets | None) -> Array:
-    """The PCA energies of a site's responses, without the shortcut: only they are of low rank; or of its weights.
-
-    Where there is one row of every sample they are those of held-out ones, or the samples would seem to need no more
-    components than there are of them.
-
-    All groups have the same rank, so they lose their i-th components together.
-    """
+def evidence_of(site: ConvSite, target: Targets | None, prepared: tuple[PreparedKernel, ...]) -> Evidence:
+    """What is known of a site before its form is chosen."""
+    kernels = tuple(site.kernels)
     if target is None:
-        parts = [channel.weight_energies(kernel) for kernel in site.kernels]
-    elif site.kernel.ndim == 2:
-        return held_out_spectrum(target.rows, channel.gram(site.kernel))
-    elif target.responses is None:
-        parts = [spectrum(rows) for rows in np.split(target.rows, site.group, axis=1)]
-    else:
-        own = np.split(np.arange(len(site.kernel)), site.group)
-        parts = [eigenvalues(target.responses[np.ix_(filters, filters)]) for filters in own]
-    return np.asarray(np.sum(parts, axis=0))
+        return Evidence(kernels, prepared)
+    return Evidence(kernels, prepared, target.rows, target.responses)
+
+
+def site_energies(
+    sites: Sequence[ConvSite],
+    targets: Mapping[str, Targets],
+    prepared: Mapping[str, tuple[PreparedKernel, ...]],
+    shapes: Mapping[str, ConvShape],
+    kinds: FormTable,
+) -> dict[str, dict[FormKind, Energies]]:
+    """What every kind of form that takes a site is expected to keep of it, by site name."""
+
+    def energies(site: ConvSite) -> dict[FormKind, Energies]:
+        evidence = evidence_of(site, targets.get(site.name), prepared[site.name])
+        return {kind: kind.log_energies(evidence) for kind in kinds if kind.takes(shapes[site.name])}
+
+    return {site.name: energies(site) for site in sites}
 
 
 def layers_to_choose(
-    kept: Mapping[str, Energies],
+    energies: Mapping[str, Mapping[FormKind, Energies]],
     shapes: Mapping[str, ConvShape],
-    options: Options,
     multiple: int,
     costs: Mapping[str, Costs] | None = None,
 ) -> list[LayerChoices]:
     """The choices of all sites, at MACs, or at ``costs`` by site name."""
-    forms = forms_allowed(options)
     return [
-        pareto_front(
-            name,
-            shapes[name],
-            e.channel,
-            e.columns,
-            forms,
-            multiple=multiple,
-            costs=costs[name] if costs else None,
-            polyadic=e.polyadic,
-        )
-        for name, e in kept.items()
+        pareto_front(name, shapes[name], expected, multiple, costs[name] if costs else None)
+        for name, expected in energies.items()
     ]
 
 

@@ -6,7 +6,7 @@ activations.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibration.positions import gather_patches, gather_points
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.factorise.forms.cp import PixelMoments
+from onnx_lowrank.factorise.forms.kind import PatchMoments, Preparation
 from onnx_lowrank.factorise.forms.spatial import ColumnMoments
 from onnx_lowrank.graph.find.dense import LinearSite
 from onnx_lowrank.graph.find.sites import ConvSite
@@ -51,25 +51,22 @@ class Targets:
         samples in order, of each its positions.
     per_sample
         The number of positions in every sample's output.
-    covariances
-        Of every group, [c·k, c·k] of the columns of the patches that it reads; none where no patches were asked for.
-    pixels
-        Of every group, the covariances of channels and of taps in these patches; none likewise.
+    moments
+        The statistics of the patches that every group reads, by the class of the preparation that asked for them.
     responses
         [d, d], the covariance of the responses alone where the rows are sums; else None.
     """
 
     rows: Array
     per_sample: int
-    covariances: tuple[Array, ...] = ()
+    moments: Mapping[type[Preparation], tuple[PatchMoments, ...]] = field(default_factory=dict)
     responses: Array | None = None
-    pixels: tuple[tuple[Array, Array], ...] = ()
 
 
 def collect_targets(
     graph: gs.Graph,
     sites: Sequence[ConvSite],
-    to_cut: frozenset[str],
+    needed: Mapping[str, tuple[type[Preparation], ...]],
     sizes: Mapping[str, tuple[int, ...]],
     memory: int,
     sampling: Sampling,
@@ -83,8 +80,8 @@ def collect_targets(
     ----------
     graph, sites
         The original network and what will be solved.
-    to_cut
-        Names of the sites whose patches are sampled in the first few batches, for their covariance.
+    needed
+        By site name, the preparations for which patches are sampled in the first few batches.
     sizes
         Of the output along the spatial axes, by site name.
     memory
@@ -103,14 +100,16 @@ def collect_targets(
     wanted = [site.target for site in sites] + [site.output for site in sites if site.join]
     wanted += [site.target for site in linears]
     model_inputs = {tensor.name for tensor in graph.inputs}
-    inputs = list(dict.fromkeys(s.input for s in sites if s.name in to_cut and s.input not in model_inputs))
+    inputs = list(dict.fromkeys(s.input for s in sites if needed[s.name] and s.input not in model_inputs))
     session = open_session(whole(graph, wanted), "the model")
     wider = open_session(whole(graph, [*wanted, *inputs]), "the model") if inputs else session
     counts = positions_per_sample(sites, sizes, sampling.samples, memory)
     rows = {s.name: np.empty((counts[s.name] * sampling.samples, len(s.kernel)), np.float32) for s in sites}
     filled = dict.fromkeys(rows, 0)
-    columns = {site.name: [ColumnMoments() for _ in range(site.group)] for site in sites if site.name in to_cut}
-    pixels = {site.name: [PixelMoments() for _ in range(site.group)] for site in sites if site.name in to_cut}
+    moments = {
+        site.name: {kind: tuple(kind.moments() for _ in range(site.group)) for kind in needed[site.name]}
+        for site in sites
+    }
     alone: dict[str, ColumnMoments] = {}
     responses_of: dict[str, list[Array]] = {site.name: [] for site in linears}
     first = min(len(sampling.batches), -(-COLUMN_SAMPLES // len(sampling.batches[0])))
@@ -132,12 +131,12 @@ def collect_targets(
                 # Only their covariance is needed, which takes no room: a response counts as a column of its own.
                 responses = gather_points(outputs[site.output], where)
                 alone.setdefault(name, ColumnMoments()).add(responses[:, :, None, None])
-            if b < first and name in to_cut:
+            if b < first and needed[name]:
                 some = max(1, min(counts[name], -(-COLUMN_PATCHES // (first * len(batch)))))
                 patches = site_patches(site, outputs[site.input], sampling.positions(name, b, size, some))
-                for of_group, by_column, by_pixel in zip(patches, columns[name], pixels[name], strict=True):
-                    by_column.add(of_group)
-                    by_pixel.add(of_group)
+                for collected in moments[name].values():
+                    for group, part in zip(collected, patches, strict=True):
+                        group.add(part)
         for linear in linears:
             y = outputs[linear.target]
             if y.shape != (len(batch), len(linear.bias)) or not float(np.abs(y).max(initial=0)) < LARGEST:
@@ -145,11 +144,9 @@ def collect_targets(
             elif linear.name in responses_of:
                 responses_of[linear.name].append(y.astype(np.float32, copy=False))
         progress("profile", b + 1, len(sampling.batches))
-    cut = {name: tuple(moments.covariance for moments in of_groups) for name, of_groups in columns.items()}
-    taps = {name: tuple(moments.covariances for moments in of_groups) for name, of_groups in pixels.items()}
-    lone = {name: moments.covariance for name, moments in alone.items()}
+    lone = {name: own.covariance for name, own in alone.items()}
     return {
-        name: Targets(values[: filled[name]], counts[name], cut.get(name, ()), lone.get(name), taps.get(name, ()))
+        name: Targets(values[: filled[name]], counts[name], moments[name], lone.get(name))
         for name, values in rows.items()
     } | {name: Targets(np.concatenate(parts), 1) for name, parts in responses_of.items()}
 

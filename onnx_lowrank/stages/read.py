@@ -14,6 +14,7 @@ from onnx_lowrank.data.input_shapes import with_shapes
 from onnx_lowrank.data.labels import load_labelled
 from onnx_lowrank.data.open import open_source
 from onnx_lowrank.errors import ModelError
+from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files.load import inputs, load, opset, outputs
 from onnx_lowrank.graph.find.dense import find_linears
@@ -30,14 +31,13 @@ from onnx_lowrank.stages.plan import (
     check_speedup,
     choose,
     conv_shapes,
-    cut_kernels,
     drop_unwanted_joins,
-    energies,
-    forms_allowed,
     layers_to_choose,
     named_as,
+    needed_preparations,
     one_row_per_sample,
-    sites_to_cut,
+    prepare_kernels,
+    site_energies,
     solvable_sites,
 )
 from onnx_lowrank.stages.profile import collect_targets
@@ -60,10 +60,11 @@ SAMPLES_TO_MEASURE = 8
 
 
 @blas_threads.one_for_scipy()
-def prepare(request: Request, listener: Listener) -> Prepared:
+def prepare(request: Request, listener: Listener, forms: FormTable) -> Prepared:
     """Load the model and the data, profile the original, choose the ranks."""
     options, plan = request.options, request.plan
     progress, warn = listener.progress, listener.warn
+    kinds = forms.allowed(options.form)
     clock = StageTimes()
     check_installation(warn)
     open_session = opener(options.providers, options.threads, spinning=False)
@@ -106,38 +107,38 @@ def prepare(request: Request, listener: Listener) -> Prepared:
     # What cannot be is said before the long work.
     multiple, clocked = 1, None
     if plan:
-        plan = plan.fitted(shapes, {skip.name: skip.reason for skip in skipped})
+        plan = plan.fitted(shapes, {skip.name: skip.reason for skip in skipped}, forms)
     else:
         with clock.stage("measure") if options.needs_measurement else contextlib.nullcontext():
             multiple = rank_multiple(sites, macs, sampling, options, progress)
             if options.target == "latency":
-                allowed = forms_allowed(options)
-                clocked = clock_layers(loaded, sites, shapes, macs, sampling, options, allowed, multiple, progress)
-                check_latency_reach(clocked, loaded, sites, sampling, options, allowed)
+                clocked = clock_layers(loaded, sites, shapes, macs, sampling, options, kinds, multiple, progress)
+                check_latency_reach(clocked, loaded, sites, sampling, options, kinds)
             else:
-                check_speedup(shapes, aimed_at, options, multiple)
+                check_speedup(shapes, aimed_at, kinds, options, multiple)
     with clock.stage("profile"):
-        targets, to_cut = {}, sites_to_cut(sites, options, plan)
+        targets, needed = {}, needed_preparations(shapes, forms if plan else kinds, plan)
         if options.solver != "weights":
             sizes = {site.name: macs.shapes[site.output][2:] for site in sites}
             rows = options.memory // 2  # the rest is for the activations between two sites
             others = [site for site in linears if site.name not in sizes]
-            targets = collect_targets(graph, sites, to_cut, sizes, rows, sampling, open_session, progress, others)
+            targets = collect_targets(graph, sites, needed, sizes, rows, sampling, open_session, progress, others)
         else:
             progress("profile", 1, 1)
     with _stage("plan", clock, progress):
-        forms = {choice.form for choice in plan.sites} if plan else set(forms_allowed(options))
-        cuts = cut_kernels(sites, to_cut, targets, forms)
+        prepared = prepare_kernels(sites, needed, targets)
         by_clock = None
         if plan:
             chosen = plan
         else:
-            kept = energies(sites, targets, cuts)
+            kept = site_energies(sites, targets, prepared, shapes, kinds)
             if clocked:
-                layers_at = partial(layers_to_choose, kept, shapes, options, multiple)
-                chosen, by_clock = choose_by_clock(clocked, loaded, sites, cuts, layers_at, sampling, options)
+                layers_at = partial(layers_to_choose, kept, shapes, multiple)
+                chosen, by_clock = choose_by_clock(
+                    clocked, loaded, sites, prepared, forms, layers_at, sampling, options
+                )
             else:
-                chosen = choose(layers_to_choose(kept, shapes, options, multiple), aimed_at, options)
+                chosen = choose(layers_to_choose(kept, shapes, multiple), aimed_at, options)
     return Prepared(
         loaded,
         graph,
@@ -148,7 +149,9 @@ def prepare(request: Request, listener: Listener) -> Prepared:
         open_session,
         macs,
         targets,
-        cuts,
+        forms,
+        kinds,
+        prepared,
         chosen,
         labelled,
         given,
@@ -159,7 +162,7 @@ def prepare(request: Request, listener: Listener) -> Prepared:
     )
 
 
-def measure(request: Request, listener: Listener) -> Clocked:
+def measure(request: Request, listener: Listener, forms: FormTable) -> Clocked:
     """Measure all that a plan by the clock asks for, without planning; without data, on made-up samples.
 
     Raises
@@ -168,6 +171,7 @@ def measure(request: Request, listener: Listener) -> Clocked:
         Where there is nothing to factorise.
     """
     options, progress, warn = request.options, listener.progress, listener.warn
+    kinds = forms.allowed(options.form)
     check_installation(warn)
     open_session = opener(options.providers, options.threads, spinning=False)
     loaded = load(request.model)
@@ -185,7 +189,7 @@ def measure(request: Request, listener: Listener) -> Clocked:
     _check_any(sites, (*skipped, *strangers))
     sites, shapes = drop_unwanted_joins(sites, macs, options), conv_shapes(sites, macs)
     multiple = rank_multiple(sites, macs, sampling, options, progress)
-    return clock_layers(loaded, sites, shapes, macs, sampling, options, forms_allowed(options), multiple, progress)
+    return clock_layers(loaded, sites, shapes, macs, sampling, options, kinds, multiple, progress)
 
 
 @contextlib.contextmanager

@@ -34,9 +34,6 @@ from onnx_lowrank.stages.resources import peak_rss_bytes
 from onnx_lowrank.stages.run import Checked, Prepared
 from onnx_lowrank.stages.walk import Solution
 
-RANK_NAMES = {"channel": ("d'",), "spatial": ("d''",), "3d": ("d''", "d'"), "cp": ("r",)}
-"""The paper's names of the ranks of every form, from the input on."""
-
 
 def plan_report(run: Prepared, options: Options) -> PlanReport:
     """The plan and what it will cost, before anything is solved."""
@@ -149,7 +146,7 @@ def _sites(run: Prepared, options: Options, solutions: dict[str, Solution]) -> t
     reasons = {
         name: why_left_alone(
             shape,
-            options,
+            run.kinds,
             run.multiple,
             given=run.given.plan,
             slower=clocked is not None and not clocked.costs(name).gains,
@@ -158,20 +155,21 @@ def _sites(run: Prepared, options: Options, solutions: dict[str, Solution]) -> t
     }
     times = run.by_clock.milliseconds if run.by_clock else {}
     return tuple(
-        _site(site, choice, run.costs[site.name], solutions.get(site.name), reasons[site.name], times.get(site.name))
+        _site(run, site, choice, solutions.get(site.name), reasons[site.name], times.get(site.name))
         for site, choice in zip(run.sites, run.plan.sites, strict=True)
     )
 
 
 def _site(
+    run: Prepared,
     site: ConvSite,
     choice: SitePlan,
-    costs: tuple[int, int],
     solution: Solution | None,
     why_alone: str,
     times: tuple[float, float] | None,
 ) -> SiteReport:
     d, c, *sizes = site.kernel.shape
+    costs = run.costs[site.name]
     outcome = solution.outcome if solution else None
     if choice.form is None:
         reason = why_alone
@@ -186,7 +184,7 @@ def _site(
         form=choice.form,
         kernel=tuple(sizes),
         channels=(c * site.group, d),
-        ranks=dict(zip(RANK_NAMES[choice.form], choice.ranks, strict=True)) if choice.form else {},
+        ranks=dict(zip(run.forms[choice.form].rank_names, choice.ranks, strict=True)) if choice.form else {},
         macs_before=costs[0],
         macs_after=costs[1],
         activation=site.activation.name if site.activation else None,

@@ -9,12 +9,13 @@ from onnx_lowrank.calibration.macs import Macs
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.data.labels import Labelled
 from onnx_lowrank.data.photos.preprocess import Preprocess
-from onnx_lowrank.factorise.forms.form import Cuts
+from onnx_lowrank.factorise.forms.kind import PreparedKernel
+from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.graph.files.load import LoadedModel
 from onnx_lowrank.graph.find.dense import LinearSite
 from onnx_lowrank.graph.find.sites import ConvSite, Skip
 from onnx_lowrank.latency.by_clock import LatencyPlan
-from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.report.schema import AccuracyReport, Latency, OutputReport
 from onnx_lowrank.runtime.session import Opener
 from onnx_lowrank.stages.plan import conv_shapes
@@ -68,7 +69,9 @@ class Prepared:
     open_session: Opener
     macs: Macs
     targets: dict[str, Targets]
-    cuts: dict[str, tuple[Cuts, ...]]
+    forms: FormTable
+    kinds: FormTable
+    prepared: dict[str, tuple[PreparedKernel, ...]]
     plan: Plan
     labelled: Labelled | None
     given: Given
@@ -81,4 +84,9 @@ class Prepared:
     def costs(self) -> dict[str, tuple[int, int]]:
         """(MACs before, MACs planned) by site name."""
         shapes = conv_shapes(self.sites, self.macs)
-        return {s.name: (shapes[s.name].macs, shapes[s.name].cost(s.form, s.ranks)) for s in self.plan.sites}
+
+        def after(choice: SitePlan) -> int:
+            shape = shapes[choice.name]
+            return self.forms[choice.form].cost(shape, choice.ranks) if choice.form else shape.macs
+
+        return {s.name: (shapes[s.name].macs, after(s)) for s in self.plan.sites}

@@ -18,7 +18,9 @@ from onnx_lowrank.calibration.frontier import Frontier
 from onnx_lowrank.calibration.positions import gather_points
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.factorise.factors import Factorization, side_by_side
-from onnx_lowrank.factorise.forms.form import Cuts, Form, from_weights, make_form
+from onnx_lowrank.factorise.forms.form import Form, from_weights
+from onnx_lowrank.factorise.forms.kind import FormKind, PreparedKernel, form_of
+from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.factorise.rows import Rows
 from onnx_lowrank.factorise.solve.groups import Outcome, solve_groups
 from onnx_lowrank.graph.edit.rewrite import rewrite
@@ -68,7 +70,8 @@ def walk(
     sites: Sequence[ConvSite],
     plan: Plan,
     targets: dict[str, Targets],
-    cuts: Mapping[str, tuple[Cuts, ...]],
+    prepared: Mapping[str, tuple[PreparedKernel, ...]],
+    forms: FormTable,
     costs: dict[str, tuple[int, int]],
     macs: dict[str, int],
     sampling: Sampling,
@@ -83,8 +86,10 @@ def walk(
     ----------
     targets
         By site name, of the fully connected layers too; each is given up when its site is solved.
-    cuts
-        Of every group by site name, of the sites whose form needs them.
+    prepared
+        What the planned forms need of the kernel of every group, by site name.
+    forms
+        The table of forms.
     costs
         (MACs before, MACs after) by site name.
     macs
@@ -93,7 +98,7 @@ def walk(
         Fully connected layers to fit again where a rewritten convolution stands before them.
     """
     todo = [
-        (site, _forms(site, choice.form, choice.ranks, cuts.get(site.name, (Cuts(),) * site.group)))
+        (site, _forms(site, forms[choice.form], choice.ranks, prepared[site.name]))
         for site, choice in zip(sites, plan.sites, strict=True)
         if choice.form
     ]
@@ -118,11 +123,11 @@ def walk(
                 with blas_threads.for_shape(step.weight.shape):
                     refitted.append(refit_layer(frontier, graph, step, rows_of_step, sampling, allowed))
             else:
-                site, forms = step
+                site, own_forms = step
                 if options.solver == "weights":
-                    solutions[site.name] = Solution(_from_weights(site, forms), None, 0)
+                    solutions[site.name] = Solution(_from_weights(site, own_forms), None, 0)
                 else:
-                    solutions[site.name] = _solve(frontier, site, forms, targets.pop(site.name), sampling, options)
+                    solutions[site.name] = _solve(frontier, site, own_forms, targets.pop(site.name), sampling, options)
                 if not options.symmetric:
                     rewrite(graph, site, solutions[site.name].factorization)
                     current[site.output] = costs[site.name][1]
@@ -133,9 +138,9 @@ def walk(
     return Walked(solutions, frontier.macs_executed, tuple(refitted))
 
 
-def _forms(site: ConvSite, form: str, ranks: tuple[int, ...], cuts: tuple[Cuts, ...]) -> Forms:
+def _forms(site: ConvSite, kind: FormKind, ranks: tuple[int, ...], prepared: tuple[PreparedKernel, ...]) -> Forms:
     with blas_threads.for_shape(site.kernel.shape[:2]):
-        return tuple(make_form(form, kernel, ranks, cut) for kernel, cut in zip(site.kernels, cuts, strict=True))
+        return tuple(form_of(kind, kernel, ranks, own) for kernel, own in zip(site.kernels, prepared, strict=True))
 
 
 def _from_weights(site: ConvSite, forms: Forms) -> Factorization:

@@ -27,25 +27,30 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.chain import Chain
+from onnx_lowrank.factorise.energy import log_shares
+from onnx_lowrank.factorise.evidence import Evidence
 from onnx_lowrank.factorise.factors import Factorization, Link
+from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.forms.form import Form
+from onnx_lowrank.factorise.forms.kind import Energies, FormKind, LinkShape
 from onnx_lowrank.factorise.moments import root
 
 Array = NDArray[Any]
 
 
-def cut_behind(sizes: Sequence[int]) -> int:
-    """How many of a kernel's spatial axes belong to the first link; the others belong to the second."""
+def first_axes(sizes: Sequence[int]) -> int:
+    """Count the spatial axes of a kernel that belong to the first link; the others belong to the second."""
     return next((axis for axis, size in enumerate(sizes[:-1]) if size > 1), 0) + 1
 
 
 def two_sizes(sizes: Sequence[int]) -> tuple[int, int]:
     """(k, l) as which a kernel of these sizes is seen; both exceed 1 where it extends in two directions."""
-    behind = cut_behind(sizes)
+    behind = first_axes(sizes)
     return math.prod(sizes[:behind]), math.prod(sizes[behind:])
 
 
-def _seen(array: Array) -> Array:
-    """Kernels or patches [n, c, *sizes] as [n, c, k, l]."""
+def as_planes(array: Array) -> Array:
+    """View kernels or patches [n, c, *sizes] as [n, c, k, l]."""
     return array.reshape(*array.shape[:2], *two_sizes(array.shape[2:]))
 
 
@@ -66,6 +71,28 @@ class Columns:
     weighted: Array
     root: Array
     width: int
+
+    @classmethod
+    def moments(cls) -> "ColumnMoments":
+        """Empty statistics of the columns of patches."""
+        return ColumnMoments()
+
+    @classmethod
+    def of(cls, kernel: Array, moments: "ColumnMoments | None") -> "Columns":
+        """Cut a kernel [d, c, *sizes], for the covariance S of its patch columns, or for S = I (None)."""
+        return cls.weighted_by(kernel, moments.covariance if moments else None)
+
+    @classmethod
+    def weighted_by(cls, kernel: Array, covariance: Array | None) -> "Columns":
+        """Cut a kernel [d, c, *sizes], for a covariance S [c·k, c·k], or for S = I (None)."""
+        d, c, k, width = as_planes(kernel).shape
+        A = as_planes(kernel).transpose(3, 0, 1, 2).reshape(width * d, c * k)
+        L = root(np.eye(c * k) if covariance is None else covariance)
+        return cls(A @ L, L, width)
+
+    def quick(self) -> "Columns":
+        """The cut itself: no rank of it takes long."""
+        return self
 
     @cached_property
     def energies(self) -> Array:
@@ -105,8 +132,8 @@ class ColumnMoments:
 
     def add(self, patches: Array) -> None:
         """Count in patches [n, c, *sizes], float32."""
-        n, c, k, width = _seen(patches).shape
-        columns = _seen(patches).transpose(0, 3, 1, 2).reshape(n * width, c * k)
+        n, c, k, width = as_planes(patches).shape
+        columns = as_planes(patches).transpose(0, 3, 1, 2).reshape(n * width, c * k)
         if not self._n:
             # Squares of large means would leave nothing of a small variance in float32. One reference serves all.
             self._shift = columns.mean(axis=0, dtype=np.float64).astype(columns.dtype)
@@ -123,30 +150,89 @@ class ColumnMoments:
         return np.asarray(self._squares / self._n - np.outer(mean, mean))
 
 
-def cut(kernel: Array, covariance: Array | None) -> Columns:
-    """The spatial cut of a kernel [d, c, *sizes], for the covariance S of its patch columns, or for S = I (None)."""
-    d, c, k, width = _seen(kernel).shape
-    A = _seen(kernel).transpose(3, 0, 1, 2).reshape(width * d, c * k)
-    L = root(np.eye(c * k) if covariance is None else covariance)
-    return Columns(A @ L, L, width)
+class SpatialForm(FormKind):
+    """k×1 c→d'', 1×l d''→d."""
+
+    name = "spatial"
+    summary = "k×1 c→d'', 1×k d''→d"
+    rank_names = ("d''",)
+    needs = "a kernel that extends in two directions"
+    preparation = Columns
+
+    def takes(self, shape: ConvShape) -> bool:
+        """Whether k×1 and 1×l are smaller than the kernel."""
+        return min(two_sizes(shape.kernel)) > 1
+
+    def highest_ranks(self, shape: ConvShape) -> tuple[int, ...]:
+        """The rank of the kernel as a matrix of its columns, c·k by l·d."""
+        k, width = two_sizes(shape.kernel)
+        return (min(shape.channels * k, width * shape.filters),)
+
+    def macs(self, shape: ConvShape, ranks: Array) -> Array:
+        """d''·(c·k·between + l·d·positions)."""
+        horizontal = two_sizes(shape.kernel)[1] * shape.filters * shape.positions
+        return np.asarray(ranks[:, 0] * (vertical_macs(shape) + horizontal))
+
+    def log_energies(self, evidence: Evidence) -> Energies:
+        """The share of what the kernel's columns contribute to the responses."""
+        shares = column_shares(evidence)
+        return lambda ranks: np.asarray(shares[ranks[:, 0] - 1])
+
+    def form(self, kernel: Array, ranks: tuple[int, ...], prepared: Columns) -> Form:
+        """The regression on V of every column, at full rank, with the 1×l kernel of the cut as H₀."""
+        first = prepared.filters[: ranks[0]]
+        return Form(
+            columns_of,
+            first,
+            prepared.prior(ranks[0]),
+            len(kernel),
+            lambda solution: Chain(first, (solution.left @ solution.right,), solution.bias),
+            lambda chain: compose(chain, kernel.shape[2:], self.name),
+        )
+
+    def links(self, kernel: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[LinkShape, ...]:
+        """Either convolution carries its own axes."""
+        d, c, *sizes = kernel
+        vertical, horizontal = shared_axes(sizes)
+        return LinkShape(ranks[0], c, vertical), LinkShape(d, ranks[0], horizontal)
+
+
+SPATIAL = SpatialForm()
+
+
+def column_shares(evidence: Evidence) -> Array:
+    """log E_s(d'') for d'' = 1.., over all groups together: they lose their i-th column filters together."""
+    return log_shares(np.sum([columns.energies for columns in evidence.preparations(Columns)], axis=0))
+
+
+def vertical_macs(shape: ConvShape) -> int:
+    """The multiply-accumulates of one k×1 filter: it pads its own axes alone, so its output is as wide as the input."""
+    behind = first_axes(shape.kernel)
+    between = shape.group * math.prod(shape.output[:behind] + shape.input[behind:])
+    return shape.channels * two_sizes(shape.kernel)[0] * between
+
+
+def shared_axes(sizes: Sequence[int]) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+    """The axes that the first and the second link carry."""
+    first = tuple(axis < first_axes(sizes) for axis in range(len(sizes)))
+    return first, tuple(not own for own in first)
 
 
 def columns_of(patches: Array) -> Array:
     """The columns of patches [n, c, *sizes], as [n, l, c·k]."""
-    n, c, k, width = _seen(patches).shape
-    return np.ascontiguousarray(_seen(patches).transpose(0, 3, 1, 2)).reshape(n, width, c * k)
+    n, c, k, width = as_planes(patches).shape
+    return np.ascontiguousarray(as_planes(patches).transpose(0, 3, 1, 2)).reshape(n, width, c * k)
 
 
 def compose(chain: Chain, sizes: Sequence[int], form: str) -> Factorization:
-    """The convolutions that factors on the columns stand for: k×1, 1×l, and 1×1 for "3d"."""
-    axes, behind = len(sizes), cut_behind(sizes)
-    carries = tuple(axis < behind for axis in range(axes))
+    """The convolutions that factors on the columns stand for: k×1, 1×l, and 1×1 where there is a third factor."""
+    axes, behind = len(sizes), first_axes(sizes)
     first = chain.first.reshape(len(chain.first), -1, *sizes[:behind], *(1,) * (axes - behind))
     # [o, l·d''] as the kernel of a 1×l convolution.
     second = chain.rest[0].reshape(len(chain.rest[0]), two_sizes(sizes)[1], -1).transpose(0, 2, 1)
     second = second.reshape(*second.shape[:2], *(1,) * behind, *sizes[behind:])
-    links = [Link(first, carries), Link(second, tuple(not own for own in carries))]
-    if form == "3d":
-        last = chain.rest[1]
+    vertical, horizontal = shared_axes(sizes)
+    links = [Link(first, vertical), Link(second, horizontal)]
+    for last in chain.rest[1:]:
         links.append(Link(last.reshape(*last.shape, *(1,) * axes), (False,) * axes))
     return Factorization(form, tuple(links), chain.bias)

@@ -37,7 +37,7 @@ def held_out_spectrum(responses: Array, gram: Array) -> Array:
     return held
 
 
-def log_energies(values: Array) -> Array:
+def log_shares(values: Array) -> Array:
     """log E(r) for r = 1..d, [d]: the share of the spectrum [d] that the first r eigenvalues hold.
 
     A layer without any response loses nothing at any rank: zeros.
