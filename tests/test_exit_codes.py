@@ -1,4 +1,4 @@
-"""Every row of README's table of exit codes, provoked through the command; failures leave the folder as it was."""
+"""Every row of the table of exit codes, provoked through the command; failures leave the folder as it was."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def ends(code: int, said: str, before: str, *arguments: str) -> None:
 
 
 def test_the_table_and_the_help_name_the_codes_that_are_tested_here() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "onnx_lowrank" / "cli" / "README.md").read_text(encoding="utf-8")
     section = text.split("## Exit codes")[1].split("\n## ")[0]
     codes = {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)}
     assert codes == {0, 1, 2, 3, 4, 5, 6, 130, 143}
