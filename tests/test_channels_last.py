@@ -75,7 +75,7 @@ def residual_network(last: bool, blocks: int = 2) -> onnx.ModelProto:
 
 
 def sites(model: onnx.ModelProto) -> tuple[ConvSite, ...]:
-    return find_sites(normalise(load(model).proto))[0]
+    return find_sites(normalise(load(model).proto)).sites
 
 
 def compressed(model: onnx.ModelProto, **options: Any) -> Result:
@@ -126,7 +126,7 @@ def test_a_cast_to_another_type_ends_what_is_seen() -> None:
         op("Relu", ["h"], "r"),
         cast("r", "y"),
     ]
-    (site,) = find_sites(normalise(load(build(nodes, {"w": weights(0, 4, 3, 3, 3)})).proto), include=".")[0]
+    (site,) = find_sites(normalise(load(build(nodes, {"w": weights(0, 4, 3, 3, 3)})).proto), include=".").sites
     assert site.activation is None
 
 

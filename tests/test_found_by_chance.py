@@ -111,7 +111,8 @@ def test_a_geometry_that_does_not_fit_its_kernel(attribute: str, value: list[int
     node = model.graph.node[2]
     del node.attribute[:]
     node.attribute.append(helper.make_attribute(attribute, value, attr_type=onnx.AttributeProto.INTS))
-    sites, skipped = find_sites(normalise(model))
+    found = find_sites(normalise(model))
+    sites, skipped = found.sites, found.skipped
     assert sites == ()
     assert "do not fit its kernel" in {skip.name: skip.reason for skip in skipped}["conv2"]
     with pytest.raises(ModelError):
@@ -133,7 +134,7 @@ def test_values_that_cannot_be_converted_without_a_warning() -> None:
     signalling = np.full(8 * 8 * 9, 0x7F800001, np.uint32).view(np.float32).reshape(8, 8, 3, 3)
     norm, constants = models_for_tests.norm("c2", "y", "bn", 8, 5)
     model = build([*NODES[:3], norm], WEIGHTS | constants | {"w2": signalling})
-    _, skipped = find_sites(normalise(model))
+    skipped = find_sites(normalise(model)).skipped
     assert {skip.name: skip.reason for skip in skipped}["conv2"] == "weights that are infinite or not a number"
 
 

@@ -217,12 +217,13 @@ def test_a_plan_is_saved_and_replayed() -> None:
 
 
 def reasons(model: onnx.ModelProto, **patterns: Any) -> dict[str, str]:
-    return {skip.name: skip.reason for skip in find_sites(normalise(model, gemm=True), gemm=True, **patterns)[1]}
+    return {skip.name: skip.reason for skip in find_sites(normalise(model, gemm=True), gemm=True, **patterns).skipped}
 
 
 def test_each_layer_is_a_site_or_has_its_reason() -> None:
     model = classifier("transB 1")
-    sites, skips = find_sites(normalise(model, gemm=True), gemm=True)
+    found = find_sites(normalise(model, gemm=True), gemm=True)
+    sites, skips = found.sites, found.skipped
     assert [site.name for site in sites] == ["conv2", "conv3", "fc", "head"]
     assert [skip.name for skip in skips] == ["conv1"]
     fc = sites[2]
@@ -230,7 +231,7 @@ def test_each_layer_is_a_site_or_has_its_reason() -> None:
     assert fc.activation is not None and fc.activation.name == "Relu"
     assert reasons(model, exclude="fc")["fc"] == "excluded by --exclude"
     assert reasons(model, include="conv")["head"] == "not named by --include"
-    assert "fc" not in {skip.name for skip in find_sites(normalise(model))[1]}
+    assert "fc" not in {skip.name for skip in find_sites(normalise(model)).skipped}
 
     def changed(edit: Any) -> str:
         other = classifier("transB 1")

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_lowrank.factorise.activations.relu import Activation
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.find.followers import Followers, Join
-from onnx_lowrank.graph.protos import import_graph
+from onnx_lowrank.graph.network import Network
 
 Array = NDArray[Any]
 D = 4
@@ -63,7 +63,7 @@ def model(nodes: Sequence[Any], outputs: Sequence[str] = ("r",), opset: int = 20
 
 def followers(nodes: Sequence[Any], outputs: Sequence[str] = ("r",), opset: int = 20) -> tuple[Activation | None, Any]:
     # Not normalised: that would fold constants into the convolution, and there would be less to recognise.
-    return Followers(import_graph(model(nodes, outputs, opset))).of("c", D)
+    return Followers(Network.from_proto(model(nodes, outputs, opset))).of("c", D)
 
 
 ERF = "Div c root a; Erf a b; Add b one e"
@@ -167,13 +167,13 @@ def test_constants_in_half_precision_are_near_enough() -> None:
 
 
 def test_a_swish_of_recent_opsets_is_a_silu() -> None:
-    graph = normalise(model(ops("Relu c r")))
-    swish = next(node for node in graph.nodes if node.op == "Relu")
+    network = normalise(model(ops("Relu c r")))
+    swish = next(node for node in network.nodes if node.op == "Relu")
     swish.op = "Swish"
-    activation, _ = Followers(graph).of("c", D)
+    activation, _ = Followers(network).of("c", D)
     assert activation is not None and activation.name == "SiLU"
     swish.attrs["alpha"] = 1.702
-    assert Followers(graph).of("c", D)[0] is None
+    assert Followers(network).of("c", D)[0] is None
 
 
 def test_clips_before_opset_11_have_their_bounds_in_attributes() -> None:

@@ -5,7 +5,7 @@ import pytest
 from models_for_tests import ALL, build, conv, photo, run_model, weights
 from onnx import helper
 
-from onnx_lowrank.graph.count_macs import counted_nodes, macs_by_output
+from onnx_lowrank.graph.count_macs import counted_tensors, macs_by_output
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.segments import whole
 
@@ -25,11 +25,12 @@ def test_every_operator_is_counted_by_its_formula() -> None:
         "w": weights(1, 4, 3, 3, 3), "wg": weights(2, 4, 1, 3, 3), "wt": weights(3, 4, 5, 2, 2),
         "wf": weights(4, 7, 5), "wm": weights(5, 7, 9),
     }  # fmt: skip
-    graph = normalise(build(nodes, stored, ("y", "g"), output_shape=(None, None)))
+    network = normalise(build(nodes, stored, ("y", "g"), output_shape=(None, None)))
     shapes = {
-        name: values.shape for name, values in run_model(whole(graph, counted_nodes(graph)), {"x": photo()}).items()
+        name: values.shape
+        for name, values in run_model(whole(network, counted_tensors(network)), {"x": photo()}).items()
     }
-    counts = macs_by_output(graph, shapes)
+    counts = macs_by_output(network, shapes)
     n, h, w = 2, 6, 5
     assert counts == {
         "a": ("Conv", n * 4 * 3 * 9 * h * w),
@@ -43,7 +44,7 @@ def test_every_operator_is_counted_by_its_formula() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_named_shapes_suffice(name: str) -> None:
-    graph = normalise(ALL[name]())
-    tapped = run_model(whole(graph, counted_nodes(graph)), {"x": photo()})
-    counts = macs_by_output(graph, {key: np.shape(value) for key, value in tapped.items()})
+    network = normalise(ALL[name]())
+    tapped = run_model(whole(network, counted_tensors(network)), {"x": photo()})
+    counts = macs_by_output(network, {key: np.shape(value) for key, value in tapped.items()})
     assert all(count > 0 for _, count in counts.values())

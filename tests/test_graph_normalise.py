@@ -55,9 +55,9 @@ def test_the_fold_is_exact_to_the_last_bit_of_float32() -> None:
 
 
 def test_weights_are_lifted_and_only_their_makers_go() -> None:
-    graph = normalise(scattered_weights())
-    assert [node.op for node in graph.nodes] == ["Conv", "Relu", "Conv", "Relu", "Conv"]
-    for node in graph.nodes[::2]:
+    network = normalise(scattered_weights())
+    assert [node.op for node in network.nodes] == ["Conv", "Relu", "Conv", "Relu", "Conv"]
+    for node in network.nodes[::2]:
         assert all(isinstance(tensor, gs.Constant) for tensor in node.inputs[1:])
 
 
@@ -167,8 +167,8 @@ def test_weights_that_depend_on_chance_or_cannot_be_computed_stay() -> None:
         helper.make_node("Unknown", ["k"], ["w2"], domain="elsewhere"),
         conv("random", "x", "w1", "c1"), conv("foreign", "c1", "w2", "y"),
     ]  # fmt: skip
-    graph = normalise(build(nodes, {"k": weights(1, 4, 4, 3, 3)}, domains=["elsewhere"]))
-    assert not any(isinstance(node.inputs[1], gs.Constant) for node in graph.nodes if node.op == "Conv")
+    network = normalise(build(nodes, {"k": weights(1, 4, 4, 3, 3)}, domains=["elsewhere"]))
+    assert not any(isinstance(node.inputs[1], gs.Constant) for node in network.nodes if node.op == "Conv")
 
 
 CHANNELS = np.array([0.5, -2.0, 3.0, 1.5], np.float32)
@@ -216,9 +216,9 @@ def test_what_stays_behind_a_convolution(why: str) -> None:
     nodes = [helper.make_node(operator, names.split(), [made]) for operator, names, made in chain]
     stored = {"w": 10 * weights(1, 4, 3, 3, 3), "k": k}
     shape = (None,) * max(4, k.ndim)
-    graph = normalise(build([conv("conv", "x", "w", "c"), *nodes], stored, output_shape=shape))
-    assert [node.op for node in graph.nodes] == ["Conv", *(operator for operator, _, _ in chain)]
-    assert len(graph.nodes[0].inputs) == 2
+    network = normalise(build([conv("conv", "x", "w", "c"), *nodes], stored, output_shape=shape))
+    assert [node.op for node in network.nodes] == ["Conv", *(operator for operator, _, _ in chain)]
+    assert len(network.nodes[0].inputs) == 2
 
 
 def test_weights_that_come_out_of_a_quantisation_stay_quantised() -> None:

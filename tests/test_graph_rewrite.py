@@ -48,10 +48,10 @@ def exact(site: ConvSite, form: str) -> Factorization:
 
 def rewritten(model: onnx.ModelProto, form: str) -> onnx.ModelProto:
     loaded = load(model)
-    graph = normalise(loaded.proto)
-    for site in find_sites(graph, include="")[0]:
-        rewrite(graph, site, exact(site, form))
-    result = export(graph, loaded)
+    network = normalise(loaded.proto)
+    for site in find_sites(network, include="").sites:
+        rewrite(network, site, exact(site, form))
+    result = export(network, loaded)
     validate(result, model)
     return result
 
@@ -95,7 +95,7 @@ def test_an_exact_chain_computes_the_dense_convolution(
     assert got.shape == expected.shape
     np.testing.assert_allclose(got, expected, atol=2e-5)
 
-    site = find_sites(normalise(model), include="")[0][0]
+    site = find_sites(normalise(model), include="").sites[0]
     assert site.output_size(image) == expected.shape[2:]
     top, left, bottom, right = site.padding(image)
     explicit = {"strides": [1, 1]} | geometry | {"pads": [top, left, bottom, right]}
@@ -117,8 +117,8 @@ def test_what_the_solver_makes_of_the_weights_at_full_rank_computes_the_dense_co
         geometry.pop("dilations", None)  # ONNX Runtime refuses the two together.
     model = one_conv(weights(7, 4, 3, *size), weights(8, 4), **geometry, **padding)
     loaded = load(model)
-    graph = normalise(loaded.proto)
-    site = find_sites(graph, include="")[0][0]
+    network = normalise(loaded.proto)
+    site = find_sites(network, include="").sites[0]
     rows, columns = 3 * size[0], 4 * size[1]
     # Any covariance of the columns will do at full rank.
     mixing = np.eye(rows) + 0.3 * np.random.default_rng(9).normal(size=(rows, rows)) / np.sqrt(rows)
@@ -133,8 +133,8 @@ def test_what_the_solver_makes_of_the_weights_at_full_rank_computes_the_dense_co
     }[form]
     factors = from_weights(make_form(form, site.kernel, ranks, cuts), site.kernel, site.bias)
     assert (factors.form, factors.ranks) == (form, ranks)
-    rewrite(graph, site, factors)
-    result = export(graph, loaded)
+    rewrite(network, site, factors)
+    result = export(network, loaded)
     validate(result, model)
     x = photo(1, (2, 3, *image))
     np.testing.assert_allclose(run_model(result, {"x": x})["y"], run_model(model, {"x": x})["y"], atol=2e-5)
@@ -151,13 +151,13 @@ def test_a_whole_network_rewritten_exactly_computes_the_same(build: Any, form: s
 
 def test_the_chain_stands_where_the_convolution_stood_and_makes_its_tensor() -> None:
     loaded = load(residual())
-    graph = normalise(loaded.proto)
-    site = next(site for site in find_sites(graph)[0] if site.name == "conv2")
-    output = graph.nodes[2].outputs[0]
-    rewrite(graph, site, exact(site, "spatial"))
-    assert [node.name for node in graph.nodes[:5]] == ["conv1", "relu_r1", "conv2/rank-1of2", "conv2/rank-2of2", ""]
-    assert graph.nodes[3].outputs[0] is output
-    proto = export(graph, loaded)
+    network = normalise(loaded.proto)
+    site = next(site for site in find_sites(network).sites if site.name == "conv2")
+    output = network.nodes[2].outputs[0]
+    rewrite(network, site, exact(site, "spatial"))
+    assert [node.name for node in network.nodes[:5]] == ["conv1", "relu_r1", "conv2/rank-1of2", "conv2/rank-2of2", ""]
+    assert network.nodes[3].outputs[0] is output
+    proto = export(network, loaded)
     stored = {tensor.name: list(tensor.dims) for tensor in proto.graph.initializer}
     assert "w2" not in stored
     assert "b2" not in stored
@@ -170,10 +170,10 @@ def test_the_chain_stands_where_the_convolution_stood_and_makes_its_tensor() -> 
 def test_new_names_avoid_those_that_exist() -> None:
     model = residual()
     model.graph.node[0].name = "conv2/rank-1of2"
-    graph = normalise(model)
-    site = next(site for site in find_sites(graph)[0] if site.name == "conv2")
-    rewrite(graph, site, exact(site, "channel"))
-    names = [node.name for node in graph.nodes if node.name]
+    network = normalise(model)
+    site = next(site for site in find_sites(network).sites if site.name == "conv2")
+    rewrite(network, site, exact(site, "channel"))
+    names = [node.name for node in network.nodes if node.name]
     assert len(names) == len(set(names))
 
 
@@ -185,10 +185,10 @@ def test_a_bias_of_zeros_is_written_only_where_there_was_one() -> None:
 
 def test_a_weight_that_others_read_stays() -> None:
     loaded = load(shared_weights())
-    graph = normalise(loaded.proto)
-    for site in find_sites(graph)[0]:
-        rewrite(graph, site, exact(site, "channel"))
-    assert "w" in {tensor.name for tensor in export(graph, loaded).graph.initializer}
+    network = normalise(loaded.proto)
+    for site in find_sites(network).sites:
+        rewrite(network, site, exact(site, "channel"))
+    assert "w" in {tensor.name for tensor in export(network, loaded).graph.initializer}
 
 
 @pytest.mark.parametrize(("number", "dtype"), [(10, np.dtype(np.float16)), (11, np.dtype(np.float64)), (16, BFLOAT16)])
@@ -200,7 +200,7 @@ def test_factors_take_the_type_of_the_weights(number: int, dtype: np.dtype[Any])
     # Conv knows bfloat16 since opset 22.
     opset = 22 if number == TensorProto.BFLOAT16 else OPSET
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
-    site = find_sites(normalise(model), include="conv")[0][0]
+    site = find_sites(normalise(model), include="conv").sites[0]
     assert site.dtype == dtype
     np.testing.assert_array_equal(site.kernel, kernel.astype(np.float64))
     result = rewritten(model, "channel")
@@ -208,11 +208,11 @@ def test_factors_take_the_type_of_the_weights(number: int, dtype: np.dtype[Any])
 
 
 def test_a_factor_beyond_the_range_of_its_type_is_refused() -> None:
-    graph = normalise(one_conv(weights(1, 4, 3, 3, 3)))
-    site = find_sites(graph, include="conv")[0][0]
+    network = normalise(one_conv(weights(1, 4, 3, 3, 3)))
+    site = find_sites(network, include="conv").sites[0]
     chain = exact(site, "channel")
     large = Factorization("channel", (Link(chain.links[0].kernel * 1e300, BOTH), chain.links[1]), chain.bias)
     with pytest.raises(ValidationError, match=r"conv: a factor of size .* does not fit float32"):
-        rewrite(graph, site, large)
-    assert len(graph.nodes) == 1
-    assert len(graph.nodes[0].inputs) == 2
+        rewrite(network, site, large)
+    assert len(network.nodes) == 1
+    assert len(network.nodes[0].inputs) == 2

@@ -88,7 +88,7 @@ def decorated() -> onnx.ModelProto:
 def factorised(model: onnx.ModelProto, pattern: str = "^conv2$", rank: int = 4) -> onnx.ModelProto:
     loaded = load(model)
     graph = normalise(loaded.proto)
-    for site in find_sites(graph, include=pattern)[0]:
+    for site in find_sites(graph, include=pattern).sites:
         d, c, h, w = site.kernel.shape
         stages = (
             Link(np.full((rank, c, h, w), 0.01), (True, True)),

@@ -25,7 +25,7 @@ from onnx_lowrank.graph.find.sites import find_sites
 
 
 def reasons(model: object, **patterns: Any) -> dict[str, str]:
-    return {skip.name: skip.reason for skip in find_sites(normalise(model), **patterns)[1]}
+    return {skip.name: skip.reason for skip in find_sites(normalise(model), **patterns).skipped}
 
 
 CONVOLUTIONS = {
@@ -36,7 +36,8 @@ CONVOLUTIONS = {
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_convolution_is_a_site_or_skipped_with_a_reason(name: str) -> None:
-    sites, skips = find_sites(normalise(ALL[name]()))
+    found = find_sites(normalise(ALL[name]()))
+    sites, skips = found.sites, found.skipped
     names = [*(site.name for site in sites), *(skip.name for skip in skips)]
     assert len(names) == len(set(names)) == CONVOLUTIONS[name]
     assert all(skip.reason and "\n" not in skip.reason for skip in skips)
@@ -62,14 +63,14 @@ def test_convolutions_in_bodies_and_functions_are_named() -> None:
 
 
 def test_patterns_choose_and_an_explicit_name_overrides_the_first_layer_rule() -> None:
-    graph = normalise(residual())
-    assert [site.name for site in find_sites(graph)[0]] == ["conv2", "conv3", "shortcut", "conv4"]
-    assert [site.name for site in find_sites(graph, include="conv[12]")[0]] == ["conv1", "conv2"]
-    assert [site.name for site in find_sites(graph, exclude="short|4$")[0]] == ["conv2", "conv3"]
+    network = normalise(residual())
+    assert [site.name for site in find_sites(network).sites] == ["conv2", "conv3", "shortcut", "conv4"]
+    assert [site.name for site in find_sites(network, include="conv[12]").sites] == ["conv1", "conv2"]
+    assert [site.name for site in find_sites(network, exclude="short|4$").sites] == ["conv2", "conv3"]
     assert reasons(residual(), exclude="short")["shortcut"] == "excluded by --exclude"
     assert reasons(residual(), include="conv")["shortcut"] == "not named by --include"
     with pytest.raises(UsageError, match="--include '\\(' is not a regular expression"):
-        find_sites(graph, include="(")
+        find_sites(network, include="(")
 
 
 def test_a_size_taken_from_the_input_does_not_make_a_layer_the_first() -> None:
@@ -81,21 +82,22 @@ def test_a_size_taken_from_the_input_does_not_make_a_layer_the_first() -> None:
     ]
     stored = {"w0": weights(1, 3, 3, 3, 3), "w1": weights(2, 3, 3, 3, 3)}
     integers = {"zero": np.zeros(2, np.int64), "axes": np.array([2, 3], np.int64)}
-    sites, skips = find_sites(normalise(build(nodes, stored | integers)))
+    found = find_sites(normalise(build(nodes, stored | integers)))
+    sites, skips = found.sites, found.skipped
     assert [site.name for site in sites] == ["next"]
     assert [skip.name for skip in skips] == ["stem"]
 
 
 def test_the_activation_counts_only_if_it_is_the_one_reader() -> None:
-    activations = {site.name: site.activation for site in find_sites(normalise(plain()), include="")[0]}
+    activations = {site.name: site.activation for site in find_sites(normalise(plain()), include="").sites}
     assert activations == {"conv1": RELU, "conv2": RELU, "conv3": None}
     # Its response is an output of the model, too.
-    stem = next(site for site in find_sites(normalise(branches()), include="stem")[0])
+    stem = next(site for site in find_sites(normalise(branches()), include="stem").sites)
     assert stem.activation is None
 
 
 def test_a_shortcut_joins_where_only_the_addition_reads_the_response() -> None:
-    sites = {site.name: site for site in find_sites(normalise(residual()), include="")[0]}
+    sites = {site.name: site for site in find_sites(normalise(residual()), include="").sites}
     joins = {name: (site.join.shortcut, site.join.total) if site.join else None for name, site in sites.items()}
     # The projection of the second block comes after its convolution in the file; each is the other's shortcut.
     assert joins == {
@@ -109,7 +111,7 @@ def test_a_shortcut_joins_where_only_the_addition_reads_the_response() -> None:
 def test_a_site_carries_its_arrays_and_geometry() -> None:
     nodes = [conv("", "x", "w", "y", "b", strides=[2, 1], dilations=[1, 2], pads=[0, 1, 2, 3])]
     kernel, bias = weights(1, 4, 3, 3, 2), weights(2, 4)
-    site = find_sites(normalise(build(nodes, {"w": kernel, "b": bias})), include="")[0][0]
+    site = find_sites(normalise(build(nodes, {"w": kernel, "b": bias})), include="").sites[0]
     assert (site.name, site.input, site.output) == ("y", "x", "y")
     assert (site.strides, site.dilations, site.pads, site.auto_pad) == ((2, 1), (1, 2), (0, 1, 2, 3), "NOTSET")
     assert site.dtype == np.float32
@@ -123,5 +125,6 @@ def test_convolutions_that_share_a_name_are_told_apart_by_their_outputs() -> Non
     for node in model.graph.node:
         if node.op_type == "Conv":
             node.name = "conv"
-    sites, skips = find_sites(normalise(model))
+    found = find_sites(normalise(model))
+    sites, skips = found.sites, found.skipped
     assert [*(skip.name for skip in skips), *(site.name for site in sites)] == ["c1", "c2", "c3", "s3", "c4"]

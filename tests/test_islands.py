@@ -33,12 +33,11 @@ MATHEMATICS = ("factorise", "plan")
 
 GRAPH_LIBRARIES = {"onnx", "onnx_graphsurgeon"}
 OUTSIDE_THE_GRAPH = {
-    "calibration": {"onnx_graphsurgeon"},  # names the graph that it runs
     "data": {"onnx"},  # reads TensorProto files
     "latency": {"onnx"},  # hands trial models to the runtime
     "pipeline": {"onnx"},  # hands the result out
     "runtime": {"onnx"},  # opens it
-    "stages": GRAPH_LIBRARIES,  # see all islands
+    "stages": {"onnx"},  # hand models from one island to another
 }
 """Folders that name a type of the graph's libraries; no other may join them without a reason."""
 

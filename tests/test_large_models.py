@@ -75,7 +75,7 @@ def test_no_model_above_the_limit_is_timed_from_memory(tmp_path: Path, monkeypat
     measure_only(Request(model, options=by_clock))
     assert sum(isinstance(given, str) for given in opened) >= 1  # the original's time
     loaded = load(model)
-    sites, _ = find_sites(normalise(loaded.proto))
+    sites = find_sites(normalise(loaded.proto)).sites
     plan = Plan(tuple(SitePlan(site.name, "channel", (24,)) for site in sites))
     feeds = {"x": photo(1, (1, 3, 20, 20))}
     before = len(opened)

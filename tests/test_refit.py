@@ -19,7 +19,9 @@ from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.edit.reweight import replace_weights
 from onnx_lowrank.graph.files.load import load
 from onnx_lowrank.graph.files.save import export
-from onnx_lowrank.graph.find.dense import LinearSite, find_linears
+from onnx_lowrank.graph.find.dense import DenseLayer, refittable
+from onnx_lowrank.graph.find.sites import find_sites
+from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.tensors import BFLOAT16, FLOATS
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -153,14 +155,14 @@ def test_more_features_than_samples() -> None:
     assert error(refitted, model, unseen, "x", "y") < error(plain, model, unseen, "x", "y")
 
 
-def linears(model: onnx.ModelProto) -> dict[str, LinearSite]:
-    return {site.name: site for site in find_linears(normalise(model), ["c2"], [])}
+def dense_layers(network: Network, *sources: str) -> dict[str, DenseLayer]:
+    return {layer.name: layer for layer in refittable(network, find_sites(network).dense, sources)}
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_every_spelling_is_found(head: str) -> None:
     model = network(head)
-    found = linears(model)
+    found = dense_layers(normalise(model), "c2")
     arrays = stored(model)
     assert list(found) == ["fc", "head"]
     for site, w, b in ((found["fc"], "wf", "bf"), (found["head"], "wg", "bg")):
@@ -168,14 +170,28 @@ def test_every_spelling_is_found(head: str) -> None:
         np.testing.assert_array_equal(site.bias, arrays.get(b, np.zeros(len(site.weight))))
         assert site.intercept == (head != "MatMul")
     assert (found["fc"].target, found["head"].target) == ("h", "y")
-    assert not find_linears(normalise(model), [], [])
-    assert [site.name for site in find_linears(normalise(model), ["c2"], ["fc"])] == ["fc_2", "head"]
+    assert not dense_layers(normalise(model))
 
 
-def edited(edit: Callable[[Any], object], head: str = "transB 1") -> dict[str, LinearSite]:
+@pytest.mark.parametrize("gemm", [True, False])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_layer_has_one_name_and_no_two_layers_share_one(head: str, gemm: bool) -> None:
+    model = network(head)
+    for node in model.graph.node:
+        if node.name in ("conv2", "fc"):
+            node.name = "twin"
+    found = find_sites(normalise(model, gemm=gemm), include="", gemm=gemm)
+    dense = {layer.output: layer.name for layer in found.dense}
+    assert dense == {layer.output: layer.name for layer in found.sites if layer.kernel.ndim == 2} or not gemm
+    names = {site.output: site.name for site in found.sites} | dense
+    assert len(set(names.values())) == len(names) == 5
+    assert "head" in dense.values() and "twin" not in dense.values()
+
+
+def edited(edit: Callable[[Any], object], head: str = "transB 1") -> dict[str, DenseLayer]:
     model = network(head)
     edit(model.graph)
-    return linears(model)
+    return dense_layers(normalise(model), "c2")
 
 
 def attribute(node: Any, name: str, value: Any) -> None:
@@ -254,7 +270,7 @@ def test_weights_are_written_in_the_models_type(head: str, element: np.dtype[Any
         tensor.CopyFrom(made)
     loaded = load(model)
     graph = normalise(loaded.proto)
-    for site in find_linears(graph, ["c2"], []):
+    for site in dense_layers(graph, "c2").values():
         too_large = np.full(site.weight.shape, 1e300)
         fits = replace_weights(graph, site, too_large, None)
         assert fits == (element == np.float64)

@@ -39,6 +39,7 @@ from onnx_lowrank.errors import UsageError
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files.load import inputs, outputs
 from onnx_lowrank.graph.files.save import export
+from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.pareto import FORMS
@@ -117,7 +118,7 @@ class Judge:
     tap: str
     scores: str
 
-    def run(self, run: Prepared, graph: object) -> tuple[Array, Array]:
+    def run(self, run: Prepared, graph: Network) -> tuple[Array, Array]:
         """(tapped tensor, class scores) over all samples."""
         session = run.open_session(whole(graph, [self.tap, self.scores]), "the model")
         parts = [session(self.source.feeds(self.chosen[i : i + BATCH])) for i in range(0, len(self.chosen), BATCH)]

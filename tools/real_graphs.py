@@ -105,7 +105,7 @@ def _worker(spec: Path) -> None:
 
 def _full_rank(model: str, plan: Row, form: str) -> Row:
     """The plan with every layer in the form (channel where it fits no other), at the ranks of the whole kernel."""
-    sites, _ = find_sites(normalise(load(model).proto), ".")
+    sites = find_sites(normalise(load(model).proto), ".").sites
     of_name = {site.name: site for site in sites}
     for site in plan["sites"]:
         kernel, group = of_name[site["name"]].kernel, of_name[site["name"]].group
@@ -120,7 +120,8 @@ def _eligible(model: str, options: Sequence[str]) -> Row:
     """Sites and reasons where the run itself reports none."""
     try:
         _, chosen = arguments([model, "out", *options])
-        sites, skipped = find_sites(normalise(load(model).proto), chosen.include)
+        found = find_sites(normalise(load(model).proto), chosen.include)
+        sites, skipped = found.sites, found.skipped
     except LowRankError:
         return {"sites": 0, "skipped": []}
     return {"sites": len(sites), "skipped": [skip.reason for skip in skipped]}

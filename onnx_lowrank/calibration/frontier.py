@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.calibration.store import _Store
-from onnx_lowrank.graph.find.dense import LinearSite
+from onnx_lowrank.graph.find.dense import DenseLayer
 from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.segments import live_tensors, segment
 from onnx_lowrank.graph.traverse import position
 from onnx_lowrank.interface import Feeds
@@ -56,7 +56,7 @@ class Frontier:
         MACs of all pieces that ran, over all samples.
     """
 
-    def __init__(self, graph: gs.Graph, sampling: Sampling, open_session: Opener, macs: dict[str, int]) -> None:
+    def __init__(self, graph: Network, sampling: Sampling, open_session: Opener, macs: dict[str, int]) -> None:
         self._graph, self._sampling, self._open, self._macs = graph, sampling, open_session, macs
         self.memory = 0
         self._cut = 0
@@ -70,7 +70,7 @@ class Frontier:
     def __exit__(self, *exception: object) -> None:
         self._folder.close()
 
-    def visit(self, site: ConvSite | LinearSite) -> Iterator[tuple[Array, Array | None]]:
+    def visit(self, site: ConvSite | DenseLayer) -> Iterator[tuple[Array, Array | None]]:
         """Run up to a site and yield the tensor that it reads, and the shortcut that joins it, batch by batch.
 
         The cut moves along where that pays. A shortcut that is made behind the site, such as a projection that the

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import onnx_graphsurgeon as gs
-
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.errors import ValidationError
-from onnx_lowrank.graph.count_macs import counted_nodes, dense_outputs, macs_by_output
+from onnx_lowrank.graph.count_macs import counted_tensors, dense_outputs, macs_by_output
 from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.runtime.session import Opener
 
@@ -35,7 +34,7 @@ class Macs:
 
 
 def measure_macs(
-    graph: gs.Graph, sampling: Sampling, open_session: Opener, also: Sequence[str] = (), *, gemm: bool = False
+    graph: Network, sampling: Sampling, open_session: Opener, also: Sequence[str] = (), *, gemm: bool = False
 ) -> Macs:
     """Count every node by running the smallest batch that the model takes.
 
@@ -44,7 +43,7 @@ def measure_macs(
     """
     # What is fed is known; and not every execution provider takes an input that is an output, too.
     fed = {tensor.name for tensor in graph.inputs}
-    tapped = [name for name in (*counted_nodes(graph), *also) if name not in fed]
+    tapped = [name for name in (*counted_tensors(graph), *also) if name not in fed]
     session = open_session(whole(graph, tapped), "the model")
     batch = sampling.single
     feeds = sampling.source.feeds(batch)
@@ -61,7 +60,7 @@ def measure_macs(
 
 
 def check_costs(
-    graph: gs.Graph,
+    graph: Network,
     before: Macs,
     planned: Mapping[str, tuple[int, int]],
     sites: Sequence[ConvSite],

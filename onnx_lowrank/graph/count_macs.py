@@ -2,7 +2,7 @@
 
     Conv            ∏(weight) · ∏(output height, width, …) · N
     ConvTranspose   ∏(weight) · ∏(input height, width, …) · N
-    Gemm, MatMul    ∏(output) · K, with K the length of the dimension that is summed over
+    Gemm, MatMul    ∏(output) · K, where K is the length of the dimension that is summed over
 
 Additions of a bias are not counted, nor is any other operator.
 """
@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping
 import onnx_graphsurgeon as gs
 
 from onnx_lowrank.graph.kinds import STANDARD, is_dense
+from onnx_lowrank.graph.network import Network
 
 _CONVS = ("Conv", "ConvTranspose")
 _PRODUCTS = ("Gemm", "MatMul")
 
 
-def counted_nodes(graph: gs.Graph) -> tuple[str, ...]:
-    """Return the tensors whose shapes `macs_by_output` needs, without repetition.
+def counted_tensors(network: Network) -> tuple[str, ...]:
+    """Return the names of the tensors whose shapes ``macs_by_output`` needs, each once.
 
     Returns
     -------
@@ -28,43 +29,43 @@ def counted_nodes(graph: gs.Graph) -> tuple[str, ...]:
     """
     names = {
         tensor.name: None
-        for node in _counted(graph)
+        for node in _counted(network)
         for tensor in (*node.inputs[:2], node.outputs[0])
         if not isinstance(tensor, gs.Constant)
     }
     return tuple(names)
 
 
-def macs_by_output(graph: gs.Graph, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str, int]]:
-    """Count every node.
+def macs_by_output(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str, int]]:
+    """Count the multiply-accumulates of every convolution and matrix product of the main graph.
 
     Parameters
     ----------
-    graph
+    network
         It is not changed.
     shapes
-        Of the tensors that `counted_nodes` names, as seen in one run.
+        The shapes, in one run, of the tensors that ``counted_tensors`` names.
 
     Returns
     -------
     dict
-        Name of the node's output → (operator, multiply-accumulates), in the order of the nodes.
+        The operator and its multiply-accumulates by the name of the node's output, in the order of the nodes.
 
     Raises
     ------
     KeyError
         If a shape is missing.
     """
-    return {node.outputs[0].name: (node.op, _macs(node, shapes)) for node in _counted(graph)}
+    return {node.outputs[0].name: (node.op, _macs(node, shapes)) for node in _counted(network)}
 
 
-def dense_outputs(graph: gs.Graph) -> tuple[str, ...]:
-    """Return what the fully connected layers of the main graph make: Gemms, and MatMuls by a constant matrix."""
-    return tuple(node.outputs[0].name for node in graph.nodes if is_dense(node))
+def dense_outputs(network: Network) -> tuple[str, ...]:
+    """Return the outputs of the fully connected layers of the main graph: of Gemms, and of MatMuls by a constant."""
+    return tuple(node.outputs[0].name for node in network.nodes if is_dense(node))
 
 
-def _counted(graph: gs.Graph) -> Iterator[gs.Node]:
-    return (node for node in graph.nodes if node.op in (*_CONVS, *_PRODUCTS) and node.domain in STANDARD)
+def _counted(network: Network) -> Iterator[gs.Node]:
+    return (node for node in network.nodes if node.op in (*_CONVS, *_PRODUCTS) and node.domain in STANDARD)
 
 
 def _macs(node: gs.Node, shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -1,4 +1,4 @@
-"""What kind of layer a node is."""
+"""What kind of node a node is, by its operator, its domain and its constants."""
 
 import re
 
@@ -10,10 +10,18 @@ from onnx_lowrank.graph.tensors import FLOATS
 STANDARD = (None, "", "ai.onnx")
 """The ways to write the domain of the standard operators."""
 
+_CONVOLUTION = re.compile(r"Conv(?![a-z])")
+"""The operators FusedConv, ConvTranspose, QLinearConv, NhwcConv and the like, but not Convert."""
+
 
 def is_conv(node: gs.Node) -> bool:
     """Whether the node is a Conv of the standard domain."""
     return node.op == "Conv" and node.domain in STANDARD
+
+
+def is_convolution(node: gs.Node) -> bool:
+    """Whether the node is a convolution of any kind and domain."""
+    return _CONVOLUTION.search(node.op) is not None
 
 
 def is_product(node: gs.Node) -> bool:
@@ -26,29 +34,20 @@ def is_dense(node: gs.Node) -> bool:
     return is_product(node) and (node.op == "Gemm" or isinstance(node.inputs[1], gs.Constant))
 
 
-# FusedConv, ConvTranspose, QLinearConv, NhwcConv and the like; not Convert.
-_CONVOLUTION = re.compile(r"Conv(?![a-z])")
-
-
-def is_convolution(node: gs.Node) -> bool:
-    """Whether the node is a convolution of any kind and domain."""
-    return _CONVOLUTION.search(node.op) is not None
-
-
 def moved_axes(node: gs.Node, element: np.dtype[np.generic], rank: int) -> tuple[int, ...] | None:
-    """How a node that changes no value moves the axes: axis i of its output is axis ``result[i]`` of its input.
+    """Return how a node that changes no value moves the axes: axis i of its output is axis ``result[i]`` of its input.
 
     Parameters
     ----------
     node
-        Any node with one input that is not constant.
+        Any node.
     element, rank
-        Of that input.
+        The type of its input's values, and the number of its input's axes.
 
     Returns
     -------
     tuple of int or None
-        None for a node that does anything else.
+        None for a node that does anything but move axes.
     """
     if node.domain not in STANDARD or len(node.inputs) != 1 or len(node.outputs) != 1:
         return None

@@ -5,8 +5,8 @@ the small model is
 
     x [N, 1, …] → 1×1 convolution to c channels → the layer → its ReLU → global average → y [N, d, 1, …]
 
-where what stands around the layer costs little, and the same in every form: subtract the same model without the layer.
-Other activations than the ReLU are left out: they, too, cost the same in every form.
+The layer's surroundings cost little, and they cost the same in every form: the time of the same model without the layer
+can be subtracted. Activations other than the ReLU are left out, since they also cost the same in every form.
 """
 
 from dataclasses import dataclass
@@ -25,27 +25,30 @@ from onnx_lowrank.graph.files.save import export
 from onnx_lowrank.graph.find.sites import ConvSite, find_sites
 
 IR, OPSET = 8, 17
-"""What any runtime of the last years reads; float16 and bfloat16 included."""
+"""Versions that every runtime of the last years reads; float16 and bfloat16 are among their types."""
+
+LAYER = "layer"
+"""The name of the measured convolution."""
 
 
 @dataclass(frozen=True)
 class ConvGeometry:
-    """All that a convolution's time depends on, besides the machine: no weights and no names.
+    """Everything that a convolution's time depends on, besides the machine: no weights and no names.
 
     Attributes
     ----------
     dtype
-        Of the weights, as NumPy names it.
+        The type of the weights, as NumPy names it.
     input
-        [samples, channels, *size].
+        The shape of the input, [samples, channels, *size].
     filters
-        d, of all groups.
+        d, the number of filters in all groups.
     kernel, strides, dilations
-        Along every spatial axis.
+        One number for each spatial axis.
     pads
-        In front along every spatial axis, then behind.
+        The padding in front along every spatial axis, and then the padding behind.
     group
-        Into how many groups channels and filters are divided.
+        The number of groups that channels and filters are divided into.
     relu
         Whether a ReLU follows, which the runtime makes part of the convolution.
     """
@@ -62,7 +65,7 @@ class ConvGeometry:
 
     @classmethod
     def of(cls, site: ConvSite, shape: tuple[int, ...], samples: int) -> "ConvGeometry":
-        """That of a site whose input has this shape for one or more samples, for a batch of ``samples``."""
+        """Return the geometry of a site for a batch of ``samples``; ``shape`` is its input's for any number of them."""
         return cls(
             site.dtype.name,
             (samples, *shape[1:]),
@@ -77,41 +80,41 @@ class ConvGeometry:
 
     @property
     def weights(self) -> tuple[int, ...]:
-        """[d, c of a group, *sizes] of the kernel."""
+        """The shape of the kernel, [d, c of a group, *sizes]."""
         return (self.filters, self.input[1] // self.group, *self.kernel)
 
     @property
     def bytes(self) -> int:
-        """About what a run holds at once: the layer's input and output, and as much between them."""
+        """The bytes, about, that a run holds at once: the layer's input and output, and as much between them."""
         _, c, *size = self.input
         return 4 * self.input[0] * int(np.prod(size)) * (2 * c + self.filters)
 
     def __str__(self) -> str:
-        """As ``64→128 3×3 on 112×112``."""
+        """Return a text such as ``64→128 3×3 on 112×112``."""
         kernel, size = ("×".join(map(str, part)) for part in (self.kernel, self.input[2:]))
         groups = f" in {self.group} groups" if self.group > 1 else ""
         return f"{self.input[1]}→{self.filters}{groups} {kernel} on {size}"
 
 
 def layer_model(geometry: ConvGeometry, factorization: Factorization | None) -> bytes:
-    """The small model of a convolution, serialised; with ``factorization``, of the chain that replaces it."""
+    """Return the small model, serialised, with the layer as it is or as the chain of a factorisation."""
     proto = _model(geometry, with_layer=True)
     if factorization is None:
         return bytes(proto.SerializeToString())
     loaded = load(proto)
-    graph = normalise(loaded.proto)
-    (site,), _ = find_sites(graph, include="^layer$")
-    rewrite(graph, site, factorization)
-    return bytes(export(graph, loaded).SerializeToString())
+    network = normalise(loaded.proto)
+    (site,) = find_sites(network, include=f"^{LAYER}$").sites
+    rewrite(network, site, factorization)
+    return bytes(export(network, loaded).SerializeToString())
 
 
 def surrounding_model(geometry: ConvGeometry) -> bytes:
-    """The small model without the layer."""
+    """Return the small model without the layer, serialised."""
     return bytes(_model(geometry, with_layer=False).SerializeToString())
 
 
 def layer_input(geometry: ConvGeometry) -> dict[str, NDArray[Any]]:
-    """What the small models read."""
+    """Return an input of the small models: x, [N, 1, *size]."""
     n, _, *size = geometry.input
     values = np.random.default_rng(0).standard_normal((n, 1, *size))
     return {"x": values.astype(np.float32)}
@@ -129,23 +132,8 @@ def _model(geometry: ConvGeometry, *, with_layer: bool) -> onnx.ModelProto:
         fan_in = int(np.prod(geometry.weights[1:]))
         stored["weight"] = (rng.random(geometry.weights) - 0.5) * (12 / fan_in) ** 0.5
         stored["bias"] = np.ones(geometry.filters)
-        nodes.append(
-            helper.make_node(
-                "Conv",
-                ["input", "weight", "bias"],
-                ["response"],
-                "layer",
-                kernel_shape=geometry.kernel,
-                strides=geometry.strides,
-                dilations=geometry.dilations,
-                pads=geometry.pads,
-                group=geometry.group,
-            )
-        )
-        last, channels = "response", geometry.filters
-        if geometry.relu:
-            nodes.append(helper.make_node("Relu", [last], ["activated"]))
-            last = "activated"
+        nodes += _layer_nodes(geometry)
+        last, channels = nodes[-1].output[0], geometry.filters
     nodes.append(helper.make_node("GlobalAveragePool", [last], ["y"]))
     graph = helper.make_graph(
         nodes,
@@ -155,3 +143,18 @@ def _model(geometry: ConvGeometry, *, with_layer: bool) -> onnx.ModelProto:
         [numpy_helper.from_array(values.astype(geometry.dtype), name) for name, values in stored.items()],
     )
     return helper.make_model(graph, ir_version=IR, opset_imports=[helper.make_opsetid("", OPSET)])
+
+
+def _layer_nodes(geometry: ConvGeometry) -> list[onnx.NodeProto]:
+    layer = helper.make_node(
+        "Conv",
+        ["input", "weight", "bias"],
+        ["response"],
+        LAYER,
+        kernel_shape=geometry.kernel,
+        strides=geometry.strides,
+        dilations=geometry.dilations,
+        pads=geometry.pads,
+        group=geometry.group,
+    )
+    return [layer, helper.make_node("Relu", ["response"], ["activated"])] if geometry.relu else [layer]

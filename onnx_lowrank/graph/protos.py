@@ -1,63 +1,10 @@
-"""Between ONNX protos and graphsurgeon nodes, without losing what graphsurgeon does not keep.
+"""Helpers for ONNX protos alone: the bodies inside a node, fields to copy, and inputs and outputs to declare."""
 
-graphsurgeon drops doc strings, metadata, empty list attributes, attributes of rarer types, and copies outer constants
-into the bodies of If and Loop. So every imported node remembers the NodeProto it came from (``node.proto``), the graph
-its ModelProto (``graph.proto``), and going back to ONNX means: the remembered proto with today's tensor names. The
-edits of this package change only which tensors a node reads and makes, never the attributes of a node that stays.
-"""
-
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterator
 from typing import Any
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
-from onnx_graphsurgeon.logger import G_LOGGER
-
-from onnx_lowrank.errors import ModelError
-from onnx_lowrank.graph.tensors import is_sparse, tensor_proto
-
-
-def import_graph(proto: onnx.ModelProto) -> gs.Graph:
-    """Import a model so that nothing of it is lost.
-
-    The graph refers to the arrays in `proto`, which must not be changed afterwards; it is not changed here.
-
-    Raises
-    ------
-    ModelError
-        If graphsurgeon cannot read the model.
-    """
-    try:
-        # graphsurgeon prints its warnings on stdout, where a user's pipe may be reading.
-        with G_LOGGER.suppress():
-            graph = gs.import_onnx(proto)
-    except Exception as error:
-        raise ModelError(
-            f"the model cannot be taken apart ({type(error).__name__}: {' '.join(str(error).split())[:200]}); "
-            "export it again with standard attributes"
-        ) from error
-    graph.proto = proto
-    # Importing shares the proto's own list of opsets, and exporting appends to it.
-    graph.import_domains = list(proto.opset_import)
-    for node, source in zip(graph.nodes, proto.graph.node, strict=True):
-        node.proto = source
-    return graph
-
-
-def node_proto(node: gs.Node) -> onnx.NodeProto:
-    """Return the node as ONNX: the proto it came from with the names of the tensors it reads and makes now."""
-    source = vars(node).get("proto")
-    if source is None:
-        exported: onnx.NodeProto = OnnxExporter.export_node(node)
-        return exported
-    proto = onnx.NodeProto()
-    proto.CopyFrom(source)
-    del proto.input[:], proto.output[:]
-    proto.input.extend(tensor.name for tensor in node.inputs)
-    proto.output.extend(tensor.name for tensor in node.outputs)
-    return proto
 
 
 def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -68,113 +15,21 @@ def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def reads(node: gs.Node) -> tuple[str, ...]:
-    """Names of the tensors that a node reads, those read from inside its bodies included."""
-    names = dict.fromkeys(tensor.name for tensor in node.inputs if tensor.name)
-    source = vars(node).get("proto")
-    if source is None:
-        has_body = any(isinstance(value, gs.Graph) for value in node.attrs.values())
-        source = node_proto(node) if has_body else onnx.NodeProto()
-    for body in bodies(source):
-        names |= dict.fromkeys(_outer(body))
-    return tuple(names)
-
-
-def _outer(body: onnx.GraphProto) -> Iterator[str]:
+def names_from_outside(body: onnx.GraphProto) -> Iterator[str]:
+    """Yield the names of the tensors that a body reads and does not make itself, some of them repeatedly."""
     own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
     own |= {tensor.values.name for tensor in body.sparse_initializer}
     own |= {name for node in body.node for name in node.output}
-    inner = [node_input for node in body.node for node_input in node.input]
-    inner += [name for node in body.node for deeper in bodies(node) for name in _outer(deeper)]
-    inner += [value.name for value in body.output]
-    return (name for name in inner if name and name not in own)
+    read = [name for node in body.node for name in node.input]
+    read += [name for node in body.node for inner in bodies(node) for name in names_from_outside(inner)]
+    read += [value.name for value in body.output]
+    return (name for name in read if name and name not in own)
 
 
-def constants(graph: gs.Graph) -> dict[str, gs.Constant]:
-    """Return the constants that the graph, or a body inside it, uses, by name."""
-    return _constants(graph.nodes, graph.outputs)
-
-
-def _constants(nodes: Iterable[gs.Node], outputs: Iterable[gs.Tensor]) -> dict[str, gs.Constant]:
-    found: dict[str, gs.Constant] = {}
-
-    def collect(tensors: Iterable[gs.Tensor]) -> None:
-        for tensor in tensors:
-            if isinstance(tensor, gs.Constant):
-                found.setdefault(tensor.name, tensor)
-
-    collect(outputs)
-    for node in nodes:
-        collect(node.inputs)
-        for body in node.subgraphs(recursive=True):
-            collect(body.outputs)
-            for inner in body.nodes:
-                collect(inner.inputs)
-    return found
-
-
-def value_info(graph: gs.Graph, name: str) -> onnx.ValueInfoProto | None:
-    """Return what the original says about an input or output of the whole model, or None for any other tensor."""
-    source = vars(graph).get("proto")
-    known = () if source is None else (*source.graph.input, *source.graph.output)
-    return next((value for value in known if value.name == name), None)
-
-
-def piece(
-    graph: gs.Graph,
-    nodes: Sequence[gs.Node],
-    inputs: Sequence[onnx.ValueInfoProto],
-    outputs: Sequence[onnx.ValueInfoProto],
-) -> onnx.ModelProto:
-    """Make a runnable model of some of the graph's nodes.
-
-    Parameters
-    ----------
-    graph
-        Where the nodes live; it lends IR version, opsets, functions and constants, and is not changed.
-    nodes
-        In topological order.
-    inputs, outputs
-        As they shall stand in the model.
-
-    Returns
-    -------
-    onnx.ModelProto
-        With the constants that these nodes need and no others.
-    """
-    model = onnx.ModelProto()
-    source = vars(graph).get("proto")
-    if source is not None:
-        # Below 4 every initializer has to be among the inputs, which are for what a piece is given.
-        model.ir_version = max(source.ir_version, 4)
-        model.opset_import.extend(source.opset_import)
-        model.functions.extend(source.functions)
-    else:
-        model.ir_version = max(graph.ir_version or 8, 4)
-        model.opset_import.extend(graph.import_domains or [onnx.helper.make_opsetid("", graph.opset)])
-        model.functions.extend(OnnxExporter.export_function(function) for function in graph.functions)
-    model.graph.name = graph.name
-    model.graph.node.extend(node_proto(node) for node in nodes)
-    model.graph.input.extend(inputs)
-    model.graph.output.extend(outputs)
-
-    known = _constants(nodes, graph.outputs)
-    needed = dict.fromkeys(name for node in nodes for name in reads(node))
-    needed |= dict.fromkeys(value.name for value in outputs)
-    for name in needed:
-        if name not in known:
-            continue
-        if is_sparse(known[name]):
-            model.graph.sparse_initializer.append(known[name]._values.tensor)
-            continue
-        model.graph.initializer.append(tensor_proto(known[name]))
-    return model
-
-
-def copy_fields(source: Any, target: Any, without: set[str]) -> None:
-    """Copy all fields of a proto but some, which may be too large to copy in vain."""
+def copy_fields(source: Any, target: Any, omitted: Container[str]) -> None:
+    """Copy all fields of a proto but those named by ``omitted``, which may be too large to copy in vain."""
     for field, value in source.ListFields():
-        if field.name in without:
+        if field.name in omitted:
             continue
         if hasattr(value, "extend"):
             getattr(target, field.name).extend(value)
@@ -190,11 +45,14 @@ def initializer_input(tensor: onnx.TensorProto) -> onnx.ValueInfoProto:
     return value
 
 
-def typed(name: str, dtype: np.dtype[Any] | None) -> onnx.ValueInfoProto:
-    """Return an input or output of a piece; without a type, ONNX Runtime infers it."""
+def typed(name: str, dtype: np.dtype[Any] | int | None) -> onnx.ValueInfoProto:
+    """Return an input or output of a piece; without a type, ONNX Runtime infers it.
+
+    The type may be NumPy's or the number that ONNX gives it. No shape is declared: a piece takes whatever the piece
+    before it made.
+    """
     if dtype is None:
         return onnx.ValueInfoProto(name=name)
-    # No shape: a piece must take whatever the piece before it made.
     number = dtype if isinstance(dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     value: Any = onnx.helper.make_tensor_value_info(name, number, None)
     return value

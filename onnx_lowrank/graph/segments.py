@@ -1,8 +1,8 @@
-"""The graph cut into pieces that can be run one after the other.
+"""A network cut into pieces that can be run one after the other.
 
-A cut is a position in ``graph.nodes``: in front of the node with that index. What crosses it, and has to be kept in
-memory between two pieces, are its live tensors. Whatever can be computed from constants alone is not kept: each piece
-computes it again.
+A cut is a position in ``network.nodes``: in front of the node with that index. The tensors that cross it, its live
+tensors, have to be kept between two pieces. Those that can be computed from constants alone are not kept: each piece
+computes them again.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,83 +10,85 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
-from onnx_lowrank.graph.protos import constants, piece, reads, typed, value_info
+from onnx_lowrank.graph.network import Network
+from onnx_lowrank.graph.protos import typed
 from onnx_lowrank.graph.traverse import varying_tensors
 
 
-def live_tensors(graph: gs.Graph, at: int) -> tuple[str, ...]:
-    """Return what crosses the cut in front of node `at`.
+def live_tensors(network: Network, cut: int) -> tuple[str, ...]:
+    """Return the names of the tensors that cross a cut.
 
     Parameters
     ----------
-    graph
+    network
         Normalised, with its nodes in topological order.
-    at
-        0 to ``len(graph.nodes)``.
+    cut
+        0 to ``len(network.nodes)``.
 
     Returns
     -------
     tuple of str
-        The tensors that ``nodes[at:]`` read (also from inside the bodies of If and Loop) and that are inputs of the
-        model or made before `at` from them: inputs first, then in the order in which they are made. Outputs of the
-        model that nobody reads any more are not among them.
+        The tensors that ``nodes[cut:]`` read (also from inside the bodies of If and Loop) and that are inputs of the
+        model or made from them before the cut: inputs first, the others in the order in which they are made. Outputs
+        of the model that no node reads any more are not among them.
     """
-    varying = varying_tensors(graph)
-    read = {name for node in graph.nodes[at:] for name in reads(node)}
-    made = [tensor.name for tensor in graph.inputs]
-    made += [tensor.name for node in graph.nodes[:at] for tensor in node.outputs]
-    return tuple(name for name in made if name in read and name in varying)
+    varying = varying_tensors(network)
+    read = {name for node in network.nodes[cut:] for name in network.reads(node)}
+    at_hand = [tensor.name for tensor in network.inputs]
+    at_hand += [tensor.name for node in network.nodes[:cut] for tensor in node.outputs]
+    return tuple(name for name in at_hand if name in read and name in varying)
 
 
 def segment(
-    graph: gs.Graph, start: int, stop: int, outputs: Sequence[str], dtypes: Mapping[str, np.dtype[Any]]
+    network: Network, start: int, stop: int, outputs: Sequence[str], dtypes: Mapping[str, np.dtype[Any]]
 ) -> onnx.ModelProto:
     """Make a model that runs ``nodes[start:stop]``.
 
     Parameters
     ----------
-    graph
+    network
         It is not changed.
     start, stop
-        Cuts: ``0 <= start <= stop <= len(graph.nodes)``.
+        Cuts: ``0 <= start <= stop <= len(network.nodes)``.
     outputs
-        The tensors wanted, such as ``live_tensors(graph, stop)``. Those that are live at `start` already are left
+        The tensors wanted, such as ``live_tensors(network, stop)``. Those that are live at ``start`` already are left
         out of the model: the caller holds their arrays. The model has no outputs if that is true of all.
     dtypes
-        Element types, at least of the live tensors at `start`.
+        Element types by the names of tensors, at least for the live tensors at ``start``.
 
     Returns
     -------
     onnx.ModelProto
-        Its inputs are those of ``live_tensors(graph, start)``, in this order, that the nodes in it read; nodes that
-        `outputs` do not need are left out.
+        Its inputs are those of ``live_tensors(network, start)``, in this order, that its nodes read; nodes that
+        ``outputs`` do not need are left out.
 
     Raises
     ------
     ValueError
-        If a wanted tensor cannot be computed from what is live at `start` by the nodes before `stop`.
+        If a wanted tensor cannot be computed from what is live at ``start`` by the nodes before ``stop``.
     """
-    live = live_tensors(graph, start)
+    live = live_tensors(network, start)
     wanted = [name for name in dict.fromkeys(outputs) if name not in set(live)]
-    varying = varying_tensors(graph)
-    kept, read = _needed(graph, wanted, set(live))
-    for index in kept:
-        names = [tensor.name for tensor in graph.nodes[index].outputs]
+    varying = varying_tensors(network)
+    needed, read = _needed(network, wanted, set(live))
+    for index in needed:
+        names = [tensor.name for tensor in network.nodes[index].outputs]
         if index >= stop or (index < start and not varying.isdisjoint(names)):
             raise ValueError(f"the piece from node {start} to {stop} cannot compute {names[0]!r}, made by node {index}")
-    inputs = [typed(name, dtypes[name]) for name in live if name in read]
-    ends = [typed(name, dtypes.get(name)) for name in wanted]
-    return piece(graph, [graph.nodes[index] for index in kept], inputs, ends)
+    return network.piece(
+        [network.nodes[index] for index in needed],
+        [typed(name, dtypes[name]) for name in live if name in read],
+        [typed(name, dtypes.get(name)) for name in wanted],
+    )
 
 
-def whole(graph: gs.Graph, outputs: Sequence[str]) -> onnx.ModelProto:
+def whole(network: Network, outputs: Sequence[str]) -> onnx.ModelProto:
     """Make the model with other outputs, to tap tensors inside it.
 
     Parameters
     ----------
-    graph
+    network
         It is not changed.
     outputs
         Any of its tensors; each becomes an output once, in this order. Where the original does not state its type,
@@ -103,29 +105,30 @@ def whole(graph: gs.Graph, outputs: Sequence[str]) -> onnx.ModelProto:
         If there is no such tensor.
     """
     wanted = list(dict.fromkeys(outputs))
-    names = [tensor.name for tensor in graph.inputs]
-    kept, _ = _needed(graph, wanted, set(names))
-    inputs = [value_info(graph, tensor.name) or typed(tensor.name, tensor.dtype) for tensor in graph.inputs]
-    taps = [value_info(graph, name) or typed(name, None) for name in wanted]
-    return piece(graph, [graph.nodes[index] for index in kept], inputs, taps)
+    needed, _ = _needed(network, wanted, {tensor.name for tensor in network.inputs})
+    return network.piece(
+        [network.nodes[index] for index in needed],
+        [network.value_info(tensor.name) or typed(tensor.name, tensor.dtype) for tensor in network.inputs],
+        [network.value_info(name) or typed(name, None) for name in wanted],
+    )
 
 
-def _needed(graph: gs.Graph, wanted: Iterable[str], given: set[str]) -> tuple[list[int], set[str]]:
-    """Return the indices of the nodes that make `wanted` from `given`, in order, and all names they read."""
-    maker = {tensor.name: index for index, node in enumerate(graph.nodes) for tensor in node.outputs if tensor.name}
-    known = constants(graph)
-    kept: set[int] = set()
+def _needed(network: Network, wanted: Iterable[str], given: set[str]) -> tuple[list[int], set[str]]:
+    """Return the indices of the nodes that make ``wanted`` from ``given``, in order, and all names they read."""
+    maker = {tensor.name: index for index, node in enumerate(network.nodes) for tensor in node.outputs if tensor.name}
+    constants = network.constants()
+    needed: set[int] = set()
     read: set[str] = set()
     stack = list(wanted)
     while stack:
         name = stack.pop()
-        if name in given or name in known:
+        if name in given or name in constants:
             continue
         if name not in maker:
             raise ValueError(f"the piece cannot compute {name!r}: no node makes it, and it is not given")
-        if maker[name] not in kept:
-            kept.add(maker[name])
-            names = reads(graph.nodes[maker[name]])
+        if maker[name] not in needed:
+            needed.add(maker[name])
+            names = network.reads(network.nodes[maker[name]])
             read.update(names)
             stack.extend(names)
-    return sorted(kept), read
+    return sorted(needed), read

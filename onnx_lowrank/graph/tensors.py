@@ -1,6 +1,5 @@
-"""Constants: their arrays, new ones, and names that nobody has yet."""
+"""The constants of a graph, their stored values, and names for new ones."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import ml_dtypes
@@ -21,6 +20,9 @@ FLOATS: dict[np.dtype[Any], int] = {
 }
 """The types of weights that can be factorised, with their ONNX numbers."""
 
+ELEMENTS = {number: element for element, number in FLOATS.items()}
+"""The same types by their ONNX numbers."""
+
 
 def is_sparse(constant: gs.Constant) -> bool:
     """Whether the constant is stored as a sparse initializer."""
@@ -28,9 +30,10 @@ def is_sparse(constant: gs.Constant) -> bool:
 
 
 def tensor_proto(constant: gs.Constant) -> onnx.TensorProto:
-    """Return the constant as an initializer: the stored one where it has not been changed.
+    """Return the constant as an initializer.
 
-    The stored one is returned itself where it already has the right name: append it (which copies), never edit it.
+    Where the constant has not been changed and the stored tensor already has its name, the stored tensor itself is
+    returned: append it (which copies), never edit it.
     """
     values = constant._values
     if not isinstance(values, LazyValues):
@@ -44,20 +47,20 @@ def tensor_proto(constant: gs.Constant) -> onnx.TensorProto:
 
 
 def array(constant: gs.Constant) -> NDArray[Any]:
-    """Return the values of a dense constant, read-only in intent.
+    """Return the values of a dense constant, which must not be changed.
 
-    ``Constant.values`` would replace the stored tensor by a copy for good, doubling the memory.
+    The property ``Constant.values`` would replace the stored tensor by a copy for good, doubling the memory.
     """
     values = constant._values
-    found: NDArray[Any] = numpy_helper.to_array(values.tensor) if isinstance(values, LazyValues) else values
-    return found
+    dense: NDArray[Any] = numpy_helper.to_array(values.tensor) if isinstance(values, LazyValues) else values
+    return dense
 
 
 def dtype(constant: gs.Constant) -> np.dtype[Any]:
     """Return the element type of a dense constant, with bfloat16 as ml_dtypes has it."""
     values = constant._values
-    if isinstance(values, LazyValues) and values.tensor.data_type == onnx.TensorProto.BFLOAT16:
-        return BFLOAT16
+    if isinstance(values, LazyValues) and values.tensor.data_type in ELEMENTS:
+        return ELEMENTS[values.tensor.data_type]
     return array(constant).dtype
 
 
@@ -67,11 +70,11 @@ def make_constant(name: str, values: NDArray[Any], as_type: np.dtype[Any]) -> gs
     Parameters
     ----------
     name
-        A name that no tensor has.
+        A name that no other tensor has.
     values
-        Of any shape; in float64 as a rule.
+        The values, of any shape; in float64 as a rule.
     as_type
-        One of `FLOATS`.
+        The element type, one of ``FLOATS``.
     """
     with np.errstate(over="ignore"):
         cast = values.astype(as_type)
@@ -82,27 +85,8 @@ def make_constant(name: str, values: NDArray[Any], as_type: np.dtype[Any]) -> gs
     return gs.Constant(name, LazyValues(proto))
 
 
-def taken_names(graph: gs.Graph) -> set[str]:
-    """Return all names of tensors and nodes in the graph, in its bodies, and of stored tensors nobody reads."""
-    names: set[str] = {tensor.name for tensor in (*graph.inputs, *graph.outputs)}
-    for node in _all_nodes(graph):
-        names.add(node.name)
-        names.update(tensor.name for tensor in (*node.inputs, *node.outputs))
-    source = vars(graph).get("proto")
-    if source is not None:
-        names.update(tensor.name for tensor in source.graph.initializer)
-        names.update(value.name for value in source.graph.input)
-    return names
-
-
-def _all_nodes(graph: gs.Graph) -> Iterator[gs.Node]:
-    yield from graph.nodes
-    for body in graph.subgraphs(recursive=True):
-        yield from body.nodes
-
-
 def unique(wanted: str, taken: set[str]) -> str:
-    """Return `wanted`, or `wanted` with the first number that makes it new, and mark it as taken."""
+    """Return ``wanted``, or ``wanted`` with the first number that makes it new, and mark the name as taken."""
     name, number = wanted, 1
     while name in taken:
         number += 1

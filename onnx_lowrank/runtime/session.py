@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import EnvironmentFault, ModelError
-from onnx_lowrank.graph.files.external import as_input
+from onnx_lowrank.graph.files.external import LARGEST, as_input
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.runtime.providers import _SHORT_NAMES, CPU, _shortened, provider_names, runtime_version
 
@@ -154,14 +154,22 @@ Opener = Callable[[onnx.ModelProto | bytes, str], Session]
 """Opens a model (named for error messages) with the run's providers and threads; above 2 GB not a serialised one."""
 
 
-def opener(providers: Sequence[str], threads: int, *, spinning: bool) -> Opener:
-    """The one way in which a run opens its sessions; ``spinning`` as for ``Session``."""
+def opener(providers: Sequence[str], threads: int, *, spinning: bool, largest: int = LARGEST) -> Opener:
+    """The one way in which a run opens its sessions.
+
+    Parameters
+    ----------
+    providers, threads, spinning
+        As for ``Session``; the providers may have short names.
+    largest
+        Bytes of weights up to which a model goes to the runtime from memory.
+    """
     names = provider_names(providers)
 
     def open_session(model: onnx.ModelProto | bytes, what: str) -> Session:
         if isinstance(model, bytes):
             return Session(model, names, threads, what, spinning=spinning)
-        with as_input(model) as source:
+        with as_input(model, largest) as source:
             return Session(source, names, threads, what, spinning=spinning)
 
     return open_session

@@ -8,7 +8,7 @@ from onnx_lowrank.factorise.evidence import Evidence
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.kind import Energies, FormKind, Preparation, PreparedKernel, preparations
 from onnx_lowrank.factorise.forms.table import FormTable
-from onnx_lowrank.graph.find.dense import LinearSite
+from onnx_lowrank.graph.find.dense import DenseLayer
 from onnx_lowrank.graph.find.sites import ConvSite, Skip
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.allocate import allocate, check_reach
@@ -45,15 +45,9 @@ def dense_bytes(site: ConvSite) -> int:
     return 80 * len(site.kernel) ** 2 if site.kernel.ndim == 2 else 0
 
 
-def one_row_per_sample(linears: Sequence[LinearSite], macs: Macs) -> tuple[LinearSite, ...]:
+def one_row_per_sample(linears: Sequence[DenseLayer], macs: Macs) -> tuple[DenseLayer, ...]:
     """The fully connected layers that read one row of every sample."""
-    return tuple(site for site in linears if macs.shapes[site.input] == (macs.samples, site.weight.shape[1]))
-
-
-def named_as(linears: Sequence[LinearSite], sites: Sequence[ConvSite]) -> tuple[LinearSite, ...]:
-    """The layers to refit; those that are also sites bear the same name."""
-    names = {site.output: site.name for site in sites}
-    return tuple(replace(layer, name=names.get(layer.output, layer.name)) for layer in linears)
+    return tuple(site for site in linears if macs.shapes[site.input] == (macs.samples, site.shape[1]))
 
 
 def drop_unwanted_joins(sites: Sequence[ConvSite], macs: Macs, options: Options) -> tuple[ConvSite, ...]:

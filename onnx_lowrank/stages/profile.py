@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_lowrank.calibration.positions import gather_patches, gather_points
@@ -18,8 +17,9 @@ from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.factorise.forms.kind import PatchMoments, Preparation
 from onnx_lowrank.factorise.forms.spatial import ColumnMoments
-from onnx_lowrank.graph.find.dense import LinearSite
+from onnx_lowrank.graph.find.dense import DenseLayer
 from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.session import Opener
@@ -64,7 +64,7 @@ class Targets:
 
 
 def collect_targets(
-    graph: gs.Graph,
+    graph: Network,
     sites: Sequence[ConvSite],
     needed: Mapping[str, tuple[type[Preparation], ...]],
     sizes: Mapping[str, tuple[int, ...]],
@@ -72,7 +72,7 @@ def collect_targets(
     sampling: Sampling,
     open_session: Opener,
     progress: Progress,
-    linears: Sequence[LinearSite] = (),
+    linears: Sequence[DenseLayer] = (),
 ) -> dict[str, Targets]:
     """The one pass of the original network: what is sampled at all sites, by site name.
 

@@ -17,7 +17,7 @@ from onnx_lowrank.errors import ModelError
 from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files.load import inputs, load, opset, outputs
-from onnx_lowrank.graph.find.dense import find_linears
+from onnx_lowrank.graph.find.dense import refittable
 from onnx_lowrank.graph.find.sites import ConvSite, Skip, find_sites
 from onnx_lowrank.latency.by_clock import check_latency_reach, choose_by_clock
 from onnx_lowrank.latency.clocked import Clocked, clock_layers, rank_multiple, timed_batch
@@ -33,7 +33,6 @@ from onnx_lowrank.stages.plan import (
     conv_shapes,
     drop_unwanted_joins,
     layers_to_choose,
-    named_as,
     needed_preparations,
     one_row_per_sample,
     prepare_kernels,
@@ -71,8 +70,11 @@ def prepare(request: Request, listener: Listener, forms: FormTable) -> Prepared:
     with _stage("load", clock, progress):
         loaded = load(request.model)
         graph = normalise(loaded.proto, gemm=options.include_gemm)
-        sites, skipped = find_sites(graph, options.include, options.exclude, gemm=options.include_gemm)
-        _check_any(sites, skipped)
+        found = find_sites(graph, options.include, options.exclude, gemm=options.include_gemm)
+        sites, skipped = found.sites, found.skipped
+        _check_any(sites, skipped, found.unmatched)
+        for text in found.unmatched:
+            warn(text)
         if loaded.misstated:
             names = sorted(loaded.misstated)
             warn(MISSTATED.format(len(names), ", ".join(names[:3]) + (", …" if len(names) > 3 else "")))
@@ -100,8 +102,8 @@ def prepare(request: Request, listener: Listener, forms: FormTable) -> Prepared:
         sites = drop_unwanted_joins(sites, macs, options)
         skipped += strangers
         _check_any(sites, skipped)
-        found = find_linears(graph, [s.output for s in sites], [s.name for s in sites]) if refits(options) else ()
-        linears = named_as(one_row_per_sample(found, macs), sites)
+        again = refittable(graph, found.dense, [site.output for site in sites]) if refits(options) else ()
+        linears = one_row_per_sample(again, macs)
         shapes, aimed_at = conv_shapes(sites, macs), sum(macs.aimed_at.values())
         given = Given(how, request.data_label, plan is not None)
     # What cannot be is said before the long work.
@@ -176,8 +178,11 @@ def measure(request: Request, listener: Listener, forms: FormTable) -> Clocked:
     open_session = opener(options.providers, options.threads, spinning=False)
     loaded = load(request.model)
     graph = normalise(loaded.proto)
-    sites, skipped = find_sites(graph, options.include, options.exclude)
-    _check_any(sites, skipped)
+    found = find_sites(graph, options.include, options.exclude)
+    sites, skipped = found.sites, found.skipped
+    _check_any(sites, skipped, found.unmatched)
+    for text in found.unmatched:
+        warn(text)
     specs = with_shapes(inputs(loaded.proto), options.input_shapes)
     how = request.parsed_preprocess
     source = open_source(
@@ -201,9 +206,9 @@ def _stage(name: str, clock: StageTimes, progress: Progress) -> Iterator[None]:
     progress(name, 1, 1)
 
 
-def _check_any(sites: tuple[ConvSite, ...], skipped: tuple[Skip, ...]) -> None:
+def _check_any(sites: tuple[ConvSite, ...], skipped: tuple[Skip, ...], unmatched: tuple[str, ...] = ()) -> None:
     if not sites:
-        raise ModelError(f"nothing to factorise: {why_nothing(skipped)}")
+        raise ModelError(f"nothing to factorise: {'; '.join((*unmatched, why_nothing(skipped)))}")
 
 
 def why_nothing(skipped: Sequence[Skip]) -> str:

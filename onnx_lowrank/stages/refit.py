@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_lowrank.calibration.frontier import Frontier
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.factorise.solve.ridge import Refit, refit
 from onnx_lowrank.graph.edit.reweight import replace_weights
-from onnx_lowrank.graph.find.dense import LinearSite
+from onnx_lowrank.graph.find.dense import DenseLayer
+from onnx_lowrank.graph.network import Network
 from onnx_lowrank.options import Options
 
 Array = NDArray[Any]
@@ -32,14 +32,14 @@ def refits(options: Options) -> bool:
     return options.refit and options.solver != "weights" and not options.symmetric
 
 
-def refit_bytes(site: LinearSite, samples: int) -> int:
+def refit_bytes(site: DenseLayer, samples: int) -> int:
     """What fitting a layer holds at once: its inputs, its responses several times, its new weights in three copies."""
-    d, p = site.weight.shape
+    d, p = site.shape
     return int(4 * samples * p + 40 * samples * d + 12 * d * p)
 
 
 def refit_layer(
-    frontier: Frontier, graph: gs.Graph, site: LinearSite, targets: Array, sampling: Sampling, memory: int
+    frontier: Frontier, graph: Network, site: DenseLayer, targets: Array, sampling: Sampling, memory: int
 ) -> Refitted:
     """Fit a layer again and change the graph in place, if the judging samples gain by it.
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import onnx
-import onnx_graphsurgeon as gs
 
 from onnx_lowrank.calibration.macs import Macs
 from onnx_lowrank.calibration.sampling import Sampling
@@ -12,8 +11,9 @@ from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.factorise.forms.kind import PreparedKernel
 from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.graph.files.load import LoadedModel
-from onnx_lowrank.graph.find.dense import LinearSite
+from onnx_lowrank.graph.find.dense import DenseLayer
 from onnx_lowrank.graph.find.sites import ConvSite, Skip
+from onnx_lowrank.graph.network import Network
 from onnx_lowrank.latency.by_clock import LatencyPlan
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.report.schema import AccuracyReport, Latency, OutputReport
@@ -61,9 +61,9 @@ class Prepared:
     """A run up to the plan."""
 
     loaded: LoadedModel
-    graph: gs.Graph
+    graph: Network
     sites: tuple[ConvSite, ...]
-    linears: tuple[LinearSite, ...]
+    linears: tuple[DenseLayer, ...]
     skipped: tuple[Skip, ...]
     sampling: Sampling
     open_session: Opener

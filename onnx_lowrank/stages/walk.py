@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_lowrank.calibration.frontier import Frontier
@@ -24,8 +23,9 @@ from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.factorise.rows import Rows
 from onnx_lowrank.factorise.solve.groups import Outcome, solve_groups
 from onnx_lowrank.graph.edit.rewrite import rewrite
-from onnx_lowrank.graph.find.dense import LinearSite
+from onnx_lowrank.graph.find.dense import DenseLayer
 from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.traverse import behind, position
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
@@ -40,7 +40,7 @@ Array = NDArray[Any]
 Forms = tuple[Form, ...]
 """How every group of a convolution is split: one form for each."""
 
-Step = tuple[ConvSite, Forms] | LinearSite
+Step = tuple[ConvSite, Forms] | DenseLayer
 
 OVERHEAD = 700 << 20
 """Bytes of the process itself: the libraries, the model, and the runtime's buffers for one batch."""
@@ -66,7 +66,7 @@ class Walked:
 
 @blas_threads.one_for_scipy()
 def walk(
-    graph: gs.Graph,
+    graph: Network,
     sites: Sequence[ConvSite],
     plan: Plan,
     targets: dict[str, Targets],
@@ -78,7 +78,7 @@ def walk(
     open_session: Opener,
     options: Options,
     progress: Progress,
-    linears: Sequence[LinearSite] = (),
+    linears: Sequence[DenseLayer] = (),
 ) -> Walked:
     """Solve every planned site and rewrite the graph in place.
 
@@ -118,9 +118,9 @@ def walk(
             held = sum(target.rows.nbytes for target in targets.values())
             # What is held between this step and the next one has to leave room for solving this one.
             frontier.memory = max(0, options.memory - OVERHEAD - held - _solving_bytes(step, targets, sampling))
-            if isinstance(step, LinearSite):
+            if isinstance(step, DenseLayer):
                 rows_of_step = targets.pop(step.name).rows
-                with blas_threads.for_shape(step.weight.shape):
+                with blas_threads.for_shape(step.shape):
                     refitted.append(refit_layer(frontier, graph, step, rows_of_step, sampling, allowed))
             else:
                 site, own_forms = step
@@ -150,7 +150,7 @@ def _from_weights(site: ConvSite, forms: Forms) -> Factorization:
 
 def _solving_bytes(step: Step, targets: Mapping[str, Targets], sampling: Sampling) -> int:
     """What a step holds at once: its inputs, and the regressors and targets in two orders."""
-    if isinstance(step, LinearSite):
+    if isinstance(step, DenseLayer):
         return refit_bytes(step, sampling.samples)
     site, forms = step
     if site.name not in targets:  # solved from the weights alone

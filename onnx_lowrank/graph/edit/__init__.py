@@ -1,1 +1,1 @@
-"""Changing a graph."""
+"""Edits of a network: normalising, folding, and replacing layers or their weights."""

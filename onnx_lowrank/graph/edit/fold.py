@@ -4,11 +4,10 @@ A batch normalisation, as the operator or as exporters spell it (subtract, multi
 
     γ · (W∗x + b − μ) / √(σ² + ε) + β  =  (g·W)∗x + g·(b − μ) + β     with g = γ / √(σ² + ε),
 
-and so is the bias that is added for itself. Where the network keeps its channels last, the nodes stand behind a
+and so is a bias that an Add of its own brings. Where the network keeps its channels last, the nodes stand behind a
 Transpose, and some exporters put a Cast between any two nodes, to the type that the values already have.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_lowrank.graph.constants import ComputedConstants
-from onnx_lowrank.graph.edit.unread import remove_unread
 from onnx_lowrank.graph.kinds import STANDARD, moved_axes
+from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse, make_constant, unique
 
 Affine = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -25,19 +24,19 @@ Affine = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 @np.errstate(all="ignore")  # what is not finite is not folded, and some NaNs cannot be converted without a warning
-def fold(graph: gs.Graph, conv: gs.Node, known: ComputedConstants, taken: set[str]) -> None:
+def fold(network: Network, conv: gs.Node, constants: ComputedConstants, taken: set[str]) -> None:
     """Fold what follows a convolution into its weights, as far as it is affine in every channel.
 
     Parameters
     ----------
-    graph
-        The nodes that are folded are removed from it; the last tensor of them keeps its name.
+    network
+        The folded nodes are removed from it; the output of the last of them keeps its name.
     conv
         A Conv of its main graph.
-    known
-        The constants of the graph.
+    constants
+        The constants of the network.
     taken
-        All names of the graph; those of the new weights are added.
+        All names of the network; those of the new weights are added.
     """
     weight = conv.inputs[1]
     bias = conv.inputs[2] if len(conv.inputs) > 2 and conv.inputs[2].name else None
@@ -45,65 +44,78 @@ def fold(graph: gs.Graph, conv: gs.Node, known: ComputedConstants, taken: set[st
         return
     if len(weight.shape) < 3:
         return
-    offset = np.zeros(weight.shape[0]) if bias is None else known.find(bias)
+    offset = np.zeros(weight.shape[0]) if bias is None else constants.find(bias)
     if offset is None or offset.shape != tuple(weight.shape[:1]):
         return
     element, rank = dtype(weight), len(weight.shape)
-    outputs, nodes = {id(tensor) for tensor in graph.outputs}, {id(node) for node in graph.nodes}
+    outputs = {id(tensor) for tensor in network.outputs}
     gain, shift = np.ones(1), offset.astype(np.float64)
     tensor, channels = conv.outputs[0], 1
     folded: list[tuple[gs.Node, gs.Tensor]] = []
-    while len(tensor.outputs) == 1 and id(tensor) not in outputs and id(tensor.outputs[0]) in nodes:
+    while len(tensor.outputs) == 1 and id(tensor) not in outputs and tensor.outputs[0] in network:
         node = tensor.outputs[0]
         axes = moved_axes(node, element, rank)
         if axes is not None:
             channels = axes.index(channels)
         else:
-            affine = _affine(node, tensor, channels, (rank, weight.shape[0]), graph.opset, known)
+            affine = _affine(node, tensor, channels, (rank, weight.shape[0]), network.opset, constants)
             if affine is None:
                 break
             gain, shift = gain * affine[0], shift * affine[0] + affine[1]
             folded.append((node, tensor))
         tensor = node.outputs[0]
     if folded and _reweight(conv, gain, shift, taken):
-        _remove(graph, folded)
+        for node, operand in folded:
+            _bypass(network, node, operand)
+
+
+def is_inference_norm(node: gs.Node, opset: int) -> bool:
+    """Whether a node is a BatchNormalization that uses the stored statistics.
+
+    Before opset 7 the attribute ``is_test`` says so, before opset 14 a single output, and since then
+    ``training_mode``.
+    """
+    if node.op != "BatchNormalization" or node.domain not in STANDARD or len(node.inputs) != 5:
+        return False
+    one_output = sum(bool(tensor.name) for tensor in node.outputs) == 1
+    trains = node.attrs.get("training_mode", 0) != 0 or (opset < 7 and node.attrs.get("is_test", 0) == 0)
+    return one_output and not trains and node.attrs.get("spatial", 1) == 1
 
 
 def _affine(
-    node: gs.Node, y: gs.Tensor, channels: int, size: tuple[int, int], opset: int, known: ComputedConstants
+    node: gs.Node, y: gs.Tensor, channels: int, size: tuple[int, int], opset: int, constants: ComputedConstants
 ) -> Affine | None:
-    """What a node does to y, of size (rank, filters), if it is affine in every channel, by finite numbers."""
+    """Return what a node does to y, of size (rank, filters), if it is affine in every channel, by finite numbers."""
     if node.domain not in STANDARD:
         return None
+    affine: Affine | None = None
     if node.op == "BatchNormalization":
-        plain = node.inputs[0] is y and channels == 1 and is_inference_norm(node, opset)
-        found = _norm(node, size[1], known) if plain else None
+        if node.inputs[0] is y and channels == 1 and is_inference_norm(node, opset):
+            affine = _norm(node, size[1], constants)
     # Before opset 7 the operands were aligned by attributes.
     elif node.op in ("Add", "Sub", "Mul", "Div") and len(node.inputs) == 2 and opset >= 7:
-        first = node.inputs[0] is y
-        other = node.inputs[1 if first else 0]
-        values = None if other is y else _of_channels(known.find(other), channels, size)
-        found = None if values is None else _arithmetic(node.op, values, first)
-    else:
-        return None
-    return found if found and all(np.isfinite(part).all() for part in found) else None
+        y_first = node.inputs[0] is y
+        other = node.inputs[1 if y_first else 0]
+        values = None if other is y else _channel_values(constants.find(other), channels, size)
+        affine = None if values is None else _arithmetic(node.op, values, y_first)
+    return affine if affine and all(np.isfinite(part).all() for part in affine) else None
 
 
-def _arithmetic(op: str, values: NDArray[np.float64], first: bool) -> Affine | None:
-    """y op values, or values op y where y is not ``first``; None where that is not affine in y."""
+def _arithmetic(op: str, values: NDArray[np.float64], y_first: bool) -> Affine | None:
+    """Return y op values, or values op y where y does not come first; None where that is not affine in y."""
     one, zero = np.ones(1), np.zeros(1)
     match op:
         case "Add":
             return one, values
         case "Sub":
-            return (one, -values) if first else (-one, values)
+            return (one, -values) if y_first else (-one, values)
         case "Mul":
             return values, zero
-    return (1 / values, zero) if first else None
+    return (1 / values, zero) if y_first else None
 
 
-def _of_channels(values: NDArray[Any] | None, channels: int, size: tuple[int, int]) -> NDArray[np.float64] | None:
-    """A constant, [d] or [1], if it differs along the channels alone and makes the other operand no larger."""
+def _channel_values(values: NDArray[Any] | None, channels: int, size: tuple[int, int]) -> NDArray[np.float64] | None:
+    """Return a constant as [d] or [1] if it differs along the channels alone and makes the other operand no larger."""
     rank, filters = size
     if values is None or values.ndim > rank or values.dtype not in FLOATS:
         return None
@@ -113,25 +125,13 @@ def _of_channels(values: NDArray[Any] | None, channels: int, size: tuple[int, in
     return values.astype(np.float64).reshape(-1)
 
 
-def _norm(norm: gs.Node, filters: int, known: ComputedConstants) -> Affine | None:
-    parameters = [known.find(tensor) for tensor in norm.inputs[1:5]]
+def _norm(norm: gs.Node, filters: int, constants: ComputedConstants) -> Affine | None:
+    parameters = [constants.find(tensor) for tensor in norm.inputs[1:5]]
     if any(parameter is None or parameter.shape != (filters,) for parameter in parameters):
         return None
     gamma, beta, mean, variance = (np.asarray(parameter, np.float64) for parameter in parameters)
     gain = gamma / np.sqrt(variance + float(norm.attrs.get("epsilon", 1e-5)))
     return gain, beta - mean * gain
-
-
-def is_inference_norm(node: gs.Node, opset: int) -> bool:
-    """Whether a node is a BatchNormalization that uses the stored statistics.
-
-    What says so has changed: ``is_test`` before opset 7, a single output before opset 14, ``training_mode`` since.
-    """
-    if node.op != "BatchNormalization" or node.domain not in STANDARD or len(node.inputs) != 5:
-        return False
-    one_output = sum(bool(tensor.name) for tensor in node.outputs) == 1
-    trains = node.attrs.get("training_mode", 0) != 0 or (opset < 7 and node.attrs.get("is_test", 0) == 0)
-    return one_output and not trains and node.attrs.get("spatial", 1) == 1
 
 
 def _reweight(conv: gs.Node, gain: NDArray[np.float64], shift: NDArray[np.float64], taken: set[str]) -> bool:
@@ -152,15 +152,11 @@ def _reweight(conv: gs.Node, gain: NDArray[np.float64], shift: NDArray[np.float6
     return True
 
 
-def _remove(graph: gs.Graph, folded: Sequence[tuple[gs.Node, gs.Tensor]]) -> None:
-    """Take nodes out of the graph: whatever makes the operand that is named makes their output instead."""
-    gone = {id(node) for node, _ in folded}
-    graph.nodes[:] = [node for node in graph.nodes if id(node) not in gone]
-    for node, operand in folded:
-        constants = [tensor for tensor in node.inputs if tensor is not operand]
-        maker, result = operand.inputs[0], node.outputs[0]
-        node.inputs.clear()
-        node.outputs.clear()
-        maker.outputs = [result]
-        for tensor in constants:
-            remove_unread(graph, tensor)
+def _bypass(network: Network, node: gs.Node, operand: gs.Tensor) -> None:
+    """Take a node out of the network: the node that makes its operand makes its output instead."""
+    constants = [tensor for tensor in node.inputs if tensor is not operand]
+    maker, output = operand.inputs[0], node.outputs[0]
+    network.remove(node)
+    maker.outputs = [output]
+    for tensor in constants:
+        network.remove_unread(tensor)

@@ -2,7 +2,8 @@
 
 Exporters put weights in many places and leave normalisations and biases beside the convolution. Afterwards every
 constant weight and bias of a Conv is a ``gs.Constant``, and what follows a Conv and is affine in every channel is part
-of it (see ``fold``). Nothing else is simplified; only nodes that nobody needs after these two edits are removed.
+of the Conv (see ``fold``). Nothing else is simplified; the only nodes removed are those that these two edits make
+superfluous.
 """
 
 import onnx
@@ -10,70 +11,81 @@ import onnx_graphsurgeon as gs
 
 from onnx_lowrank.graph.constants import ComputedConstants
 from onnx_lowrank.graph.edit.fold import fold
-from onnx_lowrank.graph.edit.unread import remove_unread
 from onnx_lowrank.graph.kinds import STANDARD, is_conv, is_product
-from onnx_lowrank.graph.protos import import_graph
-from onnx_lowrank.graph.tensors import FLOATS, make_constant, taken_names, unique
+from onnx_lowrank.graph.network import Network
+from onnx_lowrank.graph.tensors import FLOATS, make_constant, unique
 
 
-def normalise(proto: onnx.ModelProto, *, gemm: bool = False) -> gs.Graph:
+def normalise(proto: onnx.ModelProto, *, gemm: bool = False) -> Network:
     """Import a model, lift the weights of its convolutions and fold what follows them.
 
     Parameters
     ----------
     proto
-        With its weights in memory and its nodes in topological order. It is not changed, and the graph refers to its
-        arrays: do not change it afterwards either.
+        With its weights in memory and its nodes in topological order. The network refers to its arrays: it is not
+        changed here and must not be changed afterwards.
     gemm
-        Whether to lift the weights of Gemm and MatMul, too.
+        Whether the weights of Gemm and MatMul are lifted as well.
 
     Returns
     -------
-    gs.Graph
-        It computes the same, with its nodes still in topological order. Its attribute ``folded`` counts the nodes that
-        became part of a convolution.
+    Network
+        It computes the same, with its nodes still in topological order; ``folded`` counts the nodes that became part
+        of a convolution.
 
     Raises
     ------
     ModelError
         If the model cannot be imported.
     """
-    graph = import_graph(proto)
-    taken = taken_names(graph)
-    known = ComputedConstants(graph)
-    lifted: dict[str, gs.Constant] = {}
-    for node in list(graph.nodes):
+    network = Network.from_proto(proto)
+    taken = network.taken_names()
+    constants = ComputedConstants(network)
+    lifting = _Lifting(network, constants, taken)
+    for node in list(network.nodes):
         if is_conv(node) or (gemm and is_product(node)):
-            _lift(graph, node, known, lifted, taken)
+            lifting.lift(node, 1)
             for add in node.outputs[0].outputs if node.op == "MatMul" else ():
                 if add.op == "Add" and add.domain in STANDARD:
-                    _lift(graph, add, known, lifted, taken, 0)
-    lifted_only = len(graph.nodes)
-    for node in list(graph.nodes):
+                    lifting.lift(add, 0)
+    nodes_before = len(network.nodes)
+    for node in list(network.nodes):
         if is_conv(node):
-            fold(graph, node, known, taken)
-    graph.folded = lifted_only - len(graph.nodes)
-    return graph
+            fold(network, node, constants, taken)
+    network.folded = nodes_before - len(network.nodes)
+    return network
 
 
-def _lift(
-    graph: gs.Graph,
-    conv: gs.Node,
-    known: ComputedConstants,
-    lifted: dict[str, gs.Constant],
-    taken: set[str],
-    first: int = 1,
-) -> None:
-    for index, tensor in enumerate(conv.inputs):
-        if index < first or not tensor.name or isinstance(tensor, gs.Constant):
-            continue
-        if tensor.name not in lifted:
-            values = known.find(tensor)
-            if values is None or values.dtype not in FLOATS:
+class _Lifting:
+    """Puts stored constants in the place of operands that nodes compute from constants, one constant for each tensor.
+
+    Parameters
+    ----------
+    network
+        The network that is edited.
+    constants
+        Its constants.
+    taken
+        All names of the network; those of the new constants are added.
+    """
+
+    def __init__(self, network: Network, constants: ComputedConstants, taken: set[str]) -> None:
+        self._network, self._constants, self._taken = network, constants, taken
+        self._lifted: dict[str, gs.Constant] = {}
+
+    def lift(self, node: gs.Node, first: int) -> None:
+        """Lift the operands of a node from index ``first`` on, as far as they are constant and of a floating type."""
+        for index, tensor in enumerate(node.inputs):
+            if index < first or not tensor.name or isinstance(tensor, gs.Constant):
                 continue
-            constant = make_constant(unique(f"{tensor.name}/constant", taken), values, values.dtype)
-            if constant is None:
-                continue
-            lifted[tensor.name] = constant
-        conv.inputs[index] = lifted[tensor.name]
-        remove_unread(graph, tensor)
+            constant = self._lifted.get(tensor.name) or self._stored(tensor)
+            if constant is not None:
+                self._lifted[tensor.name] = constant
+                node.inputs[index] = constant
+                self._network.remove_unread(tensor)
+
+    def _stored(self, tensor: gs.Tensor) -> gs.Constant | None:
+        values = self._constants.find(tensor)
+        if values is None or values.dtype not in FLOATS:
+            return None
+        return make_constant(unique(f"{tensor.name}/constant", self._taken), values, values.dtype)

@@ -6,45 +6,56 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_lowrank.graph.find.dense import LinearSite, _other
+from onnx_lowrank.graph.find.dense import DenseLayer, other_operand
+from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.protos import copy_fields
 from onnx_lowrank.graph.tensors import dtype, make_constant, tensor_proto
 from onnx_lowrank.graph.traverse import position
 
 Array = NDArray[Any]
 
+_DATA = {field.name for field in onnx.TensorProto.DESCRIPTOR.fields} - {"doc_string", "metadata_props"}
+"""All fields of a stored tensor but those that describe it to a reader."""
 
-def replace_weights(graph: gs.Graph, site: LinearSite, weight: Array | None, bias: Array | None) -> bool:
-    """Give a layer new weights under the old names, in the old types; None leaves what is there.
+
+def replace_weights(network: Network, layer: DenseLayer, weight: Array | None, bias: Array | None) -> bool:
+    """Give a layer new weights under the old names, in the old types, in place.
+
+    Parameters
+    ----------
+    network
+        The network that the layer was found in, or another one of the same model.
+    layer
+        It owns its weight, where a new one is given, and its bias likewise (``intercept``).
+    weight
+        [d, p]; None leaves the weight that is there.
+    bias
+        [d]; None leaves the bias that is there.
 
     Returns
     -------
     bool
-        False where they do not fit the range of the type: then nothing is changed.
+        False where the new weights do not fit the range of the type: then nothing is changed.
     """
-    node, last = (graph.nodes[position(graph, name)] for name in (site.output, site.target))
+    product, last = (network.nodes[position(network, name)] for name in (layer.output, layer.target))
     edits = []
     if weight is not None:
-        edits.append((node, 1, weight if node.attrs.get("transB", 0) else weight.T))
+        edits.append((product, 1, weight if product.attrs.get("transB", 0) else weight.T))
     if bias is not None:
-        edits.append((last, 2 if last is node else _other(last, site.output), bias))
-    made = [(reader, index, _like(reader.inputs[index], values)) for reader, index, values in edits]
-    if any(constant is None for _, _, constant in made):
+        edits.append((last, 2 if last is product else other_operand(last, layer.output), bias))
+    constants = [_like(reader.inputs[index], values) for reader, index, values in edits]
+    if any(constant is None for constant in constants):
         return False
-    for reader, index, constant in made:
+    for (reader, index, _), constant in zip(edits, constants, strict=True):
         reader.inputs[index] = constant
-        # By its name alone, ``export`` would take the original's.
-        vars(graph).setdefault("replaced", {})[constant.name] = tensor_proto(constant)
+        # An export takes what the original stores under a name unless it is told otherwise.
+        network.replaced[constant.name] = tensor_proto(constant)
     return True
 
 
 def _like(old: gs.Constant, values: Array) -> Any:
-    """A constant with the name, shape, type, doc string and metadata of another one; None where values overflow."""
+    """Make a constant with name, shape, type and description of another one; None where the values overflow."""
     new = make_constant(old.name, values.reshape(old.shape), dtype(old))
     if new is not None:
         copy_fields(tensor_proto(old), tensor_proto(new), _DATA)
     return new
-
-
-# Everything else of a stored tensor.
-_DATA = {field.name for field in onnx.TensorProto.DESCRIPTOR.fields} - {"doc_string", "metadata_props"}

@@ -1,1 +1,1 @@
-"""Models from and to files."""
+"""Models read from files, written to files, and checked."""

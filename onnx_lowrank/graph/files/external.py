@@ -1,6 +1,6 @@
 """Weights in a file of their own, beside the model: where the input has them there, and where one file is too small.
 
-A protobuf message holds 2 GB at most, so a larger model can be handed on as files alone.
+A protobuf message holds 2 GB at most, so a larger model can only be handed on as files.
 """
 
 import contextlib
@@ -17,28 +17,29 @@ from onnx import numpy_helper
 
 from onnx_lowrank.graph.protos import copy_fields
 
-# A single protobuf message cannot be larger than 2 GiB; the nodes need some of it.
-_LARGEST = 2**31 - 2**24
-# Smaller tensors stay in the file, as onnx itself does it.
-_EXTERNAL_FROM = 1024
-# ONNX Runtime maps the file; tensors on page boundaries need no copy.
+LARGEST = 2**31 - 2**24
+"""Bytes of weights that fit into one message, which cannot be larger than 2 GiB; the nodes need some of it."""
+
+SMALLEST_APART = 1024
+"""Bytes from which on a tensor is stored apart; onnx itself has the same limit."""
+
 _ALIGNMENT = 4096
+"""Bytes of a page: ONNX Runtime maps the file, and tensors that begin with a page need no copy."""
+
 _VALUES = {"raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"}
 
 
-def must_be_external(proto: onnx.ModelProto) -> bool:
-    """Whether the weights are too large for one file."""
-    return sum(map(_size, proto.graph.initializer)) > _LARGEST
+def must_be_external(proto: onnx.ModelProto, largest: int = LARGEST) -> bool:
+    """Whether the weights take more than ``largest`` bytes, and so are too large for one file."""
+    return sum(map(_stored_bytes, proto.graph.initializer)) > largest
 
 
-def _size(tensor: onnx.TensorProto) -> int:
-    """About the bytes of a tensor as it is stored; protobuf would serialise it to find out."""
-    if tensor.data_type == onnx.TensorProto.STRING:
-        return int(tensor.ByteSize())
-    return int(math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-
-
-def externalise(proto: onnx.ModelProto, stream: IO[bytes] | io.RawIOBase, location: str) -> onnx.ModelProto:
+def externalise(
+    proto: onnx.ModelProto,
+    stream: IO[bytes] | io.RawIOBase,
+    location: str,
+    smallest: int = SMALLEST_APART,
+) -> onnx.ModelProto:
     """Write the large initializers to a stream and return a model that refers to them.
 
     Parameters
@@ -49,13 +50,15 @@ def externalise(proto: onnx.ModelProto, stream: IO[bytes] | io.RawIOBase, locati
         At its beginning.
     location
         The name that the stream's file will have beside the model.
+    smallest
+        Bytes from which on an initializer is written to the stream.
     """
     model = onnx.ModelProto()
     copy_fields(proto, model, {"graph"})
     copy_fields(proto.graph, model.graph, {"initializer"})
     for tensor in proto.graph.initializer:
         stored = model.graph.initializer.add()
-        if _size(tensor) < _EXTERNAL_FROM or tensor.data_type == onnx.TensorProto.STRING:
+        if _stored_bytes(tensor) < smallest or tensor.data_type == onnx.TensorProto.STRING:
             stored.CopyFrom(tensor)
             continue
         raw = tensor.raw_data or numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data
@@ -70,12 +73,19 @@ def externalise(proto: onnx.ModelProto, stream: IO[bytes] | io.RawIOBase, locati
 
 
 @contextlib.contextmanager
-def as_input(proto: onnx.ModelProto) -> Iterator[bytes | str]:
-    """The model as a library takes it: serialised, or the path of a temporary file where it is too large for that.
+def as_input(proto: onnx.ModelProto, largest: int = LARGEST) -> Iterator[bytes | str]:
+    """Yield a model as a library takes it: serialised, or the path of a temporary file where it is too large for that.
 
     The files, in ``TMPDIR``, are gone afterwards.
+
+    Parameters
+    ----------
+    proto
+        With its weights in memory; it is not changed.
+    largest
+        Bytes of weights up to which the model is serialised.
     """
-    if not must_be_external(proto):
+    if not must_be_external(proto, largest):
         yield proto.SerializeToString()
         return
     # Windows does not remove a file that a session still maps.
@@ -88,18 +98,26 @@ def as_input(proto: onnx.ModelProto) -> Iterator[bytes | str]:
         yield str(path)
 
 
-def fingerprint(proto: onnx.ModelProto) -> tuple[str, int]:
-    """The SHA-256 of the model's file, and the size of all its files, in bytes."""
-    weights = 0
-    if must_be_external(proto):
-        measured = _Measured()
-        proto = externalise(proto, measured, "weights")
-        weights = measured.tell()
+def fingerprint(proto: onnx.ModelProto, largest: int = LARGEST) -> tuple[str, int]:
+    """Return the SHA-256 of the model's file, and the size of all its files, in bytes.
+
+    Parameters
+    ----------
+    proto
+        With its weights in memory; it is not changed.
+    largest
+        Bytes of weights up to which the model is one file.
+    """
+    weights_bytes = 0
+    if must_be_external(proto, largest):
+        counter = _Counter()
+        proto = externalise(proto, counter, "weights")
+        weights_bytes = counter.tell()
     serialised = proto.SerializeToString(deterministic=True)
-    return hashlib.sha256(serialised).hexdigest(), len(serialised) + weights
+    return hashlib.sha256(serialised).hexdigest(), len(serialised) + weights_bytes
 
 
-class _Measured(io.RawIOBase):
+class _Counter(io.RawIOBase):
     """A stream that keeps nothing but its position."""
 
     def __init__(self) -> None:
@@ -116,3 +134,10 @@ class _Measured(io.RawIOBase):
 
     def tell(self) -> int:
         return self._position
+
+
+def _stored_bytes(tensor: onnx.TensorProto) -> int:
+    """Return the bytes, about, of a tensor as it is stored; protobuf would serialise it to find out."""
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return int(tensor.ByteSize())
+    return int(math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)

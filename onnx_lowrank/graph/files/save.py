@@ -1,24 +1,35 @@
-"""From the edited graph back to a file that differs from the original in the rewritten nodes alone."""
+"""From the edited network back to a file that differs from the original in the rewritten nodes alone."""
 
 import contextlib
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 import onnx
-import onnx_graphsurgeon as gs
 
 from onnx_lowrank.errors import EnvironmentFault
-from onnx_lowrank.graph.files.external import externalise, must_be_external
+from onnx_lowrank.graph.files.external import LARGEST, externalise, must_be_external
 from onnx_lowrank.graph.files.load import LoadedModel
-from onnx_lowrank.graph.protos import constants, copy_fields, initializer_input, node_proto, reads
+from onnx_lowrank.graph.network import Network
+from onnx_lowrank.graph.protos import bodies, copy_fields, initializer_input, names_from_outside
 from onnx_lowrank.graph.tensors import is_sparse, tensor_proto
 
+Replace = Callable[[Path, Path], object]
+"""Puts the first file in the place of the second one."""
 
-def export(graph: gs.Graph, original: LoadedModel) -> onnx.ModelProto:
-    """Turn the graph back into a model.
+_EDITED = {"node", "initializer", "sparse_initializer", "input", "value_info", "quantization_annotation"}
+"""The fields of a graph that are not simply the original's."""
+
+
+def rename(source: Path, target: Path) -> None:
+    """Put a file in the place of another one, in one step."""
+    source.replace(target)
+
+
+def export(network: Network, original: LoadedModel) -> onnx.ModelProto:
+    """Turn the network back into a model.
 
     graphsurgeon's own export forgets doc strings, metadata and more, so only nodes, and constants that are new or
     replaced, come from the graph: everything else is the original's, less what belonged to tensors that no longer
@@ -26,7 +37,7 @@ def export(graph: gs.Graph, original: LoadedModel) -> onnx.ModelProto:
 
     Parameters
     ----------
-    graph
+    network
         Made by ``normalise(original.proto)`` and edited.
     original
         The model it came from.
@@ -39,63 +50,38 @@ def export(graph: gs.Graph, original: LoadedModel) -> onnx.ModelProto:
     source = original.proto
     model = onnx.ModelProto()
     copy_fields(source, model, {"graph"})
-    copy_fields(
-        source.graph,
-        model.graph,
-        {"node", "initializer", "sparse_initializer", "input", "value_info", "quantization_annotation"},
-    )
-    model.graph.node.extend(node_proto(node) for node in graph.nodes)
-
-    read = {name for node in graph.nodes for name in reads(node)} | {tensor.name for tensor in graph.outputs}
-    dropped = _read_in(source) - read
-    replaced: dict[str, onnx.TensorProto] = vars(graph).get("replaced", {})
-    model.graph.initializer.extend(
-        replaced.get(tensor.name, tensor) for tensor in source.graph.initializer if tensor.name not in dropped
-    )
-    model.graph.sparse_initializer.extend(
-        tensor for tensor in source.graph.sparse_initializer if tensor.values.name not in dropped
-    )
-    stored = {tensor.name for tensor in source.graph.initializer}
-    model.graph.initializer.extend(
-        tensor_proto(constant)
-        for name, constant in constants(graph).items()
-        if name in read and name not in stored and not is_sparse(constant)
-    )
-
-    now_stored = {tensor.name for tensor in model.graph.initializer}
+    copy_fields(source.graph, model.graph, _EDITED)
+    model.graph.node.extend(network.node_proto(node) for node in network.nodes)
+    stored_before = {tensor.name for tensor in source.graph.initializer}
+    _store_constants(network, source.graph, model.graph)
+    stored = {tensor.name for tensor in model.graph.initializer}
     model.graph.input.extend(
-        value for value in source.graph.input if value.name not in stored or value.name in now_stored
+        value for value in source.graph.input if value.name not in stored_before or value.name in stored
     )
     if source.ir_version < 4:
         listed = {value.name for value in model.graph.input}
         model.graph.input.extend(
             initializer_input(tensor) for tensor in model.graph.initializer if tensor.name not in listed
         )
-
-    exist = now_stored | {tensor.values.name for tensor in model.graph.sparse_initializer}
-    exist |= {value.name for value in model.graph.input}
-    exist |= {name for node in model.graph.node for name in node.output}
-    exist_as_stated = exist - original.misstated
-    model.graph.value_info.extend(value for value in source.graph.value_info if value.name in exist_as_stated)
+    names = stored | {tensor.values.name for tensor in model.graph.sparse_initializer}
+    names |= {value.name for value in model.graph.input}
+    names |= {name for node in model.graph.node for name in node.output}
+    stated = names - original.misstated
+    model.graph.value_info.extend(value for value in source.graph.value_info if value.name in stated)
     model.graph.quantization_annotation.extend(
-        annotation for annotation in source.graph.quantization_annotation if annotation.tensor_name in exist
+        annotation for annotation in source.graph.quantization_annotation if annotation.tensor_name in names
     )
     return model
 
 
-def _read_in(proto: onnx.ModelProto) -> set[str]:
-    """Names that the model's own nodes read; the bodies' names, local ones included, can only keep more alive."""
-
-    def names(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
-        for node in nodes:
-            yield from node.input
-            for attribute in node.attribute:
-                yield from names(attribute.g.node)
-
-    return set(names(proto.graph.node))
-
-
-def write(proto: onnx.ModelProto, path: str | os.PathLike[str], *, external_data: bool) -> None:
+def write(
+    proto: onnx.ModelProto,
+    path: str | os.PathLike[str],
+    *,
+    external_data: bool,
+    largest: int = LARGEST,
+    replace: Replace = rename,
+) -> None:
     """Write a model so that either all of it is there in the end or nothing has changed.
 
     Parameters
@@ -105,7 +91,11 @@ def write(proto: onnx.ModelProto, path: str | os.PathLike[str], *, external_data
     path
         The file; one that is there is replaced.
     external_data
-        Whether to put the weights into ``<name>.data`` beside the file. Models above 2 GB always are.
+        Whether to put the weights into ``<name>.data`` beside the file.
+    largest
+        Bytes of weights from which on they are put there in any case.
+    replace
+        Every step that others can see is one call of this function.
 
     Raises
     ------
@@ -115,18 +105,18 @@ def write(proto: onnx.ModelProto, path: str | os.PathLike[str], *, external_data
     target = Path(path)
     _refuse(target)
     try:
-        _write(proto, target, external_data or must_be_external(proto))
+        _write(proto, target, replace, external=external_data or must_be_external(proto, largest))
     except OSError as error:
         raise EnvironmentFault(_complaint(target, error)) from error
 
 
 def data_file(model: Path) -> Path:
-    """Return the file beside a model to which its weights go if they are not in it."""
+    """Return the file beside a model that holds its weights where the model does not."""
     return model.with_name(model.name + ".data")
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Find out, before the work is done, whether a file can be written; nothing is left there.
+    """Find out, before the work is done, whether a file can be written; no trace is left.
 
     Raises
     ------
@@ -142,6 +132,27 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         probe.unlink()
     except OSError as error:
         raise EnvironmentFault(_complaint(target, error)) from error
+
+
+def _store_constants(network: Network, source: onnx.GraphProto, target: onnx.GraphProto) -> None:
+    """Store the original's constants, less those that have lost their readers, and the network's new ones."""
+    read = {name for node in network.nodes for name in network.reads(node)}
+    read |= {tensor.name for tensor in network.outputs}
+    read_before = {name for node in source.node for name in node.input}
+    read_before |= {name for node in source.node for body in bodies(node) for name in names_from_outside(body)}
+    dropped = read_before - read
+    target.initializer.extend(
+        network.replaced.get(tensor.name, tensor) for tensor in source.initializer if tensor.name not in dropped
+    )
+    target.sparse_initializer.extend(
+        tensor for tensor in source.sparse_initializer if tensor.values.name not in dropped
+    )
+    stored = {tensor.name for tensor in source.initializer}
+    target.initializer.extend(
+        tensor_proto(constant)
+        for name, constant in network.constants().items()
+        if name in read and name not in stored and not is_sparse(constant)
+    )
 
 
 def _refuse(target: Path) -> None:
@@ -163,7 +174,7 @@ def _beside(target: Path) -> Path:
     return target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
 
 
-def _write(proto: onnx.ModelProto, target: Path, external: bool) -> None:
+def _write(proto: onnx.ModelProto, target: Path, replace: Replace, *, external: bool) -> None:
     with contextlib.ExitStack() as cleaning:
         new_model, new_data, old_model, old_data = (_temporary(target, cleaning) for _ in range(4))
         data = data_file(target)
@@ -179,18 +190,18 @@ def _write(proto: onnx.ModelProto, target: Path, external: bool) -> None:
                 # Two files cannot be replaced at once. Where the process is killed half-way, no model must be there:
                 # the old one would read the new weights.
                 if target.exists():
-                    target.replace(old_model)
-                data.replace(old_data)
+                    replace(target, old_model)
+                replace(data, old_data)
             if external:
-                new_data.replace(data)
-            new_model.replace(target)
+                replace(new_data, data)
+            replace(new_model, target)
         except BaseException:
             if external and new_model.exists():
                 if not new_data.exists():
                     data.unlink(missing_ok=True)
                 for old, place in ((old_data, data), (old_model, target)):
                     if old.exists():
-                        old.replace(place)
+                        replace(old, place)
             raise
 
 

@@ -1,8 +1,8 @@
 """Shapes that a model states for tensors inside it, and that its own nodes do not make.
 
-An exporter that moves nodes about and forgets to correct what it has noted leaves such shapes behind. ONNX Runtime
-takes the original all the same, as long as there are others that put it right again; where a rewritten node takes one
-of those away, the wrong shape decides.
+An exporter that moves nodes about without correcting the stated shapes leaves such shapes behind. ONNX Runtime takes
+the original all the same, as long as other statements contradict them; where a rewritten node takes one of those away,
+the wrong shape decides.
 """
 
 import math
@@ -12,19 +12,20 @@ import onnx
 from onnx_lowrank.graph.protos import copy_fields, initializer_input
 
 SMALL = 1024
-"""Elements; constants up to there may be shapes, which have to be known to infer others."""
+"""Elements of the largest constants that may be shapes, which have to be known to infer other shapes."""
 
 
 def misstated(proto: onnx.ModelProto) -> frozenset[str]:
-    """Names of the tensors whose stated shape contradicts what ONNX infers from the inputs and the nodes.
+    """Return the names of the tensors whose stated shape contradicts what ONNX infers from the inputs and the nodes.
 
-    Nothing is said where it infers nothing, such as behind nodes of other domains, nor of tensors inside bodies.
+    A tensor whose shape ONNX does not infer is not among them, such as one behind a node of another domain, or one
+    inside a body.
     """
     stated = {value.name: value.type for value in proto.graph.value_info if _has_shape(value.type)}
     if not stated:
         return frozenset()
     try:
-        # Shapes that nodes compute, for a Reshape, are followed, too.
+        # Shapes that nodes compute, for a Reshape, are followed as well.
         inferred = onnx.shape_inference.infer_shapes(_without_statements(proto), data_prop=True).graph.value_info
     except Exception:  # of many kinds: what cannot be inferred contradicts nothing
         return frozenset()
@@ -36,7 +37,7 @@ def misstated(proto: onnx.ModelProto) -> frozenset[str]:
 
 
 def _without_statements(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without stated shapes and large constants, which become inputs."""
+    """Return the model without stated shapes and without large constants, which become inputs."""
     bare = onnx.ModelProto()
     copy_fields(proto, bare, {"graph"})
     copy_fields(proto.graph, bare.graph, {"initializer", "value_info"})
@@ -54,7 +55,7 @@ def _has_shape(kind: onnx.TypeProto) -> bool:
 
 
 def _contradict(one: onnx.TypeProto, other: onnx.TypeProto) -> bool:
-    """Whether no tensor has both shapes; what a dimension leaves open contradicts nothing."""
+    """Whether no tensor can have both shapes; an unknown dimension contradicts nothing."""
     first, second = one.tensor_type.shape.dim, other.tensor_type.shape.dim
     if len(first) != len(second):
         return True

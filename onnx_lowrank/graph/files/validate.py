@@ -1,14 +1,14 @@
-"""The promises about a rewritten file that can be checked without running it."""
+"""Checks of a rewritten model that need no run."""
 
 from collections.abc import Sequence
 
 import onnx
 
 from onnx_lowrank.errors import ValidationError
-from onnx_lowrank.graph.files.external import as_input
+from onnx_lowrank.graph.files.external import LARGEST, as_input
 
 
-def validate(proto: onnx.ModelProto, original: onnx.ModelProto) -> None:
+def validate(proto: onnx.ModelProto, original: onnx.ModelProto, largest: int = LARGEST) -> None:
     """Check that a model is valid ONNX and still has the original's interface.
 
     Parameters
@@ -17,6 +17,8 @@ def validate(proto: onnx.ModelProto, original: onnx.ModelProto) -> None:
         The rewritten model.
     original
         The model it was made from, itself valid.
+    largest
+        Bytes of weights up to which a model is checked from memory.
 
     Raises
     ------
@@ -31,17 +33,17 @@ def validate(proto: onnx.ModelProto, original: onnx.ModelProto) -> None:
         )
     _compare("inputs", _inputs(proto), _inputs(original))
     _compare("outputs", proto.graph.output, original.graph.output)
-    for full, what in ((False, "not valid ONNX"), (True, "inconsistent in its shapes")):
-        problem = _problem(proto, full)
-        # Some models in use never pass the strict inference; they must then only not get worse.
-        if problem is not None and _problem(original, full) is None:
-            raise ValidationError(f"the rewritten model is {what}: {problem}; please report this")
+    for full_check, flaw in ((False, "not valid ONNX"), (True, "inconsistent in its shapes")):
+        problem = _problem(proto, full_check, largest)
+        # Some models in use never pass the strict inference; all that is asked of these is that they do not get worse.
+        if problem is not None and _problem(original, full_check, largest) is None:
+            raise ValidationError(f"the rewritten model is {flaw}: {problem}; please report this")
 
 
-def _problem(proto: onnx.ModelProto, full: bool) -> str | None:
-    with as_input(proto) as source:
+def _problem(proto: onnx.ModelProto, full_check: bool, largest: int) -> str | None:
+    with as_input(proto, largest) as source:
         try:
-            onnx.checker.check_model(source, full_check=full)
+            onnx.checker.check_model(source, full_check=full_check)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             return " ".join(str(error).split())[:240]
     return None
@@ -57,10 +59,10 @@ def _inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [value for value in proto.graph.input if value.name not in stored]
 
 
-def _compare(what: str, new: Sequence[onnx.ValueInfoProto], old: Sequence[onnx.ValueInfoProto]) -> None:
+def _compare(side: str, new: Sequence[onnx.ValueInfoProto], old: Sequence[onnx.ValueInfoProto]) -> None:
     names = [[value.name for value in values] for values in (new, old)]
     if names[0] != names[1]:
-        raise ValidationError(f"the rewritten model has the {what} {names[0]}, the original {names[1]}")
+        raise ValidationError(f"the rewritten model has the {side} {names[0]}, the original {names[1]}")
     for left, right in zip(new, old, strict=True):
         if left.type != right.type:
-            raise ValidationError(f"the rewritten model changed the type of {left.name!r} among its {what}")
+            raise ValidationError(f"the rewritten model changed the type of {left.name!r} among its {side}")

@@ -1,128 +1,177 @@
-"""The fully connected layers whose weights can be changed in place."""
+"""The fully connected layers: a Gemm, or a MatMul with the Add of its bias, by a stored matrix.
+
+Such a layer makes y = x Wᵀ + b, with x [n, p], W [d, p], b [d] and y [n, d].
+"""
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
-from onnx_lowrank.graph.kinds import STANDARD
-from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse, unique
+from onnx_lowrank.graph.kinds import STANDARD, is_dense
+from onnx_lowrank.graph.network import Network
+from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse, tensor_proto
 from onnx_lowrank.graph.traverse import behind, count_readers
 
-Array = NDArray[Any]
+_Bias = tuple[str, NDArray[np.float64], bool]
+"""(target, bias [d], intercept); see ``DenseLayer``."""
 
 
 @dataclass(frozen=True)
-class LinearSite:
-    """A Gemm, or a MatMul with the Add of its bias: names and arrays, never node objects.
+class DenseLayer:
+    """A fully connected layer: names, arrays and stored tensors, never node objects.
 
     Attributes
     ----------
     name
-        The node's name, or its output's; no other layer that is found, and none of those ``taken``, has the same.
+        The node's name; the output tensor's name if the node has none, or shares it with another layer. A layer that
+        is also a site has the site's name, and no two layers of a model have the same.
     input, output
         Names of the tensors that the product reads and makes.
     target
         Name of the tensor that a solution is to reproduce: the output, or its sum with the bias.
-    weight
-        W, [d, p], as the model stores it.
+    shape
+        (d, p), the numbers of responses and of inputs.
+    dtype
+        The type of the weights in the model.
     bias
         b, [d], float64; zeros where there is none.
     intercept
-        Whether the bias can be changed: there is one, a number for every response, and nobody else reads it.
+        Whether the bias can be replaced: there is one, a number for every response, and nobody else reads it.
+    owns_weight
+        Whether the weight can be replaced: nobody else reads it.
+    stored
+        W as it stands in the model.
+    transposed
+        Whether it is stored as [p, d].
     """
 
     name: str
     input: str
     output: str
     target: str
-    weight: Array
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
     bias: NDArray[np.float64]
     intercept: bool
+    owns_weight: bool
+    stored: onnx.TensorProto
+    transposed: bool
+
+    @property
+    def weight(self) -> NDArray[Any]:
+        """W, [d, p], in the model's type.
+
+        It is decoded at every call: arrays kept for all layers would take as much memory as the model itself.
+        """
+        stored: NDArray[Any] = numpy_helper.to_array(self.stored)
+        return stored.T if self.transposed else stored
 
 
-def find_linears(graph: gs.Graph, sources: Iterable[str], taken: Iterable[str]) -> tuple[LinearSite, ...]:
-    """Return the layers of the main graph that depend on one of the tensors ``sources``, in topological order.
-
-    Their weights are stored for them alone. That they read one row of every sample is left to be seen.
+def find_dense(network: Network, names: Mapping[str, str]) -> tuple[DenseLayer, ...]:
+    """Describe the fully connected layers of the main graph that do no more than multiply and add, in their order.
 
     Parameters
     ----------
-    graph
+    network
         Normalised; it is not changed.
-    sources
-        Names of tensors.
-    taken
-        Names that no layer may have.
+    names
+        The layers' names by the names of their outputs.
     """
-    changed, names, readers = behind(graph, sources), set(taken), count_readers(graph)
-    sites = []
-    for node in graph.nodes:
-        if node.domain not in STANDARD or node.op not in ("Gemm", "MatMul") or node.inputs[0].name not in changed:
-            continue
-        if not _owned(node, 1, readers) or len(node.inputs[1].shape) != 2:
-            continue
-        site = linear_site(node, readers)
-        if site and all(np.isfinite(values.astype(np.float64)).all() for values in (site.bias, *site.weight)):
-            sites.append(replace(site, name=unique(site.name, names)))
-    return tuple(sites)
+    readers = count_readers(network)
+    layers = (_describe(node, names, readers) for node in network.nodes if is_dense(node))
+    return tuple(layer for layer in layers if layer)
 
 
-def linear_site(node: gs.Node, readers: Counter[str]) -> LinearSite | None:
-    """Describe a Gemm or MatMul with a constant matrix; None where it does more than that and a bias.
+def refittable(network: Network, layers: Iterable[DenseLayer], sources: Iterable[str]) -> tuple[DenseLayer, ...]:
+    """Return those of the layers whose weights can be fitted again once the tensors ``sources`` have changed.
 
-    ``readers`` are those of ``count_readers``.
+    They depend on one of these tensors, own their weights, and all their weights are finite. Whether they read one row
+    of every sample is not known here.
     """
-    return _gemm(node, readers) if node.op == "Gemm" else _matmul(node, readers)
+    changed = behind(network, sources)
+    return tuple(layer for layer in layers if layer.input in changed and layer.owns_weight and _is_finite(layer))
 
 
-def _owned(node: gs.Node, index: int, readers: Counter[str]) -> bool:
-    """Whether an input is a constant of floating type that nobody else reads, nor the node twice."""
-    tensor = node.inputs[index]
-    if not isinstance(tensor, gs.Constant) or is_sparse(tensor) or dtype(tensor) not in FLOATS:
-        return False
-    return readers[tensor.name] == 1 and sum(other.name == tensor.name for other in node.inputs) == 1
-
-
-def _other(add: gs.Node, name: str) -> int:
-    """Which input of an Add is not the one of that name."""
+def other_operand(add: gs.Node, name: str) -> int:
+    """Return the index of the operand of an Add that is not the tensor of this name."""
     return 1 if add.inputs[0].name == name else 0
 
 
-def _gemm(node: gs.Node, readers: Counter[str]) -> LinearSite | None:
-    plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
-    if any(node.attrs.get(key, usual) != usual for key, usual in plain.items()):
+def _is_finite(layer: DenseLayer) -> bool:
+    # Row by row, since a copy of a large weight in float64 takes twice its memory.
+    return all(np.isfinite(values.astype(np.float64)).all() for values in (layer.bias, *layer.weight))
+
+
+def _describe(node: gs.Node, names: Mapping[str, str], readers: Counter[str]) -> DenseLayer | None:
+    """Describe a product by a constant; None where it does more than that, or by a weight that is no plain matrix."""
+    weight, output = node.inputs[1], node.outputs[0].name
+    if not _is_plain(weight) or len(weight.shape) != 2:
         return None
-    stored = array(node.inputs[1])
-    weight = stored if node.attrs.get("transB", 0) else stored.T
-    bias, intercept = np.zeros(len(weight)), False
-    if len(node.inputs) > 2 and node.inputs[2].name:
-        constant = node.inputs[2]
-        if not isinstance(constant, gs.Constant) or is_sparse(constant) or tuple(constant.shape[:-1]) not in ((), (1,)):
-            return None
-        values = array(constant).astype(np.float64).reshape(-1)
-        bias = bias + values
-        intercept = len(values) == len(weight) and _owned(node, 2, readers)
-    return _site(node, node.outputs[0].name, weight, bias, intercept)
+    transposed = node.op == "MatMul" or not node.attrs.get("transB", 0)
+    shape = tuple(reversed(weight.shape)) if transposed else tuple(weight.shape)
+    find_bias = _gemm_bias if node.op == "Gemm" else _matmul_bias
+    bias = find_bias(node, shape[0], readers)
+    if bias is None:
+        return None
+    target, values, intercept = bias
+    return DenseLayer(
+        name=names[output],
+        input=node.inputs[0].name,
+        output=output,
+        target=target,
+        shape=shape,
+        dtype=dtype(weight),
+        bias=values,
+        intercept=intercept,
+        owns_weight=_is_owned(node, 1, readers),
+        stored=tensor_proto(weight),
+        transposed=transposed,
+    )
 
 
-def _matmul(node: gs.Node, readers: Counter[str]) -> LinearSite:
-    weight, output = array(node.inputs[1]).T, node.outputs[0]
+def _gemm_bias(node: gs.Node, d: int, readers: Counter[str]) -> _Bias | None:
+    plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
+    if any(node.attrs.get(key, default) != default for key, default in plain.items()):
+        return None
+    output = node.outputs[0].name
+    if len(node.inputs) < 3 or not node.inputs[2].name:
+        return output, np.zeros(d), False
+    constant = node.inputs[2]
+    if not isinstance(constant, gs.Constant) or is_sparse(constant) or tuple(constant.shape[:-1]) not in ((), (1,)):
+        return None
+    values = array(constant).astype(np.float64).reshape(-1)
+    if len(values) not in (1, d):
+        return None
+    return output, np.zeros(d) + values, len(values) == d and _is_owned(node, 2, readers)
+
+
+def _matmul_bias(node: gs.Node, d: int, readers: Counter[str]) -> _Bias:
+    output = node.outputs[0]
     if readers[output.name] == 1 and len(output.outputs) == 1:
         add = output.outputs[0]
         if add.op == "Add" and add.domain in STANDARD and not add.attrs:
-            index = _other(add, output.name)
-            shape = add.inputs[index].shape
-            if _owned(add, index, readers) and tuple(shape) in ((len(weight),), (1, len(weight))):
-                bias = array(add.inputs[index]).astype(np.float64).reshape(-1)
-                return _site(node, add.outputs[0].name, weight, bias, True)
-    return _site(node, output.name, weight, np.zeros(len(weight)), False)
+            index = other_operand(add, output.name)
+            if _is_owned(add, index, readers) and tuple(add.inputs[index].shape) in ((d,), (1, d)):
+                values = array(add.inputs[index]).astype(np.float64).reshape(-1)
+                return add.outputs[0].name, values, True
+    return output.name, np.zeros(d), False
 
 
-def _site(node: gs.Node, target: str, weight: Array, bias: Array, intercept: bool) -> LinearSite:
-    output = node.outputs[0].name
-    return LinearSite(node.name or output, node.inputs[0].name, output, target, weight, bias, intercept)
+def _is_plain(tensor: gs.Tensor) -> bool:
+    """Whether a tensor is a dense constant of floating type."""
+    return isinstance(tensor, gs.Constant) and not is_sparse(tensor) and dtype(tensor) in FLOATS
+
+
+def _is_owned(node: gs.Node, index: int, readers: Counter[str]) -> bool:
+    """Whether an operand is a dense constant of floating type that nobody else reads, nor the node twice."""
+    tensor = node.inputs[index]
+    if not _is_plain(tensor):
+        return False
+    return readers[tensor.name] == 1 and sum(other.name == tensor.name for other in node.inputs) == 1

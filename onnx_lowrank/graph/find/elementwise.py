@@ -1,8 +1,8 @@
-"""The value of small elementwise subgraphs: exporters spell one function in many ways, but it has one graph of values.
+"""The values of small elementwise subgraphs: exporters spell one function in many ways, but its values are the same.
 
-GELU alone comes as x·½·(1 + erf(x/√2)) with its factors in any order, with a division or a multiplication, through its
-tanh form with x³ as a power or as products. Walking every spelling would miss the next exporter's; evaluating the nodes
-at some points does not.
+GELU alone comes as x·½·(1 + erf(x/√2)) with its factors in any order, with a division or a multiplication, or in its
+tanh form with x³ as a power or as products. A list of spellings would miss the next exporter's; evaluating the nodes at
+some points does not.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,35 +44,36 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "Min": np.minimum,
     "Max": np.maximum,
 }
-"""Operators without attributes."""
+"""The operators that are evaluated and have no attributes."""
 
 _ATTRIBUTED = ("Clip", "HardSigmoid")
+"""The operators that are evaluated and have attributes."""
 
 
-def evaluate(node: gs.Node, known: Mapping[str, Array]) -> Array | None:
-    """The values of a node's output where those of some tensors are given.
+def evaluate(node: gs.Node, values: Mapping[str, Array]) -> Array | None:
+    """Return the values of a node's output where those of other tensors are given.
 
     Parameters
     ----------
     node
         Any node.
-    known
-        Values at the same points, by the tensor's name.
+    values
+        The values of some tensors at the same points, by the tensors' names.
 
     Returns
     -------
     Array or None
-        None unless the node is elementwise in known tensors and constants of one element.
+        None unless the node is elementwise in these tensors and in constants of one element.
     """
     if node.domain not in STANDARD or len(node.outputs) != 1 or node.op not in (*_ATTRIBUTED, *_OPERATORS):
         return None
     bounds = clip_bounds(node) if node.op == "Clip" else None
     operands: list[Array] = []
     for tensor in node.inputs[:1] if bounds else node.inputs:
-        constant = None if tensor.name in known else scalar(tensor)
-        if constant is None and tensor.name not in known:
+        constant = None if tensor.name in values else scalar(tensor)
+        if constant is None and tensor.name not in values:
             return None
-        operands.append(known[tensor.name] if constant is None else np.asarray(constant))
+        operands.append(values[tensor.name] if constant is None else np.asarray(constant))
     with np.errstate(all="ignore"):
         if node.op == "Clip":
             return None if bounds is None else np.clip(operands[0], *bounds)
@@ -83,10 +84,10 @@ def evaluate(node: gs.Node, known: Mapping[str, Array]) -> Array | None:
 
 
 def scalar(tensor: gs.Tensor) -> float | None:
-    """The value of a constant of one element; None for any other tensor."""
-    values = find_constant(tensor)
-    if values is not None:
-        return float(values.reshape(-1)[0]) if values.size == 1 else None
+    """Return the value of a constant of one element; None for any other tensor."""
+    constant = find_constant(tensor)
+    if constant is not None:
+        return float(constant.reshape(-1)[0]) if constant.size == 1 else None
     if len(tensor.inputs) == 1 and tensor.inputs[0].inputs:
         # Some exporters leave √2 to be computed.
         computed = evaluate(tensor.inputs[0], {})
@@ -95,7 +96,10 @@ def scalar(tensor: gs.Tensor) -> float | None:
 
 
 def clip_bounds(node: gs.Node) -> tuple[float, float] | None:
-    """(lower, upper) of a Clip, in attributes before opset 11, in inputs since; None where they are not constant."""
+    """Return (lower, upper) of a Clip; None where they are not constant.
+
+    They are attributes before opset 11, and inputs since.
+    """
     bounds = [node.attrs.get("min", -np.inf), node.attrs.get("max", np.inf)]
     for index, tensor in enumerate(node.inputs[1:3]):
         if tensor.name:

@@ -1,69 +1,49 @@
 """The reasons for leaving a convolution, or a fully connected layer, alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_lowrank.graph.kinds import STANDARD, is_conv, is_convolution, is_dense
-from onnx_lowrank.graph.protos import reads
+from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse
 
 FIRST = (
     "the first convolution: it sees raw pixels, costs little, and its error would run through the whole network "
     "(name it in --include to factorise it)"
 )
+NOT_PLAIN = "alpha, beta, transA, or a bias that is no vector"
 
 
-def hidden_layers(graph: gs.Graph, is_layer: Callable[[gs.Node], bool]) -> Iterator[tuple[str, str]]:
+def hidden_layers(network: Network, is_layer: Callable[[gs.Node], bool]) -> Iterator[tuple[str, str]]:
     """Yield name and reason of the layers in the bodies of If, Loop and Scan and in model-local functions."""
-    yield from _in_bodies(graph, is_layer)
-    for function in graph.functions:
+    yield from _in_bodies(network.nodes, is_layer)
+    for function in network.functions:
         for node in function.nodes:
             if is_layer(node):
                 yield _label(node), f"inside the function {function.name!r}"
-        yield from _in_bodies(function, is_layer)
+        yield from _in_bodies(function.nodes, is_layer)
 
 
-def _in_bodies(graph: gs.Graph, is_layer: Callable[[gs.Node], bool]) -> Iterator[tuple[str, str]]:
-    for owner in graph.nodes:
-        for body in owner.subgraphs(recursive=True):
-            for node in body.nodes:
-                if is_layer(node):
-                    yield _label(node), f"inside the body of {owner.op} {_label(owner)!r}"
-
-
-def _label(node: gs.Node) -> str:
-    return str(node.name or node.outputs[0].name)
-
-
-def first_convolutions(graph: gs.Graph) -> set[str]:
-    """Return the outputs of the convolutions that see a graph input through no other convolution."""
-    raw = {tensor.name for tensor in graph.inputs}
+def first_convolutions(network: Network) -> set[str]:
+    """Return the outputs of the convolutions that see an input of the model through no other convolution."""
+    raw = {tensor.name for tensor in network.inputs}
     first: set[str] = set()
-    for node in graph.nodes:
-        if node.op in ("Shape", "Size") or raw.isdisjoint(reads(node)):
-            continue  # A size computed from the input carries none of its pixels.
-        made = {tensor.name for tensor in node.outputs if tensor.name}
+    for node in network.nodes:
+        # A size computed from the input carries none of its pixels.
+        if node.op in ("Shape", "Size") or raw.isdisjoint(network.reads(node)):
+            continue
+        outputs = {tensor.name for tensor in node.outputs if tensor.name}
         if is_convolution(node):
-            first |= made
+            first |= outputs
         elif not any(is_convolution(inner) for body in node.subgraphs(recursive=True) for inner in body.nodes):
-            raw |= made
+            raw |= outputs
     return first
 
 
-def _has_geometry(node: gs.Node, dimensions: int) -> bool:
-    """Whether strides, dilations and pads are there for every dimension of the kernel, or left out."""
-
-    def fit(key: str, count: int, least: int) -> bool:
-        values = node.attrs.get(key, [least] * count)
-        return isinstance(values, (list, tuple)) and len(values) == count and all(value >= least for value in values)
-
-    return fit("strides", dimensions, 1) and fit("dilations", dimensions, 1) and fit("pads", 2 * dimensions, 0)
-
-
 def obstacle(node: gs.Node) -> str | None:
-    """Say in a few words why a layer of the main graph cannot be factorised; None if it can."""
+    """Return the reason, in a few words, why a layer of the main graph cannot be factorised; None if it can."""
     if node.op in ("QLinearConv", "ConvInteger") or any(
         producer.op == "DequantizeLinear" for tensor in node.inputs[1:2] for producer in tensor.inputs
     ):
@@ -94,3 +74,25 @@ def obstacle(node: gs.Node) -> str | None:
     if not all(np.isfinite(value).all() for value in values):
         return "weights that are infinite or not a number"
     return None
+
+
+def _in_bodies(nodes: Iterable[gs.Node], is_layer: Callable[[gs.Node], bool]) -> Iterator[tuple[str, str]]:
+    for owner in nodes:
+        for body in owner.subgraphs(recursive=True):
+            for node in body.nodes:
+                if is_layer(node):
+                    yield _label(node), f"inside the body of {owner.op} {_label(owner)!r}"
+
+
+def _label(node: gs.Node) -> str:
+    return str(node.name or node.outputs[0].name)
+
+
+def _has_geometry(node: gs.Node, dimensions: int) -> bool:
+    """Whether strides, dilations and pads are there for every dimension of the kernel, or left out."""
+
+    def fit(key: str, count: int, least: int) -> bool:
+        values = node.attrs.get(key, [least] * count)
+        return isinstance(values, (list, tuple)) and len(values) == count and all(value >= least for value in values)
+
+    return fit("strides", dimensions, 1) and fit("dilations", dimensions, 1) and fit("pads", 2 * dimensions, 0)

@@ -1,9 +1,8 @@
-"""Which convolutions can be factorised, and why the others are left alone.
+"""The layers that can be factorised, and the reasons for leaving the others alone.
 
 A fully connected layer is a convolution without any spatial axis: it makes one response from one row.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +12,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_lowrank.errors import UsageError
 from onnx_lowrank.factorise.activations.relu import Activation
-from onnx_lowrank.graph.find.dense import linear_site
+from onnx_lowrank.graph.find.dense import DenseLayer, find_dense
 from onnx_lowrank.graph.find.followers import Followers, Join
-from onnx_lowrank.graph.find.refusals import FIRST, first_convolutions, hidden_layers, obstacle
+from onnx_lowrank.graph.find.patterns import Pattern
+from onnx_lowrank.graph.find.refusals import FIRST, NOT_PLAIN, first_convolutions, hidden_layers, obstacle
 from onnx_lowrank.graph.kinds import is_convolution, is_dense
+from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.tensors import array, dtype, unique
-from onnx_lowrank.graph.traverse import count_readers, varying_tensors
+from onnx_lowrank.graph.traverse import varying_tensors
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class ConvSite:
     Attributes
     ----------
     name
-        The node's name; the output tensor's name if the node has none, or shares it with another convolution. No two
-        convolutions of a model have the same.
+        The node's name; the output tensor's name if the node has none, or shares it with another layer. No two layers
+        of a model have the same.
     input, output
         Names of the tensors that the convolution reads and makes (before the non-linearity).
     kernel
@@ -48,13 +48,15 @@ class ConvSite:
     auto_pad
         "NOTSET", "VALID", "SAME_UPPER" or "SAME_LOWER".
     activation
-        What the response, or the sum that it joins, goes through next, where nobody else sees it; else None.
+        The function that the response, or the sum with a shortcut, goes through next, where nobody else reads it; else
+        None.
     join
-        The shortcut that is added to the response, where nothing else reads it; else None.
+        The shortcut that is added to the response, where nothing else reads the response; else None.
     group
-        Into how many groups channels and filters are divided; each group of filters sees its own channels alone.
+        The number of groups that channels and filters are divided into; each group of filters sees its own channels
+        alone.
     sum_with_bias
-        Where an Add brings the bias, as behind a MatMul, the name of what it makes; else None.
+        The name of the sum where an Add brings the bias, as behind a MatMul; else None.
     """
 
     name: str
@@ -90,7 +92,7 @@ class ConvSite:
             return (0,) * (2 * len(size))
         before, after = [], []
         for length, stride, extent in zip(size, self.strides, self._extents, strict=True):
-            # SAME means ceil(length / stride) outputs; an odd pixel goes to the side that the name says.
+            # SAME means ceil(length / stride) outputs; an odd pixel goes to the side that the attribute names.
             total = max((-(-length // stride) - 1) * stride + extent - length, 0)
             less, more = total // 2, total - total // 2
             before.append(less if self.auto_pad == "SAME_UPPER" else more)
@@ -105,94 +107,111 @@ class ConvSite:
 
     @property
     def _extents(self) -> list[int]:
-        """How far the dilated kernel reaches along every spatial axis."""
+        """The lengths of the dilated kernel along every spatial axis."""
         return [(k - 1) * step + 1 for k, step in zip(self.kernel.shape[2:], self.dilations, strict=True)]
 
 
 @dataclass(frozen=True)
 class Skip:
-    """A convolution that is left alone, and the reason in a few words."""
+    """A layer that is left alone, and the reason in a few words."""
 
     name: str
     reason: str
 
 
+@dataclass(frozen=True)
+class Found:
+    """The layers of a network.
+
+    Attributes
+    ----------
+    sites
+        Those that can be factorised, in topological order.
+    skipped
+        The other convolutions, and the other fully connected layers where these were asked for: those of the main
+        graph in topological order, then those in bodies and functions.
+    dense
+        The fully connected layers of the main graph that only multiply and add, asked for or not, in topological
+        order. One that is also a site has the site's name.
+    unmatched
+        A line for every pattern that matches no layer, with the names that are nearest to it.
+    """
+
+    sites: tuple[ConvSite, ...]
+    skipped: tuple[Skip, ...]
+    dense: tuple[DenseLayer, ...]
+    unmatched: tuple[str, ...]
+
+
 def find_sites(
-    graph: gs.Graph, include: str | None = None, exclude: str | None = None, *, gemm: bool = False
-) -> tuple[tuple[ConvSite, ...], tuple[Skip, ...]]:
-    """Sort every convolution of the model into those that can be factorised and those that stay.
+    network: Network, include: str | None = None, exclude: str | None = None, *, gemm: bool = False
+) -> Found:
+    """Sort the layers of a network into those that can be factorised and those that stay.
 
     Parameters
     ----------
-    graph
+    network
         Normalised; it is not changed.
     include, exclude
-        Regular expressions, searched in the node's name. With `include`, only what it names is factorised; what
-        `exclude` names never is.
+        Regular expressions, searched in the layers' names. With ``include``, only the layers that it matches are
+        factorised; those that ``exclude`` matches never are.
     gemm
-        Whether fully connected layers are wanted, too.
-
-    Returns
-    -------
-    sites
-        In topological order.
-    skips
-        All others: those of the main graph in topological order, then those in bodies and functions.
+        Whether fully connected layers are to be factorised as well.
 
     Raises
     ------
     UsageError
         If one of the expressions is not one.
     """
-    wanted, unwanted = _pattern("--include", include), _pattern("--exclude", exclude)
+    included, excluded = Pattern("--include", include), Pattern("--exclude", exclude)
 
     def is_layer(node: gs.Node) -> bool:
         return is_convolution(node) or (gemm and is_dense(node))
 
-    nodes = [node for node in graph.nodes if is_layer(node)]
-    names, taken = _names(nodes)
-    first, varying, followers = first_convolutions(graph), varying_tensors(graph), Followers(graph)
-    readers = count_readers(graph)
-    sites, skips = [], []
-    for node, name in zip(nodes, names, strict=True):
+    layers = [node for node in network.nodes if is_layer(node)]
+    taken: set[str] = set()
+    names = _names(layers, taken)
+    hidden = [Skip(unique(name, taken), reason) for name, reason in hidden_layers(network, is_layer)]
+    all_names = [*names.values(), *(skip.name for skip in hidden)]
+    unmatched = [line for pattern in (included, excluded) if (line := pattern.complaint(all_names))]
+    names |= _names([node for node in network.nodes if is_dense(node) and not is_layer(node)], taken)
+    dense = {layer.output: layer for layer in find_dense(network, names)}
+    first, varying, followers = first_convolutions(network), varying_tensors(network), Followers(network)
+    sites, skipped = [], []
+    for node in layers:
+        output = node.outputs[0].name
+        name = names[output]
         reason = obstacle(node)
         if reason is None and node.inputs[0].name not in varying:
             reason = "its input is constant"
-        if reason is None and unwanted is not None and unwanted.search(name):
+        if reason is None and excluded.matches(name):
             reason = "excluded by --exclude"
-        if reason is None and wanted is not None and not wanted.search(name):
+        if reason is None and included.given and not included.matches(name):
             reason = "not named by --include"
-        if reason is None and wanted is None and node.outputs[0].name in first:
+        if reason is None and not included.given and output in first:
             reason = FIRST
+        if reason is None and is_dense(node) and output not in dense:
+            reason = NOT_PLAIN
         if reason is not None:
-            skips.append(Skip(name, reason))
-        elif is_convolution(node):
-            sites.append(_site(node, name, followers))
-        elif dense := _dense_site(node, name, followers, readers):
-            sites.append(dense)
+            skipped.append(Skip(name, reason))
+        elif is_dense(node):
+            sites.append(_dense_site(dense[output], followers))
         else:
-            skips.append(Skip(name, "alpha, beta, transA, or a bias that is no vector"))
-    skips += [Skip(unique(name, taken), reason) for name, reason in hidden_layers(graph, is_layer)]
-    return tuple(sites), tuple(skips)
+            sites.append(_conv_site(node, name, followers))
+    return Found(tuple(sites), (*skipped, *hidden), tuple(dense.values()), tuple(unmatched))
 
 
-def _names(nodes: Sequence[gs.Node]) -> tuple[list[str], set[str]]:
-    """Return a name for every node, no two the same, and all of them as a set."""
+def _names(nodes: Sequence[gs.Node], taken: set[str]) -> dict[str, str]:
+    """Return a name for every node by the name of its output, no two the same and none in ``taken``, and add them."""
     count = Counter(node.name for node in nodes)
-    taken = {name for name, times in count.items() if name and times == 1}
+    own = {name for name, times in count.items() if name and times == 1} - taken
+    taken |= own
     # An output's name may be another node's name.
-    names = [node.name if node.name in taken else unique(node.outputs[0].name, taken) for node in nodes]
-    return names, taken
+    outputs = {node.outputs[0].name: node.name for node in nodes}
+    return {output: name if name in own else unique(output, taken) for output, name in outputs.items()}
 
 
-def _pattern(option: str, text: str | None) -> re.Pattern[str] | None:
-    try:
-        return None if text is None else re.compile(text)
-    except re.error as error:
-        raise UsageError(f"{option} {text!r} is not a regular expression: {error}") from error
-
-
-def _site(node: gs.Node, name: str, followers: Followers) -> ConvSite:
+def _conv_site(node: gs.Node, name: str, followers: Followers) -> ConvSite:
     weight, output = node.inputs[1], node.outputs[0]
     kernel = array(weight).astype(np.float64)
     bias = np.zeros(kernel.shape[0])
@@ -218,23 +237,20 @@ def _site(node: gs.Node, name: str, followers: Followers) -> ConvSite:
     )
 
 
-def _dense_site(node: gs.Node, name: str, followers: Followers, readers: Counter[str]) -> ConvSite | None:
-    linear = linear_site(node, readers)
-    if linear is None:
-        return None
-    activation, join = followers.of(linear.target, len(linear.weight), 2, dtype(node.inputs[1]))
+def _dense_site(layer: DenseLayer, followers: Followers) -> ConvSite:
+    activation, join = followers.of(layer.target, layer.shape[0], 2, layer.dtype)
     return ConvSite(
-        name=name,
-        input=linear.input,
-        output=linear.output,
-        kernel=linear.weight.astype(np.float64),
-        bias=linear.bias,
-        dtype=dtype(node.inputs[1]),
+        name=layer.name,
+        input=layer.input,
+        output=layer.output,
+        kernel=layer.weight.astype(np.float64),
+        bias=layer.bias,
+        dtype=layer.dtype,
         strides=(),
         dilations=(),
         pads=(),
         auto_pad="NOTSET",
         activation=None if join else activation,
         join=None,
-        sum_with_bias=linear.target if linear.target != linear.output else None,
+        sum_with_bias=layer.target if layer.target != layer.output else None,
     )
