@@ -8,8 +8,11 @@ from models_for_tests import (
     ALL,
     branches,
     build,
+    classifier,
     conv,
     odd_convolutions,
+    one_conv,
+    photo,
     plain,
     residual,
     weights,
@@ -18,7 +21,8 @@ from models_for_tests import (
 )
 from onnx import helper
 
-from onnx_lowrank.errors import UsageError
+from onnx_lowrank import compress
+from onnx_lowrank.errors import ModelError, UsageError
 from onnx_lowrank.factorise.activations.relu import RELU
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.find.sites import find_sites
@@ -71,6 +75,61 @@ def test_patterns_choose_and_an_explicit_name_overrides_the_first_layer_rule() -
     assert reasons(residual(), include="conv")["shortcut"] == "not named by --include"
     with pytest.raises(UsageError, match="--include '\\(' is not a regular expression"):
         find_sites(network, include="(")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "lines"),
+    [
+        ({}, []),
+        ({"include": "conv[12]", "exclude": "short"}, []),
+        ({"include": "cnv2"}, ["--include 'cnv2' matches no layer; the nearest names are conv2, conv1, conv3"]),
+        ({"exclude": r"^shrtcut$"}, ["--exclude '^shrtcut$' matches no layer; the nearest names are shortcut, "]),
+        (
+            {"include": "Conv4", "exclude": "nonsense"},
+            ["--include 'Conv4' matches", "--exclude 'nonsense' matches"],
+        ),
+    ],
+)
+def test_a_pattern_that_matches_no_layer_is_named_with_the_nearest_names(
+    patterns: dict[str, str], lines: list[str]
+) -> None:
+    found = find_sites(normalise(residual()), **patterns)
+    assert len(found.unmatched) == len(lines)
+    for line, beginning in zip(found.unmatched, lines, strict=True):
+        assert line.startswith(beginning) and "\n" not in line
+
+
+def test_a_pattern_that_matches_a_layer_that_cannot_be_factorised_matches() -> None:
+    assert find_sites(normalise(with_if()), exclude="inner_else").unmatched == ()
+    assert find_sites(normalise(odd_convolutions()), include="depthwise").unmatched == ()
+    assert find_sites(normalise(classifier("MatMul")), include="head").unmatched != ()
+    assert find_sites(normalise(classifier("MatMul"), gemm=True), include="head", gemm=True).unmatched == ()
+
+
+def test_the_characters_of_an_expression_do_not_count_among_those_of_a_name() -> None:
+    nodes = [conv(name, x, "w", y) for name, x, y in (("s.1/conv", "x", "a"), ("s.2/conv", "a", "b"), ("d", "b", "y"))]
+    network = normalise(build(nodes, {"w": weights(1, 3, 3, 3, 3)}))
+    (line,) = find_sites(network, exclude=r"^s\.2/cnv(3|4)?.*\d$").unmatched
+    assert line.endswith("the nearest names are s.2/conv, s.1/conv, d")
+    (line,) = find_sites(normalise(one_conv(weights(1, 4, 3, 3, 3))), exclude="first").unmatched
+    assert line.endswith("the nearest name is conv")
+
+
+def test_without_any_layer_no_name_is_near() -> None:
+    model = build([helper.make_node("Relu", ["x"], ["y"])], {})
+    assert find_sites(normalise(model), include="conv").unmatched == ()
+
+
+def test_a_run_says_which_pattern_matches_nothing() -> None:
+    data = photo(1, (8, 3, 12, 10))
+    with pytest.raises(
+        ModelError, match=r"nothing to factorise: --include 'cnv2' matches .* nearest names are conv2, "
+    ):
+        compress(residual(), data, include="cnv2")
+    warnings: list[str] = []
+    compress(residual(), data, 1.5, threads=1, include="conv2", exclude="conv9", warn=warnings.append)
+    (line,) = (text for text in warnings if "--exclude" in text)
+    assert line.startswith("--exclude 'conv9' matches no layer; the nearest names are conv")
 
 
 def test_a_size_taken_from_the_input_does_not_make_a_layer_the_first() -> None:

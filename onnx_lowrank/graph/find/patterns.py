@@ -10,13 +10,13 @@ from onnx_lowrank.errors import UsageError
 NEAREST = 3
 """The number of names that are suggested for a pattern that matches none."""
 
-_OPERATORS = re.compile(r"\\.|[\^$.*+?()\[\]{}|]")
-"""What stands for no character of its own in a regular expression."""
+_OPERATORS = re.compile(r"\\[A-Za-z]|\.[*+?]|[\\^$*+?()\[\]{}|]")
+"""The characters of a regular expression that stand for no character of a name; a dot of its own may be one."""
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A regular expression that an option gives; without one it matches nothing and ``given`` is false.
+    """A regular expression that an option gives; without one, the pattern matches nothing.
 
     Attributes
     ----------
@@ -56,5 +56,7 @@ class Pattern:
         if self.text is None or not names or any(self.matches(name) for name in names):
             return None
         literal = _OPERATORS.sub("", self.text)
-        nearest = difflib.get_close_matches(literal, names, NEAREST, cutoff=0.0)
-        return f"{self.option} {self.text!r} matches no layer; the nearest names are {', '.join(nearest)}"
+        # Not get_close_matches, which lists names that are equally near from the last one to the first.
+        nearest = sorted(names, key=lambda name: -difflib.SequenceMatcher(None, literal, name).ratio())[:NEAREST]
+        verb = "name is" if len(nearest) == 1 else "names are"
+        return f"{self.option} {self.text!r} matches no layer; the nearest {verb} {', '.join(nearest)}"
