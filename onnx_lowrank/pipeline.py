@@ -24,8 +24,9 @@ from onnx_lowrank.stages.plan import prepared_for
 from onnx_lowrank.stages.read import measure, prepare
 from onnx_lowrank.stages.request import Request
 from onnx_lowrank.stages.run import Checked
+from onnx_lowrank.stages.session_pair import SessionPair
 from onnx_lowrank.stages.speed import check_faster, measure_latency
-from onnx_lowrank.stages.validate import compare_outputs, note_placement
+from onnx_lowrank.stages.validate import DeclaredShapes, compare_outputs, note_placement
 from onnx_lowrank.stages.walk import walk
 
 
@@ -101,20 +102,21 @@ def compress(request: Request, listener: Listener = NOBODY, forms: FormTable = F
         rewritten = export(run.graph, run.loaded)
         validate(rewritten, run.loaded.proto)
         open_as_deployed = opener(options.providers, options.threads, spinning=True)
-        before = open_as_deployed(run.loaded.proto, "the model")
-        after = open_as_deployed(rewritten, "the rewritten model")
-        note_placement(rewritten.SerializeToString, options, source, sampling.single, note)
+        sessions = SessionPair(
+            open_as_deployed(run.loaded.proto, "the model"), open_as_deployed(rewritten, "the rewritten model")
+        )
+        note_placement(rewritten, options, sampling, note)
         if not sampling.validation:
             note("too few samples to spare any: the outputs are compared on samples that the solver saw")
-        specs = inputs(run.loaded.proto), outputs(run.loaded.proto)
+        declared = DeclaredShapes.of(inputs(run.loaded.proto), outputs(run.loaded.proto))
         seen = sampling.validation or sampling.batches
-        compared = compare_outputs(before, after, source, seen, specs, progress, note)
+        compared = compare_outputs(sessions, source, seen, declared, Listener(progress, note))
         progress("latency", 0, 1)
-        latency = measure_latency(before, after, source, run.timed_batch)
+        latency = measure_latency(sessions, source, run.timed_batch)
         check_faster(latency, run.plan, options, note, given=run.by_clock is None)
         progress("latency", 1, 1)
         accuracy = None
         if run.labelled:
-            accuracy = measure_accuracy(before, after, run.labelled, sampling, progress)
-    measured = Checked(rewritten, walked, compared, latency, accuracy, after.provider, tuple(warnings))
+            accuracy = measure_accuracy(sessions, run.labelled, sampling, progress)
+    measured = Checked(rewritten, walked, compared, latency, accuracy, sessions.rewritten.provider, tuple(warnings))
     return Result(rewritten, reporting.report(run, options, measured), run.loaded.external_data)

@@ -1,7 +1,7 @@
 """Models that are unlike a plain image classifier, from the file to the result."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_lowrank import Result, compress
 from onnx_lowrank.errors import ModelError, ValidationError
 from onnx_lowrank.interface import TensorSpec
-from onnx_lowrank.progress import silent
-from onnx_lowrank.stages.validate import compare_outputs
+from onnx_lowrank.progress import Listener
+from onnx_lowrank.stages.session_pair import SessionPair
+from onnx_lowrank.stages.validate import DeclaredShapes, compare_outputs
 
 STEM = {"w1": weights(1, 8, 3, 3, 3), "w2": weights(2, 12, 8, 3, 3)}
 STEM_NODES = [conv("conv1", "x", "w1", "c1"), relu("c1", "r1"), conv("conv2", "r1", "w2", "c2"), relu("c2", "r2")]
@@ -150,10 +151,10 @@ def test_a_size_that_the_model_declares_must_stay(declared: tuple[Any, ...] | No
             return {}
 
     single = np.dtype(np.float32)
-    specs = [TensorSpec("x", single, ("N", 3))], [TensorSpec("y", single, declared)]
+    shapes = DeclaredShapes.of([TensorSpec("x", single, ("N", 3))], [TensorSpec("y", single, declared)])
     said: list[str] = []
-    before, after, source = Answers(3), Answers(2), Samples()
-    given: tuple[Any, ...] = (before, after, source, ((0,), (1,)), specs, silent, said.append)
+    sessions = SessionPair(cast(Any, Answers(3)), cast(Any, Answers(2)))
+    given: tuple[Any, ...] = (sessions, Samples(), ((0,), (1,)), shapes, Listener(warn=said.append))
     if refused:
         with pytest.raises(ValidationError, match="output 'y' became"):
             compare_outputs(*given)

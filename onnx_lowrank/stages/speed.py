@@ -1,4 +1,4 @@
-"""Both models by the clock."""
+"""The latency of both models, measured in turns."""
 
 from collections.abc import Callable
 
@@ -8,16 +8,16 @@ from onnx_lowrank.errors import TargetError
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.report.schema import Latency
-from onnx_lowrank.runtime.session import Session
+from onnx_lowrank.stages.session_pair import SessionPair
 
 LATENCY_BUDGET = Budget(rounds=15, seconds=1, turn=0.001)
-"""Enough for an informative number; ``onnx-lowrank-bench`` measures thoroughly."""
+"""The budget of an informative number; ``onnx-lowrank-bench`` measures thoroughly."""
 
 
-def measure_latency(before: Session, after: Session, source: Source, batch: tuple[int, ...]) -> Latency:
-    """Both models in turns on one small batch."""
+def measure_latency(sessions: SessionPair, source: Source, batch: tuple[int, ...]) -> Latency:
+    """Measure both models in turns on one batch of the source."""
     feeds = source.feeds(batch)
-    times = take_turns((lambda: before(feeds), lambda: after(feeds)), LATENCY_BUDGET)
+    times = take_turns((lambda: sessions.original(feeds), lambda: sessions.rewritten(feeds)), LATENCY_BUDGET)
     speed = times.speed(1)
     return Latency(
         before_ms=round(1e3 * times.median(0), 3),
@@ -31,15 +31,28 @@ def measure_latency(before: Session, after: Session, source: Source, batch: tupl
     )
 
 
-def check_faster(latency: Latency, plan: Plan, options: Options, note: Callable[[str], None], *, given: bool) -> None:
-    """Refuse a result that was to be faster by the clock and is not; say where it is not as fast as was asked for.
+def check_faster(latency: Latency, plan: Plan, options: Options, warn: Callable[[str], None], *, given: bool) -> None:
+    """Check the speed of a result whose target was the latency: refuse a slower one, warn where it misses the speedup.
 
-    Nothing is asked of a plan that leaves all layers alone where it was given or no speedup is wanted.
+    A plan that leaves all layers alone is accepted at any speed if the user gave it, or asked for no speedup.
+
+    Parameters
+    ----------
+    latency
+        The measured times.
+    plan
+        The forms and ranks of the result.
+    options
+        The target and the requested speedup.
+    warn
+        Receives the warning.
+    given
+        Whether the user gave the plan.
 
     Raises
     ------
     TargetError
-        Where the new model was measured to be slower than the original.
+        If the rewritten model was measured to be slower than the original.
     """
     if options.target != "latency" or options.latency_device:
         return
@@ -51,7 +64,7 @@ def check_faster(latency: Latency, plan: Plan, options: Options, note: Callable[
             "was written; measure on an idle machine, or leave this model as it is"
         )
     if latency.ratio < options.speedup:
-        note(
+        warn(
             f"the result is {latency.ratio:.2f} times as fast ({latency.ratio_low:.2f} to {latency.ratio_high:.2f}), a "
-            f"little less than the {options.speedup:g} that were asked for and met before it was solved"
+            f"little less than the requested {options.speedup:g}, which the plan had reached before it was solved"
         )
