@@ -1,4 +1,4 @@
-"""The Python interface: one function, with every option as a keyword."""
+"""The Python interface: one function that takes every option as a keyword."""
 
 import os
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from onnx_lowrank.data.input_shapes import parse_shapes
 from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.options import DEFAULTS, Options
 from onnx_lowrank.plan.plan import Plan
-from onnx_lowrank.presets import completed
+from onnx_lowrank.presets import with_preset
 from onnx_lowrank.progress import Listener, Progress, Warn, ignore, silent
 from onnx_lowrank.stages.request import ModelLike, Request
 
@@ -47,43 +47,46 @@ def compress(
 ) -> pipeline.Result:
     """Factorise the convolutions of an ONNX model.
 
+    Every option is a keyword, so that a call names only those it changes and an editor can complete them; that is why
+    the function has so many parameters.
+
     Parameters
     ----------
     model
         A path or a loaded model, which is not changed.
     data
         Calibration samples: a folder of photos, .npy or .npz files, an array or a dict of arrays [n, ...], an ONNX
-        Runtime ``CalibrationDataReader``, or any iterable of feeds; None for synthetic images.
+        Runtime ``CalibrationDataReader``, or any iterable of feeds. None stands for synthetic images.
     speedup
-        The conv MACs before over those after; with ``include_gemm`` those of fully connected layers are among them.
-        With ``target`` "latency" the time of a run.
+        The ratio of the conv MACs before and after; with ``include_gemm`` the MACs of fully connected layers count as
+        well. With the target "latency" it is the ratio of the times of a run.
     preprocess
-        How photos become inputs, for example "imagenet" or "caffe,resize=none".
+        The preprocessing of photos, for example "imagenet" or "caffe,resize=none".
     target, rank_multiple, form, solver, symmetric, residual, refit, include_gemm, ranks, include, exclude, images, seed
         See ``Options``.
     preset
-        "tensorrt" or "tensorrt-int8": sets those of the options that are left at their defaults; see ``presets``.
+        "tensorrt" or "tensorrt-int8" changes some of the options that are at their default; see ``presets``.
     input_shapes
         Sizes that the model leaves open, by the input's name, or as text: "x:1,3,224,224".
     memory, providers, threads, latency_table, latency_device, latency_batch
         See ``Options``.
     plan
-        Ranks to use in place of a search.
+        Forms and ranks that replace the search; no preset changes them.
     test
-        Labelled samples, only for the accuracy in the report.
+        Labelled samples on which the accuracy is measured before and after; nothing else uses them.
     progress, warn
-        Receive progress and warnings.
+        Functions that receive progress and warnings.
 
     Returns
     -------
     Result
-        ``.model``, ``.report`` and ``.save(path)``.
+        It holds ``.model`` and ``.report``, and ``.save(path)`` writes the model.
 
     Raises
     ------
     LowRankError
-        UsageError, ModelError, DataError, TargetError, ValidationError or EnvironmentFault: one line that says what,
-        where and what to do.
+        The subclass names the kind of error: UsageError, ModelError, DataError, TargetError, ValidationError or
+        EnvironmentFault. The text is one line on what is wrong, where, and what to do.
     """
     options = Options(
         speedup=speedup,
@@ -109,7 +112,7 @@ def compress(
         latency_device=latency_device,
         latency_batch=latency_batch,
     )
-    if plan is None:  # forms and ranks are the plan's
-        options = completed(options)
+    if plan is None:  # a plan has its own forms and ranks
+        options = with_preset(options)
     request = Request(model, data, options, preprocess, plan, test)
     return pipeline.compress(request, Listener(progress, warn))

@@ -1,4 +1,4 @@
-"""What a user can choose, with the defaults, checked once in one place."""
+"""The choices of a user, with their defaults, checked in one place."""
 
 import math
 import re
@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from onnx_lowrank.errors import UsageError
-from onnx_lowrank.factorise.forms.table import AUTO, FORMS
+from onnx_lowrank.factorise.forms import table
 
-FORM_CHOICES = (AUTO, *FORMS.names)
+AUTO = table.AUTO
+"""The choice that is left to the tool: of the form, or of the rank multiple."""
+
+FORM_CHOICES = (AUTO, *table.FORMS.names)
 
 SOLVERS = ("nonlinear", "linear", "weights")
 ALLOCATION_CHOICES = ("exact", "greedy", "uniform")
@@ -18,7 +21,7 @@ PRESET_CHOICES = ("tensorrt", "tensorrt-int8")
 GIB = 1 << 30
 
 MOST_THREADS = 4096
-"""More than any machine runs, and a number that the runtime can hold."""
+"""More threads than any machine runs, and few enough for ONNX Runtime to accept."""
 
 
 @dataclass(frozen=True)
@@ -28,60 +31,65 @@ class Options:
     Attributes
     ----------
     speedup
-        The multiply-accumulates (MACs) of all convolutions before, over those after; with ``include_gemm`` those of
-        convolutions and fully connected layers together; or, with the target "latency", the time of the whole model. At
-        least 1.
+        The factor, at least 1, by which the result must be cheaper than the original. With the target "macs" it is the
+        ratio of the multiply-accumulates (MACs) of all convolutions, and with ``include_gemm`` of the fully connected
+        layers among them. With the target "latency" it is the ratio of the times of the whole model.
     target
-        What ``speedup`` is about: "macs", or "latency", measured here with the providers and threads below.
+        The cost that ``speedup`` reduces: "macs", or "latency", which is measured on this machine with ``providers``
+        and ``threads``.
     form
         How a convolution is split: the name of a form (see ``factorise.forms.table``), or "auto", which takes the best
         form for every layer. The table of forms that a run is given decides which names there are.
     solver
-        "nonlinear" (paper §2.3; kept for a layer only where it beats "linear" on held-out samples), "linear" (§2.2),
-        or "weights": the truncated SVD of the kernel, which looks at no data; a baseline to compare with.
+        "nonlinear" fits the responses behind the activation (paper §2.3), and is kept for a layer only if it beats
+        "linear" on held-out samples; "linear" fits the responses themselves (§2.2); "weights" truncates the singular
+        value decomposition of the kernel without looking at data, which serves as a baseline.
     symmetric
-        Solve every layer on the original network's inputs, ignoring the error of the layers before it (§2.2);
-        the default is asymmetric (§2.4).
+        Whether every layer is solved on the inputs that the original network gives it (§2.2). By default a layer is
+        solved on the inputs that the factorised layers before it deliver, so that it corrects part of their error
+        (asymmetric, §2.4).
     residual
-        Solve a convolution that a shortcut joins for the activation of the sum, absorbing the shortcut's error too;
-        without, it is solved linearly, as if nothing were added.
+        Whether a convolution whose response is added to a shortcut is solved for the activation of the sum, absorbing
+        the error of the shortcut. Otherwise it is solved linearly, as if nothing were added.
     refit
-        Fit the fully connected layers behind factorised convolutions again, to undo part of their error; kept for a
-        layer only where held-out samples gain. Never done where ``symmetric``, or by the solver "weights".
+        Whether the fully connected layers behind factorised convolutions are fitted again, to correct part of their
+        error. A layer keeps its weights unless held-out samples gain. The solver "weights" and ``symmetric`` never
+        refit.
     include_gemm
-        Factorise fully connected layers, too: Gemm, and MatMul by a constant matrix.
+        Whether fully connected layers, which are Gemm and MatMul by a constant matrix, are factorised as well.
     ranks
-        How the budget is shared: "exact" maximises the kept energy, "greedy" does as the paper (§2.5), "uniform"
-        takes the same ratio everywhere.
+        The way in which the layers share the budget: "exact" maximises the kept energy, "greedy" is the heuristic of
+        the paper (§2.5), "uniform" reduces all layers by the same ratio.
     rank_multiple
-        What every rank is a multiple of. Processors compute channels in groups, of 8 or 16 for example, and a group
-        that is not full takes as long as a full one. "auto" measures which multiple pays on this machine; None is
-        "auto" for the target "latency" and 1 for "macs".
+        The number that divides every rank. Processors compute channels in groups, for example of 8 or 16, and an
+        incomplete group takes as long as a full one. "auto" measures which multiple pays on this machine. None stands
+        for "auto" with the target "latency" and for 1 with "macs".
     preset
-        Where the result will run, one of ``PRESET_CHOICES``, or None: what to know there is told. The options that the
-        preset stands for are in ``presets``.
+        The runtime that will execute the result, one of ``PRESET_CHOICES``, or None. The run warns about what that
+        runtime cannot read. The options that a preset changes are in ``presets``.
     include, exclude
-        Regular expressions searched in the names of the nodes.
+        Regular expressions that are searched in the names of the nodes.
     images
-        The number of calibration samples taken from the data.
+        The number of calibration samples that are taken from the data.
     input_shapes
-        By the input's name ("" is the only one), for sizes that the model leaves open, the batch included.
+        Shapes by the input's name, for sizes that the model leaves open, including the batch. The name "" stands for
+        the only input.
     seed
-        Of every random choice.
+        The seed for all random choices.
     memory
-        Bytes that the calibration may hold for activations and sampled rows; what does not fit is recomputed
-        or goes to a temporary file.
+        The number of bytes that the calibration may hold for activations and sampled rows. The rest is recomputed or
+        goes to a temporary file.
     providers
         ONNX Runtime execution providers in order of preference: "cpu", "cuda", "tensorrt" or full names. The first one
-        must run on this machine; nodes that it does not know run on the next, and at last on the CPU.
+        must run on this machine; nodes that it does not support run on the next one, and finally on the CPU.
     threads
-        Threads of ONNX Runtime; 0 leaves it to the runtime.
+        The number of threads of ONNX Runtime; 0 leaves it to the runtime.
     latency_table
-        The file where measured times are kept, read and added to; None: they are forgotten.
+        The file from which measured times are read and to which new ones are added. Without a file they are forgotten.
     latency_device
-        Plan for this device of the latency table and measure nothing; None: for the machine at hand.
+        The device of the latency table to plan for, without measuring; None stands for this machine.
     latency_batch
-        Samples in a run whose time is measured; None: one, or as many as the model demands.
+        The number of samples in a measured run; None stands for 1, or for the number that the model demands.
     """
 
     speedup: float = 4.0
@@ -122,7 +130,7 @@ class Options:
             try:
                 re.compile(pattern or "")
             except re.error as error:
-                raise UsageError(f"{name} is {pattern!r}, which is no regular expression: {error}") from None
+                raise UsageError(f"{name} is {pattern!r}, which is not a regular expression: {error}") from None
         if self.images < 1:
             raise UsageError(f"images is {self.images}: give at least 1, and a few hundred for good ranks")
         for name, shape in self.input_shapes.items():
@@ -138,11 +146,11 @@ class Options:
         if not isinstance(multiple, int) or multiple < 1:
             raise UsageError(f"rank_multiple is {multiple}: give a whole number of at least 1, or auto")
         if self.target == "latency" and self.include_gemm:
-            raise UsageError("the target latency is for convolutions alone: drop include_gemm, or take the target macs")
+            raise UsageError("the target latency is for convolutions only: drop include_gemm, or take the target macs")
         if self.latency_batch is not None and self.latency_batch < 1:
             raise UsageError(f"latency_batch is {self.latency_batch}: give at least 1")
         if self.latency_device is not None and self.latency_table is None:
-            raise UsageError("latency_device names a device of a latency table: name the table, too")
+            raise UsageError("latency_device names a device of a latency table: name the table with latency_table")
         if not self.providers:
             raise UsageError("providers is empty: name at least one, for example cpu")
 
@@ -155,9 +163,9 @@ class Options:
 
     @property
     def needs_measurement(self) -> bool:
-        """Whether layers are measured."""
+        """Whether the run measures the times of layers."""
         return self.target == "latency" or self.resolved_rank_multiple == AUTO
 
 
 DEFAULTS = Options()
-"""Stated once: the command line and ``compress`` take theirs from here."""
+"""The defaults that the command line and ``compress`` share."""

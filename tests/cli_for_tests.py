@@ -1,10 +1,18 @@
-"""A pipeline that is done at once, for the tests of the command line."""
+"""Pipelines for the tests of the command line: one that is done at once, and real ones with disturbances."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeVar
 
+from models_for_tests import plain
+from numpy.typing import NDArray
+
+from onnx_lowrank.cli.compress import PIPELINE, Pipeline
+from onnx_lowrank.interface import Feeds
+from onnx_lowrank.pipeline import Result, compress
 from onnx_lowrank.plan.plan import Plan, SitePlan
+from onnx_lowrank.progress import Listener
 from onnx_lowrank.report.schema import (
     SCHEMA,
     AccuracyReport,
@@ -12,6 +20,8 @@ from onnx_lowrank.report.schema import (
     FileReport,
     Latency,
     MacsReport,
+    MeasuredLayer,
+    MeasuredReport,
     OutputReport,
     PlanReport,
     RefittedReport,
@@ -20,6 +30,9 @@ from onnx_lowrank.report.schema import (
     SkippedReport,
     SpeedupReport,
 )
+from onnx_lowrank.stages.request import Request
+
+T = TypeVar("T")
 
 MACS = MacsReport(15_470_264_320, 3_951_000_000, 15_346_630_656, 3_828_000_000)
 SITES = (
@@ -56,17 +69,82 @@ PLAN = Plan((SitePlan("conv[0]", None), SitePlan("conv1", "channel", (20,))))
 PLAN_REPORT = PlanReport(SITES, SKIPPED, MACS, SpeedupReport(4, 4.0091, None), PLAN)
 ARGUMENTS = ["in.onnx", "out.onnx"]
 
-Install: TypeAlias = Callable[[Callable[..., Any]], None]
-"""Puts a function in the place of ``pipeline.compress``."""
+MEASURED = MeasuredReport(
+    "a processor", "a processor, 1 thread", 8, 120.4, (MeasuredLayer("conv1", "3×3", 10.5, "cp 20", 4.25, 7),), 7
+)
 
 
-class Result:
-    """A result that saves a few bytes."""
+def result(report: Report = REPORT) -> Result:
+    """A small model with a report that says something else."""
+    return Result(plain(), report, external_data=False)
 
-    report = REPORT
 
-    def save(self, path: Path, external_data: bool | None = None) -> None:
-        path.write_bytes(b"external" if external_data else b"inside")
+INSTANT = Pipeline(lambda *_: result(), lambda *_: PLAN_REPORT, lambda *_: MEASURED)
+"""A pipeline that succeeds at once."""
+
+
+def raising(error: BaseException) -> Pipeline:
+    """A pipeline that fails at once."""
+
+    def fail(*_: object) -> NoReturn:
+        raise error
+
+    return Pipeline(fail, fail, fail)
+
+
+@dataclass
+class Recorder:
+    """An instant pipeline that keeps what it was asked for."""
+
+    requests: list[Request] = field(default_factory=list)
+
+    @property
+    def pipeline(self) -> Pipeline:
+        def record(answer: T) -> Callable[[Request, Listener], T]:
+            def run(request: Request, listener: Listener) -> T:
+                self.requests.append(request)
+                return answer
+
+            return run
+
+        return Pipeline(record(result()), record(PLAN_REPORT), record(MEASURED))
+
+
+def disturbed(at: str, event: Callable[[], object]) -> Pipeline:
+    """The real pipeline, in which something happens after the first step of a stage."""
+
+    def run(request: Request, listener: Listener) -> Result:
+        def progress(stage: str, done: int, total: int) -> None:
+            listener.progress(stage, done, total)
+            if (stage, done) == (at, 1):
+                event()
+
+        return compress(request, Listener(progress, listener.warn))
+
+    return replace(PIPELINE, compress=run)
+
+
+@dataclass
+class WatchedSamples:
+    """Calibration samples that keep the batches in which they are read."""
+
+    name: str
+    values: NDArray[Any]
+    batches: list[tuple[int, ...]] = field(default_factory=list)
+    description: str = "watched samples"
+    synthetic: bool = False
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def feeds(self, indices: Sequence[int]) -> Feeds:
+        self.batches.append(tuple(indices))
+        return {self.name: self.values[list(indices)]}
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The real pipeline on these samples, whatever data the command line names."""
+        return replace(PIPELINE, compress=lambda request, listener: compress(replace(request, data=self), listener))
 
 
 def files() -> set[str]:

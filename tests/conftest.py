@@ -11,38 +11,16 @@ import models_for_tests
 import numpy as np
 import onnx
 import pytest
-from cli_for_tests import PLAN_REPORT, Install, Result, contents
+from cli_for_tests import contents
 
-from onnx_lowrank import pipeline
 from onnx_lowrank.cli import compress
 
 
 @pytest.fixture
-def instant_pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A pipeline that succeeds at once, in a working folder that is empty but for in.onnx."""
+def working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A working folder that is empty but for in.onnx."""
     monkeypatch.chdir(tmp_path)
     Path("in.onnx").touch()
-    monkeypatch.setattr(pipeline, "compress", lambda *_, **__: Result())
-    monkeypatch.setattr(pipeline, "plan_only", lambda *_, **__: PLAN_REPORT)
-
-
-@pytest.fixture
-def pipeline_does(monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Put a function in the pipeline's place."""
-    return lambda function: monkeypatch.setattr(pipeline, "compress", function)
-
-
-@pytest.fixture
-def pipeline_raises(pipeline_does: Install) -> Callable[[BaseException], None]:
-    """Let the pipeline fail."""
-
-    def install(error: BaseException) -> None:
-        def fail(*_: object, **__: object) -> None:
-            raise error
-
-        pipeline_does(fail)
-
-    return install
 
 
 @pytest.fixture
@@ -55,11 +33,11 @@ def good_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def refuses(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run the command; check how it fails and that the folder is as before; return what it says."""
+    """Run the command; check how it fails and that the folder is as before; return the line that it prints."""
 
-    def check(code: int, *arguments: str, warns: bool = False) -> str:
+    def check(code: int, *arguments: str, warns: bool = False, pipeline: compress.Pipeline = compress.PIPELINE) -> str:
         before = contents()
-        assert compress.main(list(arguments)) == code
+        assert compress.main(list(arguments), pipeline) == code
         out, err = capsys.readouterr()
         lines = err.splitlines()
         if warns:

@@ -165,11 +165,11 @@ def test_quiet_prints_nothing_and_still_writes(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
-        ("", 2, "the following arguments are required: MODEL"),
+        ("--quiet", 2, "the following arguments are required: MODEL"),
         ("a.onnx --rounds 0", 2, "rounds is 0"),
         ("a.onnx --seconds 0", 2, "seconds is 0"),
         ("a.onnx --seconds inf", 2, "seconds is inf"),
-        ("a.onnx --threads one", 2, "--threads: 'one' is no list of whole numbers"),
+        ("a.onnx --threads one", 2, "--threads: 'one' is not a list of whole numbers"),
         ("a.onnx --threads -1", 2, "threads: give numbers of at least 0"),
         ("a.onnx --batch 0", 2, "batch: give numbers of at least 1"),
         ("a.onnx --profile -1", 2, "profile is -1"),

@@ -6,13 +6,13 @@ import time
 import pytest
 
 from onnx_lowrank.cli import tables
-from onnx_lowrank.cli.progress_bars import Stages
+from onnx_lowrank.cli.progress_bars import ProgressBars
 from onnx_lowrank.cli.tables import NONE
 from onnx_lowrank.report.schema import SiteReport, SkippedReport
 
 
 class Terminal(io.StringIO):
-    """Something that says it is a terminal."""
+    """A stream that calls itself a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -100,22 +100,21 @@ def test_what_the_stream_cannot_encode_is_replaced() -> None:
 
 
 def test_a_short_stage_is_not_shown(lines: list[str]) -> None:
-    with Stages(lines.append) as stages:
-        stages("profile", 0, 2)
-        stages("profile", 2, 2)
+    with ProgressBars(lines.append) as bars:
+        bars("profile", 0, 2)
+        bars("profile", 2, 2)
     assert lines == []
 
 
-def test_a_long_stage_is_one_line_where_there_is_no_terminal(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "PATIENCE", 0.05)
-    with Stages(lines.append) as stages:
+def test_a_long_stage_is_one_line_where_there_is_no_terminal(lines: list[str]) -> None:
+    with ProgressBars(lines.append, patience=0.05) as bars:
         for _ in range(2):
-            stages("profile", 0, 9)
+            bars("profile", 0, 9)
             for done in range(1, 9):
                 time.sleep(0.02)
-                stages("profile", done, 9)
-            stages("profile", 9, 9)
-        stages("validate", 0, 1)
+                bars("profile", done, 9)
+            bars("profile", 9, 9)
+        bars("validate", 0, 1)
     assert lines == ["profile …"]
 
 
@@ -123,12 +122,11 @@ def test_a_long_stage_is_a_bar_on_a_terminal(lines: list[str], monkeypatch: pyte
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(tables, "PATIENCE", 0.05)
-    with Stages(lines.append) as stages:
-        stages("pro[b]file", 0, 9)
+    with ProgressBars(lines.append, patience=0.05) as bars:
+        bars("pro[b]file", 0, 9)
         assert terminal.getvalue() == ""
         time.sleep(0.15)
-        stages("pro[b]file", 4, 9)
+        bars("pro[b]file", 4, 9)
         print("a warning", file=sys.stderr)
     shown = terminal.getvalue()
     assert "pro[b]file" in shown and "4/9" in shown and "a warning" in shown
@@ -136,13 +134,10 @@ def test_a_long_stage_is_a_bar_on_a_terminal(lines: list[str], monkeypatch: pyte
     assert lines == [] and sys.stderr is terminal
 
 
-def test_a_stage_that_was_left_behind_is_never_shown_afterwards(
-    lines: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tables, "PATIENCE", 0.05)
-    with pytest.raises(KeyError), Stages(lines.append) as stages:
-        stages("profile", 0, 9)
+def test_a_stage_that_was_left_behind_is_never_shown_afterwards(lines: list[str]) -> None:
+    with pytest.raises(KeyError), ProgressBars(lines.append, patience=0.05) as bars:
+        bars("profile", 0, 9)
         raise KeyError
-    stages("profile", 1, 9)
+    bars("profile", 1, 9)
     time.sleep(0.1)
     assert lines == []

@@ -3,23 +3,24 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cli_for_tests import ARGUMENTS, Install, Result, files
+from cli_for_tests import ARGUMENTS, INSTANT, files, raising, result
 
 from onnx_lowrank import errors
 from onnx_lowrank.cli import compress as cli
+from onnx_lowrank.pipeline import Result
 
-pytestmark = pytest.mark.usefixtures("instant_pipeline")
+pytestmark = pytest.mark.usefixtures("working_folder")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"{}"])
 def test_a_bad_plan_is_bad_data(content: bytes | None, capsys: pytest.CaptureFixture[str]) -> None:
     if content is not None:
         Path("plan.json").write_bytes(content)
-    assert cli.main([*ARGUMENTS, "--plan", "plan.json"]) == 3
+    assert cli.main([*ARGUMENTS, "--plan", "plan.json"], INSTANT) == 3
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "plan.json" in err
 
@@ -36,13 +37,9 @@ def test_a_bad_plan_is_bad_data(content: bytes | None, capsys: pytest.CaptureFix
     ],
 )
 def test_every_error_is_one_line_and_its_exit_code(
-    kind: type[Exception],
-    code: int,
-    pipeline_raises: Callable[[BaseException], None],
-    capsys: pytest.CaptureFixture[str],
+    kind: type[Exception], code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pipeline_raises(kind("layer conv[1]:\n  what is wrong"))
-    assert cli.main(ARGUMENTS) == code
+    assert cli.main(ARGUMENTS, raising(kind("layer conv[1]:\n  what is wrong"))) == code
     assert capsys.readouterr() == ("", "onnx-lowrank: error: layer conv[1]: what is wrong\n")
     assert files() == {"in.onnx"}
 
@@ -62,65 +59,54 @@ def test_no_kind_of_error_is_missing_above() -> None:
         (KeyError("x"), 1, "internal error: KeyError: 'x' (this is a bug; run with --traceback and report it)"),
     ],
 )
-def test_other_ends(
-    error: BaseException,
-    code: int,
-    line: str,
-    pipeline_raises: Callable[[BaseException], None],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    pipeline_raises(error)
-    assert cli.main(ARGUMENTS) == code
+def test_other_ends(error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(ARGUMENTS, raising(error)) == code
     out, err = capsys.readouterr()
     assert out == "" and err.startswith(f"onnx-lowrank: {line}") and err.count("\n") == 1
     assert files() == {"in.onnx"}
 
 
-def test_the_traceback_comes_when_asked_for(
-    pipeline_raises: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    pipeline_raises(errors.ModelError("bad"))
-    assert cli.main([*ARGUMENTS, "--traceback"]) == 3
+def test_the_traceback_comes_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*ARGUMENTS, "--traceback"], raising(errors.ModelError("bad"))) == 3
     err = capsys.readouterr().err
     assert "Traceback" in err and err.endswith("onnx-lowrank: error: bad\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM between processes there")
-def test_sigterm_unwinds_the_stack(pipeline_does: Install, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sigterm_unwinds_the_stack(capsys: pytest.CaptureFixture[str]) -> None:
     cleaned = []
 
-    def compress(*_: object, **__: object) -> Result:
+    def compress(*_: object) -> Result:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             threading.Event().wait(5)
-            return Result()
+            return result()
         finally:
             cleaned.append(True)
 
     before = signal.getsignal(signal.SIGTERM)
-    pipeline_does(compress)
-    assert cli.main(ARGUMENTS) == 143
+    assert cli.main(ARGUMENTS, replace(INSTANT, compress=compress)) == 143
     assert capsys.readouterr().err == "onnx-lowrank: terminated\n"
     assert cleaned and files() == {"in.onnx"}
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("option", ["--report", "--plan"])
-def test_an_unwritable_place_is_refused_before_any_work(
-    option: str, pipeline_raises: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    pipeline_raises(AssertionError("work was done"))
+def test_an_unwritable_place_is_refused_before_any_work(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline = raising(AssertionError("work was done"))
     line = ["in.onnx", "--dry-run"] if option == "--plan" else ARGUMENTS
-    assert cli.main([*line, option, "nowhere/file"]) == 6
+    assert cli.main([*line, option, "nowhere/file"], pipeline) == 6
     assert "nowhere" in capsys.readouterr().err
-    assert cli.main(["in.onnx", "nowhere/out.onnx"]) == 6
+    assert cli.main(["in.onnx", "nowhere/out.onnx"], pipeline) == 6
     assert files() == {"in.onnx"}
 
 
-def test_a_report_that_cannot_be_written_leaves_no_scraps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "check_writable", lambda path: None)
-    Path("report.json").mkdir()
-    assert cli.main([*ARGUMENTS, "--report", "report.json"]) == 6
+def test_a_report_that_cannot_be_written_leaves_no_scraps() -> None:
+    def compress(*_: object) -> Result:
+        Path("report.json").mkdir()  # after the places were checked
+        return result()
+
+    assert cli.main([*ARGUMENTS, "--report", "report.json"], replace(INSTANT, compress=compress)) == 6
     assert files() == {"in.onnx", "out.onnx", "report.json"}
 
 
@@ -132,7 +118,7 @@ def test_a_reader_that_goes_away_is_no_error(
     os.close(reading)
     with os.fdopen(writing, "w", encoding="utf-8") as broken:
         monkeypatch.setattr(sys, "stdout", broken)
-        assert cli.main(ARGUMENTS) == 0
+        assert cli.main(ARGUMENTS, INSTANT) == 0
     assert capsys.readouterr().err == ""
 
 
@@ -142,12 +128,12 @@ def test_output_that_cannot_be_printed_is_the_machine(
 ) -> None:
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         monkeypatch.setattr(sys, "stdout", full)
-        assert cli.main(ARGUMENTS) == 6
+        assert cli.main(ARGUMENTS, INSTANT) == 6
     assert capsys.readouterr().err == "onnx-lowrank: error: cannot print: No space left on device\n"
 
 
 @pytest.mark.parametrize("missing", ["stdout", "stderr"])
 def test_a_closed_stream_is_no_error(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, missing, None)
-    assert cli.main(ARGUMENTS) == 0
+    assert cli.main(ARGUMENTS, INSTANT) == 0
     assert cli.main([]) == 2

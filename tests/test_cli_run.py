@@ -3,24 +3,28 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
-from cli_for_tests import ARGUMENTS, PLAN, Install, Result, files, rows
+from cli_for_tests import ARGUMENTS, INSTANT, PLAN, REPORT, Recorder, files, result, rows
+from models_for_tests import photo, plain, run_model
 
 from onnx_lowrank.cli import compress as cli
 from onnx_lowrank.cli.tables import NONE
-from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.pipeline import Result
+from onnx_lowrank.progress import Listener
 from onnx_lowrank.report.schema import SCHEMA
+from onnx_lowrank.stages.request import Request
 
-pytestmark = pytest.mark.usefixtures("instant_pipeline")
+pytestmark = pytest.mark.usefixtures("working_folder")
 
 
 def test_a_run_prints_its_tables_and_what_it_wrote(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(ARGUMENTS) == 0
+    assert cli.main(ARGUMENTS, INSTANT) == 0
     out, err = capsys.readouterr()
     assert err == "" and "\x1b" not in out
     table = rows(out)
@@ -65,7 +69,7 @@ def test_a_run_prints_its_tables_and_what_it_wrote(capsys: pytest.CaptureFixture
 
 
 def test_a_run_writes_the_model_and_the_report(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*ARGUMENTS, "--report", "report.json"]) == 0
+    assert cli.main([*ARGUMENTS, "--report", "report.json"], INSTANT) == 0
     assert files() == {"in.onnx", "out.onnx", "report.json"}
     written = json.loads(Path("report.json").read_text())
     assert written["schema"] == SCHEMA and written["outputs"]["logits"]["top1_agreement"] == 0.985
@@ -73,59 +77,60 @@ def test_a_run_writes_the_model_and_the_report(capsys: pytest.CaptureFixture[str
     assert written["output"]["sha256"] == sha256(Path("out.onnx").read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize(("option", "expected"), [([], b"inside"), (["--save-as-external-data"], b"external")])
-def test_where_the_weights_go(option: list[str], expected: bytes) -> None:
-    assert cli.main([*ARGUMENTS, *option]) == 0
-    assert Path("out.onnx").read_bytes() == expected
+@pytest.mark.parametrize(("option", "data_files"), [([], set()), (["--save-as-external-data"], {"out.onnx.data"})])
+def test_the_weights_go_to_a_file_of_their_own_only_if_asked_for(option: list[str], data_files: set[str]) -> None:
+    assert cli.main([*ARGUMENTS, *option], INSTANT) == 0
+    assert files() == {"in.onnx", "out.onnx"} | data_files
+    before, after = (run_model(model, {"x": photo()}) for model in (plain(), onnx.load("out.onnx")))
+    assert np.array_equal(before["y"], after["y"])
 
 
-def test_quiet_prints_warnings_only(pipeline_does: Install, capsys: pytest.CaptureFixture[str]) -> None:
-    def compress(*_: object, warn: Callable[[str], None], **__: object) -> Result:
-        warn("no data:\nsynthetic images")
-        return Result()
+def test_quiet_prints_warnings_only(capsys: pytest.CaptureFixture[str]) -> None:
+    def compress(request: Request, listener: Listener) -> Result:
+        listener.warn("no data:\nsynthetic images")
+        return result()
 
-    pipeline_does(compress)
-    assert cli.main([*ARGUMENTS, "--quiet"]) == 0
+    assert cli.main([*ARGUMENTS, "--quiet"], replace(INSTANT, compress=compress)) == 0
     assert capsys.readouterr() == ("", "onnx-lowrank: warning: no data: synthetic images\n")
     assert Path("out.onnx").exists()
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*ARGUMENTS, "--dry-run"]) == 0
+    assert cli.main([*ARGUMENTS, "--dry-run"], INSTANT) == 0
     out = capsys.readouterr().out
     assert rows(out)["conv1"][3:5] == ["channel", "20"] and rows(out)["conv MACs"][-1] == "4.01× fewer"
     assert "dry run: 4.01× fewer conv MACs, " in out.splitlines()[-1]
     assert files() == {"in.onnx"}
 
 
-def test_a_plan_is_saved_and_replayed(pipeline_does: Install) -> None:
-    seen = []
+def test_a_measurement_prints_the_times_of_the_layers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["in.onnx", "--measure-latency", "--latency-table", "times.json"], INSTANT) == 0
+    out = capsys.readouterr().out
+    assert rows(out)["conv1"] == ["3×3", "10.5", "4.25", "cp 20", "7"]
+    assert out.splitlines()[-1].startswith("7 new measurements in times.json: a processor, 1 thread, ")
+    assert files() == {"in.onnx"}
 
-    def compress(*_: object, plan: Plan, **__: object) -> Result:
-        seen.append(plan)
-        return Result()
 
-    pipeline_does(compress)
-    assert cli.main(["in.onnx", "--dry-run", "--plan", "plan.json"]) == 0
+def test_a_plan_is_saved_and_replayed() -> None:
+    recorder = Recorder()
+    assert cli.main(["in.onnx", "--dry-run", "--plan", "plan.json"], recorder.pipeline) == 0
     assert files() == {"in.onnx", "plan.json"}
-    assert cli.main([*ARGUMENTS, "--plan", "plan.json"]) == 0
-    assert seen == [PLAN]
+    assert cli.main([*ARGUMENTS, "--plan", "plan.json"], recorder.pipeline) == 0
+    assert [request.plan for request in recorder.requests] == [None, PLAN]
 
 
-def test_a_replayed_plan_has_no_speedup_to_print(pipeline_does: Install, capsys: pytest.CaptureFixture[str]) -> None:
-    class Replayed(Result):
-        report = replace(Result.report, speedup=replace(Result.report.speedup, requested=None))
-
+def test_a_replayed_plan_has_no_speedup_to_print(capsys: pytest.CaptureFixture[str]) -> None:
+    replayed = result(replace(REPORT, speedup=replace(REPORT.speedup, requested=None)))
     Path("plan.json").write_text(PLAN.to_json())
-    pipeline_does(lambda *_, **__: Replayed())
-    assert cli.main([*ARGUMENTS, "--plan", "plan.json", "--report", "report.json"]) == 0
+    pipeline = replace(INSTANT, compress=lambda *_: replayed)
+    assert cli.main([*ARGUMENTS, "--plan", "plan.json", "--report", "report.json"], pipeline) == 0
     assert "wrote out.onnx: 4.01× fewer conv MACs, " in capsys.readouterr().out
     assert json.loads(Path("report.json").read_text())["speedup"]["requested"] is None
 
 
 def test_it_runs_in_another_thread() -> None:
     codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(cli.main([*ARGUMENTS, "--quiet"])))
+    thread = threading.Thread(target=lambda: codes.append(cli.main([*ARGUMENTS, "--quiet"], INSTANT)))
     thread.start()
     thread.join()
     assert codes == [0]

@@ -323,6 +323,7 @@ def test_validation_notices_what_changed() -> None:
         (lambda m: m.graph.output[0].type.tensor_type.shape.dim[0].Clear(), "changed the type of 'y'"),
         (lambda m: m.opset_import.pop(), "opsets"),
         (lambda m: setattr(m.graph.input[0], "name", "z"), "inputs"),
+        (lambda m: setattr(m.graph.output[0], "name", "z"), "has the outputs"),
         (lambda m: m.graph.node.pop(3), "not valid ONNX"),
         (lambda m: m.graph.initializer[1].dims.__setitem__(slice(None), [8, 4, 3, 6]), "inconsistent in its shapes"),
     ):

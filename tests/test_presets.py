@@ -1,4 +1,4 @@
-"""Presets: options that go together, and what to know where the result will run."""
+"""Presets set options for a runtime, and advise on what that runtime cannot read."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from onnx_lowrank.errors import UsageError
 from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.options import DEFAULTS, PRESET_CHOICES, Options
 from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.presets import HIGHEST_OPSET, LOWEST_OPSET, STANDS_FOR, advice, completed
+from onnx_lowrank.presets import HIGHEST_OPSET, LOWEST_OPSET, PRESET_OPTIONS, advice, with_preset
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 
@@ -24,32 +24,32 @@ FIXED, OPEN = TensorSpec("x", FLOAT, (1, 3, 8, 8)), TensorSpec("image:0", FLOAT,
 SHAPES = {"x": (1, 3, 8, 8), "image:0": (1, 3, 12, 10)}
 
 
-def test_the_names_are_those_of_the_options_and_the_values_too() -> None:
-    assert tuple(STANDS_FOR) == PRESET_CHOICES
-    for name, values in STANDS_FOR.items():
-        assert completed(Options(preset=name)) == Options(preset=name, **values)
+def test_the_presets_are_the_choices_of_the_options() -> None:
+    assert tuple(PRESET_OPTIONS) == PRESET_CHOICES
+    for name, values in PRESET_OPTIONS.items():
+        assert with_preset(Options(preset=name)) == Options(preset=name, **values)
     with pytest.raises(UsageError, match="preset is 'npu': choose one of tensorrt, tensorrt-int8"):
         Options(preset="npu")
 
 
-def test_what_is_not_at_its_default_stays() -> None:
-    assert completed(DEFAULTS) == DEFAULTS
-    assert completed(Options(preset="tensorrt", rank_multiple=16)).rank_multiple == 16
-    assert completed(Options(preset="tensorrt", form="spatial")).form == "spatial"
+def test_a_preset_keeps_options_that_are_not_at_their_default() -> None:
+    assert with_preset(DEFAULTS) == DEFAULTS
+    assert with_preset(Options(preset="tensorrt", rank_multiple=16)).rank_multiple == 16
+    assert with_preset(Options(preset="tensorrt", form="spatial")).form == "spatial"
 
 
 @pytest.mark.parametrize("opset", [LOWEST_OPSET - 1, HIGHEST_OPSET + 1])
-def test_an_opset_that_tensorrt_does_not_read_is_said(opset: int) -> None:
-    (said,) = advice("tensorrt", opset, (FIXED,), SHAPES)
-    assert f"opset {opset}" in said and "onnx.version_converter" in said
+def test_the_advice_names_an_opset_that_tensorrt_does_not_read(opset: int) -> None:
+    (message,) = advice("tensorrt", opset, (FIXED,), SHAPES)
+    assert f"opset {opset}" in message and "onnx.version_converter" in message
 
 
-def test_open_shapes_are_said_as_trtexec_wants_them() -> None:
-    (said,) = advice("tensorrt", 17, (FIXED, OPEN), SHAPES)
-    assert said.endswith("--optShapes='image:0':1x3x12x10")
+def test_the_advice_writes_open_shapes_as_trtexec_reads_them() -> None:
+    (message,) = advice("tensorrt", 17, (FIXED, OPEN), SHAPES)
+    assert message.endswith("--optShapes='image:0':1x3x12x10")
 
 
-def test_there_is_nothing_to_say_about_a_model_that_fits_or_without_a_preset() -> None:
+def test_there_is_no_advice_for_a_model_that_fits_or_without_a_preset() -> None:
     assert advice("tensorrt-int8", 17, (FIXED,), SHAPES) == []
     assert advice(None, 5, (OPEN,), SHAPES) == []
 
@@ -58,8 +58,8 @@ def test_a_model_for_tensorrt_has_chains_of_two_with_whole_groups_of_channels() 
     stored = {"w1": weights(1, 16, 3, 3, 3), "w2": weights(2, 32, 16, 3, 3), "w3": weights(3, 32, 32, 3, 3)}
     nodes = [conv("c1", "x", "w1", "a"), relu("a", "ra"), conv("c2", "ra", "w2", "b"), relu("b", "rb")]
     model = build([*nodes, conv("c3", "rb", "w3", "y")], stored)
-    said: list[str] = []
-    result = compress(model, photo(1, (8, 3, 12, 10)), 2, preset="tensorrt", threads=1, warn=said.append)
+    warnings: list[str] = []
+    result = compress(model, photo(1, (8, 3, 12, 10)), 2, preset="tensorrt", threads=1, warn=warnings.append)
     report = result.report
     assert report.options["preset"] == "tensorrt" and report.speedup.macs >= 2
     assert {site.form for site in report.sites} <= {"channel", None}
@@ -69,7 +69,7 @@ def test_a_model_for_tensorrt_has_chains_of_two_with_whole_groups_of_channels() 
     for node in result.model.graph.node:
         if node.op_type == "Conv" and node.input[0] != "x":
             assert all(channels % 8 == 0 for channels in kernels[node.input[1]][:2])
-    assert any("--optShapes=x:1x3x12x10" in text for text in report.warnings) and set(report.warnings) <= set(said)
+    assert any("--optShapes=x:1x3x12x10" in text for text in report.warnings) and set(report.warnings) <= set(warnings)
     assert result.model.opset_import == model.opset_import
 
 

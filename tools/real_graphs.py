@@ -119,7 +119,7 @@ def _full_rank(model: str, plan: Row, form: str) -> Row:
 def _eligible(model: str, options: Sequence[str]) -> Row:
     """Sites and reasons where the run itself reports none."""
     try:
-        _, chosen = arguments([model, "out", *options])
+        chosen = arguments([model, "out", *options]).options
         found = find_sites(normalise(load(model).proto), chosen.include)
         sites, skipped = found.sites, found.skipped
     except LowRankError:

@@ -1,4 +1,4 @@
-"""The command ``onnx-lowrank-bench``: models against the first of them, on the stopwatch."""
+"""The command ``onnx-lowrank-bench``: it compares the speed of models with that of the first one."""
 
 import argparse
 import time
@@ -7,13 +7,21 @@ from pathlib import Path
 
 from rich.table import Table
 
-from onnx_lowrank._version import __version__
 from onnx_lowrank.bench.benchmark import BUDGET, Settings, benchmark
 from onnx_lowrank.bench.turns import Budget
 from onnx_lowrank.cli import process
 from onnx_lowrank.cli import tables as draw
-from onnx_lowrank.cli.arguments import DATA_HELP, PREPROCESS_HELP, Parser, comma_list, path_argument
-from onnx_lowrank.cli.progress_bars import Stages
+from onnx_lowrank.cli.parser import (
+    PREPROCESS_HELP,
+    PROVIDERS_HELP,
+    Parser,
+    comma_list,
+    data_help,
+    exit_codes,
+    path_argument,
+    whole_numbers,
+)
+from onnx_lowrank.cli.progress_bars import ProgressBars
 from onnx_lowrank.data.input_shapes import parse_shapes
 from onnx_lowrank.data.photos.preprocess import parse
 from onnx_lowrank.errors import UsageError
@@ -24,58 +32,113 @@ from onnx_lowrank.report.bench_schema import BenchReport, Measurement
 
 PROGRAM = "onnx-lowrank-bench"
 
-MOST_ROUNDS = 100_000
-"""Where only the seconds are limited."""
+DESCRIPTION = """\
+Compare the speed of ONNX models on ONNX Runtime. All models take turns in one
+process, in an order that is drawn anew for every round, and each of them is
+compared with the first one in the same round."""
+
+EXAMPLES = {
+    "model.onnx small.onnx": "Compare two models on one sample of noise.",
+    "model.onnx small.onnx --threads 1,4 --batch 1,8 --json times.json": "Compare them in four settings, and save the "
+    "results as JSON.",
+    "model.onnx small.onnx --input-shapes x:1x3x224x224 --profile 10": "Fix an open input size, and list the ten "
+    "costliest nodes of each model.",
+}
+
+SHORT_USAGE = f"""\
+usage:   {PROGRAM} MODEL [MODEL ...] [options]
+example: {PROGRAM} {next(iter(EXAMPLES))}
+{PROGRAM} --help explains all options."""
 
 EPILOG = f"""\
-All models take turns in one process, in an order that is drawn anew for every round. The ratio is the median over the
-rounds, with its 95 % confidence interval. Without --rounds and --seconds it measures {BUDGET.rounds} rounds, or for
-{BUDGET.seconds:g} seconds, for each number of threads and each batch. Exit codes are those of onnx-lowrank.
-"""
+A ratio is the median over the rounds, printed with its 95 % confidence interval.
+Without --rounds and --seconds, each number of threads and each batch is measured
+for {BUDGET.rounds} rounds or {BUDGET.seconds:g} seconds, whichever ends first.
 
-_speaker = process.Speaker(PROGRAM)
+{exit_codes(0, 1, 2, 3, 6, 130)}"""
 
+COMMAND = process.Command(PROGRAM, SHORT_USAGE, "measure fewer models, or a smaller --batch")
 
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers, such as 1,2") from None
+MOST_ROUNDS = 100_000
+"""The number of rounds where only the seconds are limited."""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        PROGRAM,
-        description="How fast ONNX models run against the first one, measured in turns on ONNX Runtime.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "models", metavar="MODEL", type=path_argument, nargs="+", help="ONNX files; the first is the base"
-    )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    add = parser.add_argument_group("what to measure").add_argument
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    Parameters
+    ----------
+    argv
+        The arguments; None stands for those of the process.
+    """
+    return process.run(COMMAND, lambda words: _run(_parser().parse_line(words)), argv)
+
+
+def console() -> None:
+    """Run the command as a process."""
+    process.leave(main())
+
+
+def _parser() -> Parser:
+    parser = Parser(PROGRAM, ("[options] MODEL [MODEL ...]",), DESCRIPTION, EXAMPLES, EPILOG)
+    add = parser.add_argument_group("files").add_argument
+    add("models", metavar="MODEL", type=path_argument, nargs="+", help="ONNX files; all are compared with the first")
+    add = parser.add_argument_group("settings to measure").add_argument
     add(
-        "--threads", metavar="LIST", type=_numbers, default=(0,), help="such as 1,2 (default: the runtime's own choice)"
+        "--threads",
+        metavar="LIST",
+        type=whole_numbers,
+        default=(0,),
+        help="numbers of threads, such as 1,2 (default: ONNX Runtime's own choice)",
     )
     add(
-        "--batch", metavar="LIST", type=_numbers, default=(), help="such as 1,8 (default: 1, or what the models demand)"
+        "--batch",
+        metavar="LIST",
+        type=whole_numbers,
+        default=(),
+        help="numbers of samples in a run, such as 1,8 (default: 1, or the number that the models demand)",
     )
-    add("--input-shapes", metavar="SHAPES", help="of open inputs: x:1x3x224x224, several with commas between")
-    add("--providers", metavar="LIST", type=comma_list, default=("cpu",), help="the first one must run (default: cpu)")
-    add("--data", metavar="PATH", type=path_argument, help=DATA_HELP.replace("synthetic images", "noise"))
+    add("--providers", metavar="LIST", type=comma_list, default=("cpu",), help=f"{PROVIDERS_HELP} (default: cpu)")
+    add = parser.add_argument_group("data").add_argument
+    add("--data", metavar="PATH", type=path_argument, help=data_help("samples to run the models on", "noise"))
     add("--preprocess", metavar="SPEC", default="imagenet", help=PREPROCESS_HELP)
-    add = parser.add_argument_group("how long").add_argument
-    add("--rounds", metavar="N", type=int, help="runs of every model; at least 6 for a 95 %% interval")
-    add("--seconds", metavar="S", type=float, help="for each number of threads and each batch, warm-up included")
-    add("--seed", metavar="N", type=int, default=0, help="of the order and of the made-up inputs (default: 0)")
+    add(
+        "--input-shapes",
+        metavar="SHAPES",
+        help="sizes of open inputs: x:1x3x224x224, or several of these separated by commas",
+    )
+    add = parser.add_argument_group("length").add_argument
+    add("--rounds", metavar="N", type=int, help="number of rounds; a 95 %% interval takes at least 6")
+    add("--seconds", metavar="S", type=float, help="time for each number of threads and each batch, including warm-up")
+    add("--seed", metavar="N", type=int, default=0, help="seed for the order and for the noise (default: 0)")
     add = parser.add_argument_group("output").add_argument
-    add("--profile", metavar="N", type=int, default=0, help="list the N costliest nodes of every model, and operators")
-    add("--json", metavar="FILE", type=path_argument, help="write everything that was measured")
-    add("--quiet", action="store_true", help="print warnings and errors only")
-    add("--traceback", action="store_true", help="show where an error was raised")
+    add("--profile", metavar="N", type=int, default=0, help="list the operators and N costliest nodes of each model")
+    add("--json", metavar="FILE", type=path_argument, help="write everything that was measured as JSON")
+    parser.add_general_options()
     return parser
+
+
+def _run(args: argparse.Namespace) -> None:
+    started = time.monotonic()
+    settings, preprocess = _settings(args), parse(args.preprocess)
+    _check_files(args)
+    with ProgressBars(COMMAND.say) as bars:
+        report = benchmark(
+            args.models,
+            args.data,
+            settings=settings,
+            preprocess=preprocess,
+            progress=silent if args.quiet else bars,
+            warn=COMMAND.warn,
+        )
+    if args.json:
+        write_text(args.json, report.to_json())
+    if not args.quiet:
+        tables = [_times_table(report)]
+        for measurement in report.measurements:
+            tables += _profile_tables(report, measurement)
+        done = f"wrote {args.json}" if args.json else f"ONNX Runtime {report.runtime}, {report.device}"
+        process.print_tables(tables, f"{done}, {draw.duration(time.monotonic() - started)}")
 
 
 def _settings(args: argparse.Namespace) -> Settings:
@@ -109,16 +172,6 @@ def _check_files(args: argparse.Namespace) -> None:
     check_writable(args.json)
 
 
-def _labels(models: Sequence[str]) -> list[str]:
-    """Short names that differ wherever the paths do."""
-    short = [Path(model).name for model in models]
-    return short if len(set(short)) == len(set(models)) else list(models)
-
-
-def _threads(number: int) -> str:
-    return str(number) if number else "default"
-
-
 def _times_table(report: BenchReport) -> Table:
     table = draw.empty_table(
         f"Milliseconds of a run on {report.provider}",
@@ -126,24 +179,24 @@ def _times_table(report: BenchReport) -> Table:
         words=("model", "against the first"),
     )
     labels = _labels([model.path for model in report.models])
-    for setting in report.measurements:
-        for i, (label, measured) in enumerate(zip(labels, setting.models, strict=True)):
-            low, high = measured.quartiles_ms
-            speed = draw.speed(measured.ratio, measured.ratio_low, measured.ratio_high) if i else draw.NONE
+    for measurement in report.measurements:
+        for i, (label, model) in enumerate(zip(labels, measurement.models, strict=True)):
+            low, high = model.quartiles_ms
+            speed = draw.speed(model.ratio, model.ratio_low, model.ratio_high) if i else draw.NONE
             table.add_row(
-                *((_threads(setting.threads), str(setting.batch)) if i == 0 else ("", "")),
-                *(draw.one_line(label), f"{measured.median_ms:.4g}", f"{low:.4g} to {high:.4g}"),
-                *(str(setting.rounds) if i == 0 else "", speed),
+                *((_threads(measurement.threads), str(measurement.batch)) if i == 0 else ("", "")),
+                *(draw.one_line(label), f"{model.median_ms:.4g}", f"{low:.4g} to {high:.4g}"),
+                *(str(measurement.rounds) if i == 0 else "", speed),
             )
     return table
 
 
-def _profile_tables(report: BenchReport, setting: Measurement) -> list[Table]:
+def _profile_tables(report: BenchReport, measurement: Measurement) -> list[Table]:
     labels = _labels([model.path for model in report.models])
-    where = f"threads {_threads(setting.threads)}, batch {setting.batch}"
+    setting = f"threads {_threads(measurement.threads)}, batch {measurement.batch}"
     tables = []
-    for label, profile in zip(labels, setting.profiles, strict=False):
-        title = f"{draw.one_line(label)}, {where}: {profile.median_ms:.4g} ms, the costliest nodes"
+    for label, profile in zip(labels, measurement.profiles, strict=False):
+        title = f"{draw.one_line(label)}, {setting}: {profile.median_ms:.4g} ms, the costliest nodes"
         nodes = draw.empty_table(title, "node", "operator", "ms", "share", words=("node", "operator"))
         for node in profile.nodes:
             nodes.add_row(draw.one_line(node.name or ""), node.op, f"{node.median_ms:.3g}", f"{node.share:.1%}")
@@ -154,47 +207,14 @@ def _profile_tables(report: BenchReport, setting: Measurement) -> list[Table]:
     return tables
 
 
-def _run(args: argparse.Namespace) -> None:
-    started = time.monotonic()
-    settings, how = _settings(args), parse(args.preprocess)
-    _check_files(args)
-    with Stages(_speaker.say) as stages:
-        progress = silent if args.quiet else stages
-        report = benchmark(
-            args.models, args.data, settings=settings, preprocess=how, progress=progress, warn=_speaker.warn
-        )
-    if args.json:
-        write_text(args.json, report.to_json())
-    if not args.quiet:
-        tables = [_times_table(report)]
-        for setting in report.measurements:
-            tables += _profile_tables(report, setting)
-        done = f"wrote {args.json}" if args.json else f"ONNX Runtime {report.runtime}, {report.device}"
-        process.print_tables(tables, f"{done}, {draw.duration(time.monotonic() - started)}")
+def _labels(models: Sequence[str]) -> list[str]:
+    """Return the file names of the models, or the whole paths where two file names are the same."""
+    short = [Path(model).name for model in models]
+    return short if len(set(short)) == len(set(models)) else list(models)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
-
-    Parameters
-    ----------
-    argv
-        The arguments; those of the process by default.
-    """
-    traces = False
-
-    def work() -> None:
-        nonlocal traces
-        args = _parser().parse_intermixed_args(argv)
-        traces = args.traceback
-        _run(args)
-
-    return process.run(work, _speaker, "measure fewer models, or a smaller --batch", lambda: traces)
-
-
-def console() -> None:
-    """Run the command as a process."""
-    process.leave(main())
+def _threads(number: int) -> str:
+    return str(number) if number else "default"
 
 
 if __name__ == "__main__":

@@ -11,22 +11,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from onnx_lowrank.cli.tables import one_line
 
 PATIENCE = 2.0
-"""Seconds that a stage may take before it is shown."""
+"""Seconds that a stage takes before it is shown."""
 
 
-class Stages:
-    """A `Progress` that shows a stage once it has run for two seconds.
+class ProgressBars:
+    """A `Progress` that shows every stage that takes longer than a moment.
 
-    On a terminal each such stage gets a bar; anywhere else it gets one line.
+    On a terminal such a stage gets a bar; anywhere else it gets one line.
 
     Parameters
     ----------
     say
         Prints one line where there is no terminal.
+    patience
+        Seconds after which a stage is shown.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], patience: float = PATIENCE) -> None:
         self._say = say
+        self._patience = patience
         self._terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
@@ -39,11 +42,11 @@ class Stages:
         self._lock = threading.RLock()
         self._tasks: dict[str, TaskID] = {}
         self._timers: dict[str, threading.Timer] = {}
-        self._said: set[str] = set()
+        self._announced: set[str] = set()
         self._closed = False
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Take note of a step; the first one of a stage starts its clock."""
+        """Record a step; the first step of a stage starts its timer."""
         with self._lock:
             if self._closed:
                 return
@@ -57,8 +60,8 @@ class Stages:
                 timer.cancel()
 
     def _watch(self, stage: str) -> None:
-        # A timer, and not a look at the clock at each step: one step may take minutes.
-        timer = self._timers[stage] = threading.Timer(PATIENCE, self._show, [stage])
+        # A timer rather than a check at every step, because one step may take minutes.
+        timer = self._timers[stage] = threading.Timer(self._patience, self._show, [stage])
         timer.daemon = True
         timer.start()
 
@@ -69,11 +72,11 @@ class Stages:
             if self._terminal:
                 self._bars.update(self._tasks[stage], visible=True)
                 self._bars.start()
-            elif stage not in self._said:
-                self._said.add(stage)
+            elif stage not in self._announced:
+                self._announced.add(stage)
                 self._say(f"{stage} …")
 
-    def __enter__(self) -> "Stages":
+    def __enter__(self) -> "ProgressBars":
         return self
 
     def __exit__(self, *raised: object) -> None:

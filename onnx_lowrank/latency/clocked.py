@@ -8,7 +8,7 @@ from onnx_lowrank.calibration.macs import Macs
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
-from onnx_lowrank.factorise.forms.table import AUTO, FormTable
+from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.graph.files.load import LoadedModel
 from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.layer_model import ConvGeometry
@@ -18,7 +18,7 @@ from onnx_lowrank.latency.rank_grid import ranks_to_measure
 from onnx_lowrank.latency.stopwatch import Stopwatch, open_stopwatch
 from onnx_lowrank.latency.table import ORIGINAL, Setting
 from onnx_lowrank.latency.time_costs import LatencyCosts
-from onnx_lowrank.options import Options
+from onnx_lowrank.options import AUTO, Options
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.providers import device_name, provider_names, runtime_version
 from onnx_lowrank.runtime.session import Opener, opener

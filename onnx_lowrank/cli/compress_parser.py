@@ -1,0 +1,222 @@
+"""The usage, the options and the help of ``onnx-lowrank``."""
+
+import argparse
+
+from onnx_lowrank.cli.parser import (
+    PREPROCESS_HELP,
+    PROVIDERS_HELP,
+    Parser,
+    byte_size,
+    comma_list,
+    data_help,
+    exit_codes,
+    one_of,
+    path_argument,
+    rank_multiple,
+)
+from onnx_lowrank.options import ALLOCATION_CHOICES, DEFAULTS, FORM_CHOICES, PRESET_CHOICES, SOLVERS, TARGETS
+
+PROGRAM = "onnx-lowrank"
+
+USAGE = (
+    "[options] IN OUT",
+    "[options] IN --dry-run",
+    "[options] IN --measure-latency --latency-table FILE",
+)
+
+DESCRIPTION = """\
+Make a trained convolutional network cheaper. The network is an ONNX file; its
+convolutions become chains of smaller ones that need fewer multiply-accumulates
+(MACs) and give nearly the same outputs. This needs a few hundred unlabelled
+samples, and no labels, training or training framework."""
+
+EXAMPLES = {
+    "model.onnx small.onnx --speedup 4 --data photos": "Reduce the MACs of the convolutions to a quarter, "
+    "calibrated on a folder of photos.",
+    "model.onnx --dry-run --data photos --plan plan.json": "Choose forms and ranks, print them, and save them without "
+    "solving anything.",
+    "model.onnx fast.onnx --target latency --speedup 1.5 --data photos": "Make the model run 1.5 times as fast on this "
+    "machine.",
+}
+
+SHORT_USAGE = f"""\
+usage:   {PROGRAM} IN OUT [options]
+example: {PROGRAM} {next(iter(EXAMPLES))}
+{PROGRAM} --help explains all options."""
+
+
+def compress_parser() -> Parser:
+    """Make the parser of the command.
+
+    An option that is a field of ``Options`` has no default here and is absent from the parsed values where it is not
+    given, so that only ``Options`` states the defaults.
+    """
+    parser = Parser(
+        PROGRAM,
+        USAGE,
+        DESCRIPTION,
+        EXAMPLES,
+        exit_codes(0, 1, 2, 3, 4, 5, 6, 130),
+    )
+    add = parser.add_argument_group("files").add_argument
+    add("model", metavar="IN", type=path_argument, help="the ONNX file to compress")
+    add(
+        "out",
+        metavar="OUT",
+        type=path_argument,
+        nargs="?",
+        help="the ONNX file to write, which appears only when it is whole and validated",
+    )
+    _add_goal(parser)
+    _add_data(parser)
+    _add_output(parser)
+    _add_solver(parser)
+    _add_machine(parser)
+    parser.add_general_options()
+    return parser
+
+
+def _add_goal(parser: Parser) -> None:
+    add = parser.add_argument_group("speedup, forms and ranks", argument_default=argparse.SUPPRESS).add_argument
+    add(
+        "--speedup",
+        metavar="X",
+        type=float,
+        help=f"factor by which the cost named by --target must fall (default: {DEFAULTS.speedup:g})",
+    )
+    add(
+        "--target",
+        **one_of(TARGETS),
+        help="the cost to reduce: the MACs of the convolutions, or the time of a run on this machine "
+        f"(default: {DEFAULTS.target})",
+    )
+    add(
+        "--preset",
+        **one_of(PRESET_CHOICES),
+        help="choose the form and the rank multiple that suit this runtime",
+    )
+    add(
+        "--form",
+        **one_of(FORM_CHOICES),
+        help=f"the chain that replaces a convolution; auto takes the best one for every layer "
+        f"(default: {DEFAULTS.form})",
+    )
+    add(
+        "--ranks",
+        **one_of(ALLOCATION_CHOICES),
+        help="how the layers share the budget: exact keeps the most energy, greedy is the paper's heuristic, uniform "
+        f"reduces all layers by the same ratio (default: {DEFAULTS.ranks})",
+    )
+    add(
+        "--rank-multiple",
+        metavar="N",
+        type=rank_multiple,
+        help="make every rank a multiple of N; auto measures which multiple pays on this machine (default: 1, or auto "
+        "with --target latency)",
+    )
+    add("--include", metavar="RE", help="factorise only layers whose name matches this regular expression")
+    add("--exclude", metavar="RE", help="leave layers whose name matches this regular expression as they are")
+    add(
+        "--include-gemm",
+        action="store_true",
+        help="factorise fully connected layers as well as convolutions, and count their MACs in the speedup",
+    )
+
+
+def _add_data(parser: Parser) -> None:
+    add = parser.add_argument_group("data").add_argument
+    add(
+        "--data",
+        metavar="PATH",
+        type=path_argument,
+        help=data_help("calibration samples without labels", "synthetic images"),
+    )
+    add("--preprocess", metavar="SPEC", default="imagenet", help=PREPROCESS_HELP)
+    add(
+        "--images",
+        metavar="N",
+        type=int,
+        default=argparse.SUPPRESS,
+        help=f"number of calibration samples to use (default: {DEFAULTS.images})",
+    )
+    add(
+        "--input-shapes",
+        metavar="SHAPES",
+        action="append",
+        default=argparse.SUPPRESS,
+        help="sizes that the model leaves open: name:1,3,224,224 or name:1x3x224x224; a model with one input also "
+        "takes 1,3,224,224",
+    )
+    add(
+        "--test",
+        metavar="PATH",
+        type=path_argument,
+        help="labelled samples that measure the accuracy before and after: an .npz, or a folder with a sub-folder for "
+        "each class",
+    )
+
+
+def _add_output(parser: Parser) -> None:
+    add = parser.add_argument_group("plan and output").add_argument
+    add("--dry-run", action="store_true", help="print forms and ranks, and solve nothing; with --plan, save them")
+    add("--plan", metavar="FILE", type=path_argument, help="replay a saved plan; with --dry-run, save the plan here")
+    add("--report", metavar="FILE", type=path_argument, help="write everything about the run as JSON")
+    add("--save-as-external-data", action="store_true", help="store the weights in a file of their own beside OUT")
+
+
+def _add_solver(parser: Parser) -> None:
+    add = parser.add_argument_group("solving", argument_default=argparse.SUPPRESS).add_argument
+    toggle = argparse.BooleanOptionalAction
+    add(
+        "--solver",
+        **one_of(SOLVERS),
+        help="fit the responses behind the activation (nonlinear) or before it (linear), or truncate the SVD of the "
+        f"weights without looking at data (default: {DEFAULTS.solver})",
+    )
+    add(
+        "--symmetric",
+        action="store_true",
+        help="solve every layer on the original network's inputs, ignoring the error of the layers before it",
+    )
+    add(
+        "--residual",
+        action=toggle,
+        help="where a shortcut is added to a layer's responses, solve for the activation of the sum (default: yes)",
+    )
+    add(
+        "--refit",
+        action=toggle,
+        help="fit the fully connected layers behind factorised convolutions again (default: yes)",
+    )
+    add("--seed", metavar="N", type=int, help=f"seed for all random choices (default: {DEFAULTS.seed})")
+
+
+def _add_machine(parser: Parser) -> None:
+    add = parser.add_argument_group("machine and latency", argument_default=argparse.SUPPRESS).add_argument
+    add(
+        "--memory",
+        metavar="SIZE",
+        type=byte_size,
+        help=f"memory for activations and sampled rows (default: {DEFAULTS.memory >> 30}GiB)",
+    )
+    add(
+        "--providers",
+        metavar="LIST",
+        type=comma_list,
+        help=f"{PROVIDERS_HELP} (default: {','.join(DEFAULTS.providers)})",
+    )
+    add("--threads", metavar="N", type=int, help="number of threads of ONNX Runtime (default: its own choice)")
+    add("--latency-table", metavar="FILE", help="read measured times from this file, and add new ones to it")
+    add("--latency-device", metavar="NAME", help="plan for this device of the latency table, and measure nothing")
+    add(
+        "--latency-batch",
+        metavar="N",
+        type=int,
+        help="number of samples in a measured run (default: 1, or the number that the model demands)",
+    )
+    add(
+        "--measure-latency",
+        action="store_true",
+        default=False,
+        help="only measure the layers and fill the latency table, without OUT and without data",
+    )
