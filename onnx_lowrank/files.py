@@ -1,4 +1,4 @@
-"""Small files that appear whole or not at all."""
+"""Writing small files that appear whole or not at all."""
 
 import os
 from pathlib import Path
@@ -7,12 +7,12 @@ from onnx_lowrank.errors import EnvironmentFault
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all.
+    """Write a small UTF-8 file, which appears whole or not at all.
 
     Raises
     ------
     EnvironmentFault
-        Where it cannot be written.
+        If the file cannot be written.
     """
     scratch = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
     try:

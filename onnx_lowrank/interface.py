@@ -1,4 +1,4 @@
-"""A model's inputs and outputs as plain data, shared by the graph, the runtime and the calibration."""
+"""Inputs and outputs of a model as plain data, which the graph, the runtime and the calibration share."""
 
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Feeds: TypeAlias = dict[str, NDArray[Any]]
-"""One batch: an array for every input of the model, by name."""
+"""One batch: an array for every input of the model, by the input's name."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class TensorSpec:
     name
         The tensor's name.
     dtype
-        Its NumPy element type.
+        The NumPy type of its elements.
     shape
-        One entry a dimension: a number, the name of a symbolic dimension, or None where nothing is known;
-        None in place of the tuple if even the number of dimensions is unknown.
+        One entry for each dimension: its size, the name of a symbolic size, or None if nothing is known of it. None
+        in place of the tuple means that the number of dimensions is unknown as well.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""What a run tells while it works: how far it has come, and what its user should know.
+"""The messages of a run while it works: its progress, and warnings.
 
-The command line draws the one and prints the other; a library user may ignore both.
+The command line draws progress as bars and prints warnings; a caller of the library may ignore both.
 """
 
 from collections.abc import Callable
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 Warn: TypeAlias = Callable[[str], None]
-"""Receives one line that the user should read."""
+"""A function that receives one line for the user to read."""
 
 
 class Progress(Protocol):
-    """Receives every step of the stages that can take seconds."""
+    """A function that receives every step of the stages that can take seconds."""
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """``done`` of ``total`` steps of ``stage`` are finished; ``done == 0`` starts it."""
+        """Hear that ``done`` of the ``total`` steps of a stage are finished; 0 steps announce the stage."""
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -28,11 +28,11 @@ def ignore(text: str) -> None:
 
 @dataclass(frozen=True)
 class Listener:
-    """Who hears of a run's progress and of its warnings."""
+    """The receivers of a run's progress and of its warnings."""
 
     progress: Progress = silent
     warn: Warn = ignore
 
 
 NOBODY = Listener()
-"""Hears everything and does nothing."""
+"""A listener that ignores everything."""
