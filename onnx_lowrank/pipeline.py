@@ -16,7 +16,8 @@ from onnx_lowrank.graph.files.load import inputs, outputs
 from onnx_lowrank.graph.files.save import export, write
 from onnx_lowrank.graph.files.validate import validate
 from onnx_lowrank.progress import NOBODY, Listener
-from onnx_lowrank.report.schema import MeasuredReport, PlanReport, Report
+from onnx_lowrank.report.latency_schema import MeasuredReport
+from onnx_lowrank.report.schema import PlanReport, Report
 from onnx_lowrank.runtime.session import opener
 from onnx_lowrank.stages import report as reporting
 from onnx_lowrank.stages.accuracy import measure_accuracy

@@ -13,15 +13,13 @@ from onnx_lowrank.interface import Feeds
 from onnx_lowrank.pipeline import Result, compress
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.progress import Listener
+from onnx_lowrank.report.latency_schema import Latency, MeasuredLayer, MeasuredReport
 from onnx_lowrank.report.schema import (
     SCHEMA,
     AccuracyReport,
     CostReport,
     FileReport,
-    Latency,
     MacsReport,
-    MeasuredLayer,
-    MeasuredReport,
     OutputReport,
     PlanReport,
     RefittedReport,

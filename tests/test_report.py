@@ -100,20 +100,20 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-def conforms(value: Any, schema: Any, where: str) -> None:
-    """Check a JSON value; ``where`` is its path, for the message."""
+def conforms(value: Any, schema: Any, path: str) -> None:
+    """Check a JSON value; ``path`` names it in the message."""
     if isinstance(schema, dict):
-        assert isinstance(value, dict), where
-        assert "*" in schema or value.keys() == schema.keys(), where
+        assert isinstance(value, dict), path
+        assert "*" in schema or value.keys() == schema.keys(), path
         for key, inner in value.items():
-            conforms(inner, schema["*" if "*" in schema else key], f"{where}.{key}")
+            conforms(inner, schema["*" if "*" in schema else key], f"{path}.{key}")
     elif isinstance(schema, list):
-        assert isinstance(value, list), where
+        assert isinstance(value, list), path
         for index, inner in enumerate(value):
-            conforms(inner, schema[0], f"{where}[{index}]")
+            conforms(inner, schema[0], f"{path}[{index}]")
     else:
         kinds = schema if isinstance(schema, set) else {schema}
-        assert (type(value) if value is not None else None) in kinds, f"{where} is {value!r}"
+        assert (type(value) if value is not None else None) in kinds, f"{path} is {value!r}"
 
 
 def test_the_report_keeps_its_schema() -> None:

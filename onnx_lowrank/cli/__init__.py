@@ -1,1 +1,1 @@
-"""The command lines."""
+"""The commands ``onnx-lowrank`` and ``onnx-lowrank-bench``."""

@@ -176,7 +176,7 @@ def _times_table(report: BenchReport) -> Table:
     table = draw.empty_table(
         f"Milliseconds of a run on {report.provider}",
         *("threads", "batch", "model", "median", "middle half", "rounds", "against the first"),
-        words=("model", "against the first"),
+        text=("model", "against the first"),
     )
     labels = _labels([model.path for model in report.models])
     for measurement in report.measurements:
@@ -197,10 +197,10 @@ def _profile_tables(report: BenchReport, measurement: Measurement) -> list[Table
     tables = []
     for label, profile in zip(labels, measurement.profiles, strict=False):
         title = f"{draw.one_line(label)}, {setting}: {profile.median_ms:.4g} ms, the costliest nodes"
-        nodes = draw.empty_table(title, "node", "operator", "ms", "share", words=("node", "operator"))
+        nodes = draw.empty_table(title, "node", "operator", "ms", "share", text=("node", "operator"))
         for node in profile.nodes:
             nodes.add_row(draw.one_line(node.name or ""), node.op, f"{node.median_ms:.3g}", f"{node.share:.1%}")
-        operators = draw.empty_table("Operators", "operator", "nodes", "ms", "share", words=("operator",))
+        operators = draw.empty_table("Operators", "operator", "nodes", "ms", "share", text=("operator",))
         for row in profile.operators:
             operators.add_row(row.op, str(row.nodes), f"{row.median_ms:.3g}", f"{row.share:.1%}")
         tables += [nodes, operators]

@@ -21,7 +21,8 @@ from onnx_lowrank.graph.files.save import check_writable, data_file
 from onnx_lowrank.pipeline import Result, compress, measure_only, plan_only
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import Listener, silent
-from onnx_lowrank.report.schema import FileReport, MeasuredReport, PlanReport, Report
+from onnx_lowrank.report.latency_schema import MeasuredReport
+from onnx_lowrank.report.schema import FileReport, PlanReport, Report
 from onnx_lowrank.stages.request import Request
 
 COMMAND = process.Command(PROGRAM, SHORT_USAGE, "lower --memory or --images")

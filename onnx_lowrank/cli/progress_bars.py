@@ -1,4 +1,4 @@
-"""The progress of long stages, on standard error."""
+"""Progress bars for long stages, on standard error."""
 
 import os
 import sys

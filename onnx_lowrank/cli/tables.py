@@ -1,6 +1,6 @@
-"""What the command line draws: tables as text, and the progress of long stages.
+"""The tables of both commands, and numbers as readers like them.
 
-Tables go to a terminal at its width, and to anything else at their own width, so that no line is ever folded there.
+On a terminal a table fits its width. Anywhere else it has its own width, so that no line is folded.
 """
 
 import io
@@ -12,25 +12,21 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from onnx_lowrank.report.schema import (
-    LatencyPlanReport,
-    MacsReport,
-    MeasuredReport,
-    OutputReport,
-    RefittedReport,
-    Report,
-    SiteReport,
-    SkippedReport,
-)
+from onnx_lowrank.report.latency_schema import LatencyPlanReport, MeasuredReport
+from onnx_lowrank.report.schema import MacsReport, OutputReport, RefittedReport, Report, SiteReport, SkippedReport
 
 NONE = "–"
+"""The cell of a value that does not exist."""
+
 WIDEST = 1 << 16
+"""More columns than any table has."""
+
 NARROWEST = 120
-"""Columns below which a table of layers can no longer be read; a smaller terminal folds its lines."""
+"""The columns below which a table of layers is unreadable; a narrower terminal folds its lines."""
 
 
 def one_line(text: str) -> str:
-    """Put ``text`` on one line that a terminal shows as it is: whitespace collapsed, control characters escaped."""
+    """Return the text as one line that is safe on a terminal: white space collapsed, control characters escaped."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in " ".join(text.split()))
 
 
@@ -53,7 +49,7 @@ def size(number: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format a time in its natural unit, for example 31 s or 2 min 5 s."""
+    """Format a time, for example 31 s or 2 min 5 s."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -71,7 +67,7 @@ def _change(before: float, after: float, less: str, more: str) -> str:
 
 
 def speed(ratio: float, low: float, high: float) -> str:
-    """Say how many times as fast something is, with the bounds of that number."""
+    """Format a speedup with its confidence interval, for example 2.67× faster (2.60 to 2.75)."""
     if ratio < 1:
         low, high = 1 / high, 1 / low
     return f"{_change(ratio, 1, 'faster', 'slower')} ({low:.2f} to {high:.2f})"
@@ -85,11 +81,11 @@ def _error(value: float | None) -> str:
     return NONE if value is None else f"{value:.3g}"
 
 
-def empty_table(title: str, *columns: str, words: Sequence[str] = ()) -> Table:
-    """Make an empty table; ``words`` are the columns of text, which may fold where the terminal is narrow."""
+def empty_table(title: str, *columns: str, text: Sequence[str] = ()) -> Table:
+    """Make an empty table; the columns that hold text may fold on a narrow terminal, those that hold numbers do not."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in columns:
-        if name in words:
+        if name in text:
             table.add_column(name, overflow="fold", min_width=min(16, len(name)))
         else:
             table.add_column(name, justify="right", no_wrap=True)
@@ -97,23 +93,23 @@ def empty_table(title: str, *columns: str, words: Sequence[str] = ()) -> Table:
 
 
 def costs_table(macs: MacsReport, report: Report | None = None, by_clock: LatencyPlanReport | None = None) -> Table:
-    """Compare before and after: the MACs, which a plan knows too, and all that a whole run measured."""
-    table = empty_table("Before and after", "", "before", "after", "change", words=("", "change"))
+    """Compare the costs before and after: the MACs, and everything else that a report holds."""
+    table = empty_table("Before and after", "", "before", "after", "change", text=("", "change"))
 
-    def row(label: str, show: Callable[[int], str], before: int, after: int, words: tuple[str, str]) -> None:
-        table.add_row(label, show(before), show(after), _change(before, after, *words))
+    def row(label: str, show: Callable[[int], str], costs: tuple[int, int], less: str, more: str) -> None:
+        table.add_row(label, *map(show, costs), _change(*costs, less, more))
 
-    row("conv MACs", count, macs.conv_before, macs.conv_after, ("fewer", "more"))
+    row("conv MACs", count, (macs.conv_before, macs.conv_after), "fewer", "more")
     if macs.gemm_before:
-        row("fully connected MACs", count, macs.gemm_before, macs.gemm_after, ("fewer", "more"))
-    row("all MACs", count, macs.before, macs.after, ("fewer", "more"))
+        row("fully connected MACs", count, (macs.gemm_before, macs.gemm_after), "fewer", "more")
+    row("all MACs", count, (macs.before, macs.after), "fewer", "more")
     if by_clock:
         planned = (by_clock.before_ms, by_clock.predicted_ms)
-        table.add_row("planned latency", *(f"{t:.3g} ms" for t in planned), _change(*planned, "faster", "slower"))
+        table.add_row("planned latency", *(f"{ms:.3g} ms" for ms in planned), _change(*planned, "faster", "slower"))
     if report is None:
         return table
-    row("parameters", count, *report.parameters, ("fewer", "more"))
-    row("file size", size, report.input.bytes, report.output.bytes, ("smaller", "larger"))
+    row("parameters", count, report.parameters, "fewer", "more")
+    row("file size", size, (report.input.bytes, report.output.bytes), "smaller", "larger")
     if latency := report.speedup.latency:
         times = (f"{ms:.3g} ms" for ms in (latency.before_ms, latency.after_ms))
         samples = "one sample" if latency.batch == 1 else f"{latency.batch} samples"
@@ -126,11 +122,11 @@ def costs_table(macs: MacsReport, report: Report | None = None, by_clock: Latenc
 
 
 def outputs_table(outputs: dict[str, OutputReport]) -> Table:
-    """Show how far every output of the model is from the original's."""
+    """List the errors of every output against the original's."""
     table = empty_table(
         "Outputs against the original's",
         *("output", "relative error", "largest difference", "top-1 agreement"),
-        words=("output",),
+        text=("output",),
     )
     for name, output in outputs.items():
         errors = (_error(output.relative_error), _error(output.max_abs_error))
@@ -144,14 +140,14 @@ def _channels(channels: tuple[int, int], group: int) -> str:
 
 
 def sites_table(sites: Sequence[SiteReport]) -> Table:
-    """List every eligible layer and what happened to it; errors are on held-out samples."""
-    clocked = any(site.ms_before is not None for site in sites)
-    times = ("ms\nbefore", "ms\nafter") if clocked else ()
+    """List every eligible layer with its chain, its costs, and its errors on held-out samples."""
+    timed = any(site.ms_before is not None for site in sites)
+    times = ("ms\nbefore", "ms\nafter") if timed else ()
     table = empty_table(
         "Convolutions" if all(site.kernel for site in sites) else "Convolutions and fully connected layers",
         *("layer", "kernel", "channels", "activation", "form", "ranks", "MACs\nbefore", "MACs\nafter", "", *times),
         *("error\nlinear", "error\nnonlinear", "what happened"),
-        words=("layer", "form", "what happened"),
+        text=("layer", "form", "what happened"),
     )
     for site in sites:
         table.add_row(
@@ -164,7 +160,7 @@ def sites_table(sites: Sequence[SiteReport]) -> Table:
             count(site.macs_before),
             count(site.macs_after),
             _percent(site.macs_after / site.macs_before if site.macs_before else None),
-            *(_error(time) for time in (site.ms_before, site.ms_after) if clocked),
+            *(_error(time) for time in (site.ms_before, site.ms_after) if timed),
             _error(site.error_linear),
             _error(site.error_nonlinear),
             one_line(site.reason),
@@ -174,11 +170,11 @@ def sites_table(sites: Sequence[SiteReport]) -> Table:
 
 
 def refitted_table(layers: Sequence[RefittedReport]) -> Table:
-    """List the fully connected layers behind factorised convolutions; errors are on held-out samples."""
+    """List the fully connected layers that could be fitted again, with their errors on held-out samples."""
     table = empty_table(
         "Fully connected layers",
         *("layer", "error\nbefore", "error\nafter", "what happened"),
-        words=("layer", "what happened"),
+        text=("layer", "what happened"),
     )
     for layer in layers:
         errors = (_error(layer.error_before), _error(layer.error_after))
@@ -186,16 +182,29 @@ def refitted_table(layers: Sequence[RefittedReport]) -> Table:
     return table
 
 
-def skipped_table(skipped: Sequence[SkippedReport], what: str = "convolutions") -> Table:
-    """List the convolutions, or layers, that are not eligible."""
-    table = empty_table(f"Skipped {what}", "layer", "reason", words=("layer", "reason"))
+def skipped_table(skipped: Sequence[SkippedReport], layers: str = "convolutions") -> Table:
+    """List the convolutions or layers that are not eligible, with the reasons."""
+    table = empty_table(f"Skipped {layers}", "layer", "reason", text=("layer", "reason"))
     for skip in skipped:
         table.add_row(one_line(skip.name), one_line(skip.reason))
     return table
 
 
+def measured_table(measured: MeasuredReport) -> Table:
+    """List the measured times of the layers."""
+    table = empty_table(
+        f"Measured milliseconds; the model takes {measured.model_ms:.3g}, the rank step is {measured.rank_multiple}",
+        *("layer", "convolution", "as it is", "fastest", "form and ranks", "points"),
+        text=("layer", "convolution", "form and ranks"),
+    )
+    for layer in measured.layers:
+        times = (f"{layer.ms:.3g}", f"{layer.fastest_ms:.3g}")
+        table.add_row(one_line(layer.name), layer.geometry, *times, layer.fastest, str(layer.points))
+    return table
+
+
 def render(tables: Sequence[Table], stream: TextIO) -> str:
-    """Draw the tables as text for ``stream``: in a terminal's colours and width, anywhere else plain and unfolded."""
+    """Draw tables as text for a stream: in the colours and the width of a terminal, or plain and unfolded."""
     terminal = stream.isatty()
     room = max(shutil.get_terminal_size().columns, NARROWEST) if terminal else WIDEST
     encoding = stream.encoding or "utf-8"
@@ -215,16 +224,3 @@ def render(tables: Sequence[Table], stream: TextIO) -> str:
     buffer.flush()
     text = buffer.detach().getvalue().decode(encoding)
     return text if terminal else "".join(line.rstrip() + "\n" for line in text.splitlines())
-
-
-def measured_table(measured: MeasuredReport) -> Table:
-    """List the layers' measured times."""
-    table = empty_table(
-        f"Measured milliseconds; the model takes {measured.model_ms:.3g}, the rank step is {measured.rank_multiple}",
-        *("layer", "convolution", "as it is", "fastest", "form and ranks", "points"),
-        words=("layer", "convolution", "form and ranks"),
-    )
-    for layer in measured.layers:
-        times = (f"{layer.ms:.3g}", f"{layer.fastest_ms:.3g}")
-        table.add_row(one_line(layer.name), layer.geometry, *times, layer.fastest, str(layer.points))
-    return table

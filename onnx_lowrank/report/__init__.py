@@ -1,1 +1,1 @@
-"""What a run says in the end, as plain data that becomes JSON."""
+"""The results of a run and of a benchmark, as plain data that becomes JSON."""

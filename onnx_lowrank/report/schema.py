@@ -1,7 +1,7 @@
-"""What a run did, as data: the versioned JSON report (schema 1) is exactly these classes, field by field.
+"""The report of a run: the JSON of ``--report`` (schema 1) consists of these classes, field by field.
 
-Relative errors are Σ(out − ref)² / Σ ref² over samples that no solver saw. Costs are multiply-accumulates (MACs) of one
-sample.
+A relative error is Σ(out − ref)² / Σ ref² over samples that no solver saw. Costs are multiply-accumulates (MACs) for
+one sample.
 """
 
 import json
@@ -9,13 +9,23 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.report.latency_schema import Latency, LatencyPlanReport
 
 SCHEMA = 1
+"""The version of the report, which rises when the meaning of a field changes. New fields leave it as it is."""
 
 
 @dataclass(frozen=True)
 class FileReport:
-    """A model file; ``path`` and ``sha256`` are None while it exists in memory only."""
+    """A model file.
+
+    Attributes
+    ----------
+    path, sha256
+        The place and the hash of the file; None while the model exists in memory only.
+    bytes
+        The size of the serialised model.
+    """
 
     path: str | None
     sha256: str | None
@@ -24,9 +34,16 @@ class FileReport:
 
 @dataclass(frozen=True)
 class MacsReport:
-    """Before and after: of all counted operations (Conv, ConvTranspose, Gemm, MatMul), and of the Convs alone.
+    """Multiply-accumulates before and after.
 
-    ``gemm_before`` and ``gemm_after`` are of the fully connected layers, where these were to be factorised; else 0.
+    Attributes
+    ----------
+    before, after
+        The MACs of all counted operators: Conv, ConvTranspose, Gemm and MatMul.
+    conv_before, conv_after
+        The MACs of Conv only.
+    gemm_before, gemm_after
+        The MACs of the fully connected layers if the run was to factorise them, otherwise 0.
     """
 
     before: int
@@ -38,35 +55,22 @@ class MacsReport:
 
     @property
     def speedup(self) -> float:
-        """The ratio that was aimed at."""
+        """The ratio of the MACs that the run was to reduce."""
         return (self.conv_before + self.gemm_before) / (self.conv_after + self.gemm_after)
 
 
 @dataclass(frozen=True)
-class Latency:
-    """Median milliseconds of a run with ``batch`` samples, both models in turns.
-
-    ``ratio`` is the median over the ``rounds`` of the original's time over the new one's in the same round; the true
-    one lies between ``ratio_low`` and ``ratio_high`` with a probability of ``confidence``.
-    """
-
-    before_ms: float
-    after_ms: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-    confidence: float
-    rounds: int
-    batch: int = 1
-
-
-@dataclass(frozen=True)
 class SpeedupReport:
-    """The MACs ratio reached, and the clock's.
+    """The requested speedup and what the result reaches.
 
-    The MACs are those of convolutions, with ``include_gemm`` also of fully connected layers. ``requested``, of the
-    ``target`` among the options, is None where a plan was given in its place. The clock's is one short measurement of
-    the result, informative where the target is "macs".
+    Attributes
+    ----------
+    requested
+        The option ``speedup``, in terms of the option ``target``; None if a plan was given in its place.
+    macs
+        The ratio of the MACs of convolutions, and with ``include_gemm`` of fully connected layers among them.
+    latency
+        A short measurement of the result, which serves as information if the target is "macs".
     """
 
     requested: float | None
@@ -75,35 +79,19 @@ class SpeedupReport:
 
 
 @dataclass(frozen=True)
-class LatencyPlanReport:
-    """How a plan by the clock came about: milliseconds of a run.
-
-    ``device``, ``onnxruntime``, ``threads`` and ``batch`` say where and how was measured. ``before_ms`` is the
-    original's time; the layers' measured times predict ``from_layers_ms`` for the plan, before any is measured.
-    ``trial_ms`` and ``trial_ratio`` are the whole model's, with these ranks but weights that nobody solved for, after
-    ``rounds`` such trials, and None where the plan is for another device. ``predicted_ms`` and ``predicted_ratio`` are
-    what is said of the result: the trial's, or what was expected where there was none. ``correction`` is the share of
-    what the layers promise to save that the trial showed. ``measurements`` counts what was not yet in the table.
-    """
-
-    device: str
-    onnxruntime: str
-    threads: int
-    batch: int
-    before_ms: float
-    from_layers_ms: float
-    trial_ms: float | None
-    trial_ratio: float | None
-    predicted_ms: float
-    predicted_ratio: float
-    correction: float
-    rounds: int
-    measurements: int
-
-
-@dataclass(frozen=True)
 class OutputReport:
-    """One output of the model against the original's; ``top1_agreement`` where it looks like class scores."""
+    """The errors of one output against the original's.
+
+    Attributes
+    ----------
+    relative_error
+        Σ(out − ref)² / Σ ref².
+    max_abs_error
+        max |out − ref|.
+    top1_agreement
+        The share of samples on which both models name the same class; None if the output does not have the shape of
+        class scores.
+    """
 
     relative_error: float
     max_abs_error: float
@@ -114,13 +102,35 @@ class OutputReport:
 class SiteReport:
     """One eligible convolution or, with ``include_gemm``, fully connected layer.
 
-    ``kernel`` has a size for each spatial axis, so none for a fully connected layer; ``ranks`` are those of one of the
-    ``group`` groups.
-    ``activation`` is what the response goes through next, or its sum with ``shortcut``, the tensor that is added to it.
-    ``error_linear`` and ``error_nonlinear`` are relative errors behind the activation on held-out samples, of the
-    best linear and the best nonlinear solution; None where that was not solved. ``kept`` is true where the original
-    convolution stays, for ``reason``; for a factorised one ``reason`` says which solution won. ``ms_before`` and
-    ``ms_after`` are the layer's own measured milliseconds where the plan is by the clock.
+    Attributes
+    ----------
+    name
+        The name of its node.
+    form
+        The form of the chain that replaces it; None if it is left alone.
+    kernel
+        The size of the kernel along each spatial axis; empty for a fully connected layer.
+    channels
+        The numbers of input and output channels.
+    ranks
+        The ranks of one group, by their names in the paper.
+    macs_before, macs_after
+        The MACs of the layer and of the chain.
+    activation
+        The activation behind the layer, or behind its sum with the shortcut.
+    shortcut
+        The tensor that is added to its response.
+    error_linear, error_nonlinear
+        The relative errors behind the activation, on held-out samples, of the best linear and the best nonlinear
+        solution; None for one that was not computed.
+    kept
+        Whether the original layer stays.
+    reason
+        The reason why it stays, or the solution that was chosen.
+    group
+        The number of groups.
+    ms_before, ms_after
+        The measured times of the layer and of the chain in milliseconds, if the target is the latency.
     """
 
     name: str
@@ -145,9 +155,18 @@ class SiteReport:
 class RefittedReport:
     """One fully connected layer that could be fitted again.
 
-    ``error_before`` and ``error_after`` are relative errors of its responses on held-out samples; None where it was not
-    tried. ``ridge`` is None where the bias alone was changed, or nothing. ``kept`` is true where the original weights
-    stay, for ``reason``.
+    Attributes
+    ----------
+    name
+        The name of its node.
+    error_before, error_after
+        The relative errors of its responses on held-out samples; None if no fit was attempted.
+    ridge
+        The weight of the penalty on changes of the weights; None if only the bias changed, or nothing.
+    kept
+        Whether the original weights stay.
+    reason
+        The reason why they stay, or the fit that was chosen.
     """
 
     name: str
@@ -160,7 +179,7 @@ class RefittedReport:
 
 @dataclass(frozen=True)
 class SkippedReport:
-    """A convolution that is not eligible."""
+    """A convolution or fully connected layer that is not eligible, and the reason."""
 
     name: str
     reason: str
@@ -168,9 +187,20 @@ class SkippedReport:
 
 @dataclass(frozen=True)
 class CostReport:
-    """What the run cost.
+    """The resources that the run took.
 
-    ``seconds`` by stage; ``forward_passes`` are the MACs executed for calibration over (samples × the model's MACs).
+    Attributes
+    ----------
+    seconds
+        The time of every stage, and of the whole run as "total".
+    forward_passes
+        The MACs executed for calibration, divided by those of one pass of the original over the calibration samples.
+    peak_rss_bytes
+        The most memory that the process held.
+    images
+        The number of samples.
+    rows_per_site
+        The most rows on which a layer was solved.
     """
 
     seconds: dict[str, float]
@@ -182,7 +212,7 @@ class CostReport:
 
 @dataclass(frozen=True)
 class AccuracyReport:
-    """Top-1 on labelled samples, where the user gave some."""
+    """The top-1 accuracy of both models on the labelled samples of the user, between 0 and 1."""
 
     samples: int
     before: float
@@ -191,7 +221,39 @@ class AccuracyReport:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything about one run."""
+    """Everything about one run.
+
+    Attributes
+    ----------
+    schema, tool
+        The version of the report, and the name and version of the program.
+    input, output
+        The files of the original and of the rewritten model.
+    options
+        The options, and how the run was given its data, preprocessing and plan.
+    data
+        A description of the calibration samples, and the numbers of those that were solved on and withheld.
+    provider
+        The ONNX Runtime execution provider.
+    seed
+        The seed for all random choices.
+    macs, speedup, parameters
+        The costs before and after, and the speedup; ``parameters`` are the numbers of stored weights.
+    outputs
+        The errors of the model's outputs by their names.
+    sites, skipped, refitted
+        The eligible layers, those that are not eligible, and the fully connected layers that could be fitted again.
+    accuracy
+        The accuracy on labelled samples; None without such samples.
+    cost
+        The resources that the run took.
+    warnings
+        The warnings of the run.
+    rank_multiple
+        The number that divides every rank.
+    latency_plan
+        The measurements behind the plan, if the target is the latency.
+    """
 
     schema: int
     tool: dict[str, str]
@@ -215,13 +277,13 @@ class Report:
     latency_plan: LatencyPlanReport | None = None
 
     def to_json(self) -> str:
-        """The report as JSON text, keys in the order of the fields."""
+        """Return the report as JSON text, with the keys in the order of the fields."""
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
 
 
 @dataclass(frozen=True)
 class PlanReport:
-    """What a run would do: the answer to ``--dry-run``."""
+    """The result of ``--dry-run``: the plan, and its costs without any solution. The fields are those of ``Report``."""
 
     sites: tuple[SiteReport, ...]
     skipped: tuple[SkippedReport, ...]
@@ -230,27 +292,3 @@ class PlanReport:
     plan: Plan
     rank_multiple: int = 1
     latency_plan: LatencyPlanReport | None = None
-
-
-@dataclass(frozen=True)
-class MeasuredLayer:
-    """One convolution on the stopwatch: milliseconds as it is, and in its fastest form of ``points`` measured ones."""
-
-    name: str
-    geometry: str
-    ms: float
-    fastest: str
-    fastest_ms: float
-    points: int
-
-
-@dataclass(frozen=True)
-class MeasuredReport:
-    """What a latency table knows of a model: the answer to ``--measure-latency``."""
-
-    device: str
-    setting: str
-    rank_multiple: int
-    model_ms: float
-    layers: tuple[MeasuredLayer, ...]
-    measurements: int

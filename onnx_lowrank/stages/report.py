@@ -12,15 +12,12 @@ from onnx_lowrank.latency.clocked import Clocked
 from onnx_lowrank.latency.table import ORIGINAL
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import SitePlan
+from onnx_lowrank.report.latency_schema import Latency, LatencyPlanReport, MeasuredLayer, MeasuredReport
 from onnx_lowrank.report.schema import (
     SCHEMA,
     CostReport,
     FileReport,
-    Latency,
-    LatencyPlanReport,
     MacsReport,
-    MeasuredLayer,
-    MeasuredReport,
     PlanReport,
     RefittedReport,
     Report,

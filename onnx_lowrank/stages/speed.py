@@ -7,7 +7,7 @@ from onnx_lowrank.data.source import Source
 from onnx_lowrank.errors import TargetError
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
-from onnx_lowrank.report.schema import Latency
+from onnx_lowrank.report.latency_schema import Latency
 from onnx_lowrank.stages.session_pair import SessionPair
 
 LATENCY_BUDGET = Budget(rounds=15, seconds=1, turn=0.001)
