@@ -1,33 +1,48 @@
-"""The program on one page.
+"""The program on one page: every stage in order.
 
-prepare (load → normalise → find sites → sample → profile the original → plan ranks) → walk (sample, solve, rewrite,
-advance, refit) → validate → report
+    read     the model, normalised, and the layers that can be factorised
+    sample   the calibration data, divided into samples that solve, that judge and that validate
+    count    what every layer costs and sees, by one run on the smallest batch
+    reach    what cannot be is said before the long work; by the clock, the layers go on the stopwatch
+    profile  one pass of the original: what every layer answers, and what the forms derive from the kernels
+    plan     the form and the ranks of every layer, chosen together under the budget
+    walk     layer by layer: sample, solve, rewrite, advance
+    check    the new model keeps its interface and costs what was planned
+    measure  both models on samples that no solver saw, by the clock and on labelled samples
+    report   everything that happened, as plain data
+
+Each stage is a function in a file of its own in ``stages`` and gives one frozen result; no stage changes what another
+one made.
 """
 
+import contextlib
 import os
-from dataclasses import dataclass, replace
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
-from onnx_lowrank.calibration.macs import check_costs
+from onnx_lowrank.calibration.shards import open_shards
 from onnx_lowrank.factorise.forms.table import FORMS, FormTable
-from onnx_lowrank.graph.files.load import inputs, outputs
-from onnx_lowrank.graph.files.save import export, write
-from onnx_lowrank.graph.files.validate import validate
+from onnx_lowrank.graph.files.save import write
 from onnx_lowrank.progress import NOBODY, Listener
 from onnx_lowrank.report.latency_schema import MeasuredReport
 from onnx_lowrank.report.schema import PlanReport, Report
-from onnx_lowrank.runtime.session import opener
-from onnx_lowrank.stages import report as reporting
-from onnx_lowrank.stages.accuracy import measure_accuracy
-from onnx_lowrank.stages.plan import prepared_for
-from onnx_lowrank.stages.read import measure, prepare
+from onnx_lowrank.stages.check import check
+from onnx_lowrank.stages.count import count
+from onnx_lowrank.stages.latency_report import measured_report
+from onnx_lowrank.stages.measure import measure
+from onnx_lowrank.stages.plan import plan
+from onnx_lowrank.stages.prepared import Prepared
+from onnx_lowrank.stages.profile import profile
+from onnx_lowrank.stages.reach import clock, reach
+from onnx_lowrank.stages.read import read
+from onnx_lowrank.stages.report import plan_report, report
 from onnx_lowrank.stages.request import Request
-from onnx_lowrank.stages.run import Checked
-from onnx_lowrank.stages.session_pair import SessionPair
-from onnx_lowrank.stages.speed import check_faster, measure_latency
-from onnx_lowrank.stages.validate import DeclaredShapes, compare_outputs, note_placement
+from onnx_lowrank.stages.run import Run
+from onnx_lowrank.stages.sample import sample, sample_shapes
+from onnx_lowrank.stages.steps import steps
 from onnx_lowrank.stages.walk import walk
 
 
@@ -52,72 +67,60 @@ class Result:
         write(self.model, Path(path), external_data=self.external_data if external_data is None else external_data)
 
 
-def plan_only(request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS) -> PlanReport:
-    """Profile the original and choose the ranks; solve and write nothing. See ``compress``."""
-    return reporting.plan_report(prepare(request, listener, forms), request.options)
-
-
-def measure_only(request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS) -> MeasuredReport:
-    """Measure all that a plan by the clock asks for, and keep it in the options' table. See ``compress``."""
-    return reporting.measured_report(measure(request, listener, forms))
-
-
-def compress(request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS) -> Result:
+def compress(request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS, shards: int = 1) -> Result:
     """Factorise a model's convolutions.
+
+    Parameters
+    ----------
+    request
+        The model, the data and the user's choices.
+    listener
+        Hears of the progress and of warnings.
+    forms
+        The forms that convolutions may take.
+    shards
+        Into how many parts the samples are divided; the result does not depend on it.
 
     Raises
     ------
     LowRankError
         The subclass says what kind of thing is wrong; see ``errors``.
     """
-    options, progress = request.options, listener.progress
-    warnings: list[str] = []
+    run = Run.start(request, listener, forms, shards)
+    with contextlib.ExitStack() as stack:
+        prepared = prepare(run, stack)
+        queue = deque(steps(run, prepared))
+        prepared = prepared.without_rows()  # they belong to the steps now, and go one by one
+        walked = walk(run, prepared.read.network, queue, prepared.shard)
+    model = check(run, prepared, walked.network)
+    measured = measure(run, prepared, model)
+    return Result(model, report(run, prepared, walked, measured, model), prepared.read.loaded.external_data)
 
-    def note(text: str) -> None:
-        warnings.append(text)
-        listener.warn(text)
 
-    run = prepare(request, Listener(progress, note), forms)
-    run = replace(run, prepared=prepared_for(run.plan, run.prepared, forms))
-    clock, sampling, source = run.clock, run.sampling, run.sampling.source
-    with clock.stage("factorise"):
-        walked = walk(
-            run.graph,
-            run.sites,
-            run.plan,
-            run.targets,
-            run.prepared,
-            forms,
-            run.costs,
-            run.macs.all,
-            sampling,
-            run.open_session,
-            options,
-            progress,
-            run.linears,
-        )
-    with clock.stage("validate"):
-        progress("validate", 0, 1)
-        gemm = options.include_gemm
-        check_costs(run.graph, run.macs, run.costs, run.sites, sampling, run.open_session, gemm=gemm)
-        rewritten = export(run.graph, run.loaded)
-        validate(rewritten, run.loaded.proto)
-        open_as_deployed = opener(options.providers, options.threads, spinning=True)
-        sessions = SessionPair(
-            open_as_deployed(run.loaded.proto, "the model"), open_as_deployed(rewritten, "the rewritten model")
-        )
-        note_placement(rewritten, options, sampling, note)
-        if not sampling.validation:
-            note("too few samples to spare any: the outputs are compared on samples that the solver saw")
-        declared = DeclaredShapes.of(inputs(run.loaded.proto), outputs(run.loaded.proto))
-        seen = sampling.validation or sampling.batches
-        compared = compare_outputs(sessions, source, seen, declared, Listener(progress, note))
-        progress("latency", 0, 1)
-        latency = measure_latency(sessions, source, run.timed_batch)
-        check_faster(latency, run.plan, options, note, given=run.by_clock is None)
-        progress("latency", 1, 1)
-        accuracy = None
-        if run.labelled:
-            accuracy = measure_accuracy(sessions, run.labelled, sampling, progress)
-    measured = Checked(rewritten, walked, compared, latency, accuracy, sessions.rewritten.provider, tuple(warnings))
-    return Result(rewritten, reporting.report(run, options, measured), run.loaded.external_data)
+def plan_only(request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS) -> PlanReport:
+    """Profile the original and choose the ranks; solve and write nothing. See ``compress``."""
+    run = Run.start(request, listener, forms)
+    with contextlib.ExitStack() as stack:
+        return plan_report(run, prepare(run, stack))
+
+
+def measure_only(request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS) -> MeasuredReport:
+    """Measure all that a plan by the clock asks for, and keep it in the options' table. See ``compress``."""
+    run = Run.start(request, listener, forms)
+    model = read(run)
+    sampled = sample_shapes(run, model)
+    counted = count(run, model, sampled)
+    return measured_report(clock(run, model, sampled, counted))
+
+
+def prepare(run: Run, stack: contextlib.ExitStack) -> Prepared:
+    """The stages up to the plan; ``stack`` closes the shards that hold the samples."""
+    model = read(run)
+    sampled = sample(run, model)
+    counted = count(run, model, sampled)
+    reached = reach(run, model, sampled, counted)
+    opened = open_shards(model.network, sampled.sampling, run.open_session, counted.macs.all, run.shards)
+    shard = stack.enter_context(opened)
+    profiled = profile(run, sampled, counted, reached, shard)
+    planned = plan(run, counted, reached, profiled)
+    return Prepared(model, sampled, counted, reached, shard, profiled, planned)

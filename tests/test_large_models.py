@@ -19,10 +19,11 @@ from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files import external
 from onnx_lowrank.graph.files.load import load
 from onnx_lowrank.graph.find.sites import find_sites
-from onnx_lowrank.latency.trial import meaningless, whole_times
+from onnx_lowrank.latency.trial import WholeTrials, placeholder_factors
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import measure_only
 from onnx_lowrank.plan.plan import Plan, SitePlan
+from onnx_lowrank.runtime.session import opener
 from onnx_lowrank.stages.request import Request
 
 Array = NDArray[Any]
@@ -79,7 +80,8 @@ def test_no_model_above_the_limit_is_timed_from_memory(tmp_path: Path, monkeypat
     plan = Plan(tuple(SitePlan(site.name, "channel", (24,)) for site in sites))
     feeds = {"x": photo(1, (1, 3, 20, 20))}
     before = len(opened)
-    assert whole_times(loaded, sites, feeds, by_clock, meaningless)(plan).ratio > 0
+    open_session = opener(by_clock.providers, by_clock.threads, spinning=True)
+    assert WholeTrials(loaded, sites, feeds, placeholder_factors, open_session).measure(plan).ratio > 0
     assert sum(isinstance(given, str) for given in opened[before:]) == 2
     assert all(len(given) <= limit for given in opened if isinstance(given, bytes))
 

@@ -1,6 +1,7 @@
 """Plans by the clock through the whole program, from injected tables of a device that is not here and measured ones."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,34 @@ from models_for_tests import photo, plain, three_convs
 
 from onnx_lowrank import compress
 from onnx_lowrank.bench.turns import Interval
+from onnx_lowrank.calibration.macs import measure_macs
+from onnx_lowrank.calibration.sampling import split
 from onnx_lowrank.cli import compress as cli
 from onnx_lowrank.data.arrays import ArraySource
 from onnx_lowrank.errors import TargetError, UsageError
-from onnx_lowrank.graph.files.load import load
+from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.graph.edit.normalise import normalise
+from onnx_lowrank.graph.files.load import inputs, load
+from onnx_lowrank.graph.find.sites import ConvSite, find_sites
 from onnx_lowrank.graph.layer_model import ConvGeometry
-from onnx_lowrank.latency import by_clock as planning
-from onnx_lowrank.latency import stopwatch
-from onnx_lowrank.latency.clocked import model_key
-from onnx_lowrank.latency.layer_times import LayerTimes
+from onnx_lowrank.interface import Feeds
+from onnx_lowrank.latency.by_clock import LatencyPlan, choose_by_clock
+from onnx_lowrank.latency.clocked import clock_layers
+from onnx_lowrank.latency.deployment import Deployment, model_key
+from onnx_lowrank.latency.layer_times import LayerTimes, ModelTimes
+from onnx_lowrank.latency.stopwatch import Stopwatch
 from onnx_lowrank.latency.table import ORIGINAL, Choice, Setting, Table
 from onnx_lowrank.latency.trial import folds
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import measure_only, plan_only
+from onnx_lowrank.plan.cost import Costs
+from onnx_lowrank.plan.energy import log_energies
+from onnx_lowrank.plan.pareto import LayerChoices, pareto_front
 from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.progress import silent
 from onnx_lowrank.runtime.providers import device_name, runtime_version
-from onnx_lowrank.stages import read
+from onnx_lowrank.runtime.session import Opener, Session, opener
+from onnx_lowrank.stages.report import latency_plan
 from onnx_lowrank.stages.request import Request
 
 SHAPE = (12, 3, 12, 10)
@@ -151,11 +164,27 @@ def test_open_sizes_are_measured_as_they_are_given(tmp_path: Path) -> None:
     assert layers and all(layer["input"] == [1, 16, 20, 18] for layer in layers)
 
 
-def test_a_result_by_the_clock_is_as_fast_as_asked_for_and_says_what_was_predicted(tmp_path: Path) -> None:
-    model, table = three_convs(64), tmp_path / "t.json"
+def test_a_result_by_the_clock_whose_layers_stay_untouched_says_what_was_measured(tmp_path: Path) -> None:
+    result = compress(
+        plain(), photo(1, SHAPE), 1.0, target="latency", form="channel", rank_multiple=8, threads=1, solver="weights",
+        latency_table=str(tmp_path / "t.json"),
+    )  # fmt: skip
+    report = result.report
+    assert report.latency_plan and report.speedup.latency
+    assert report.latency_plan.rounds == 0 and report.latency_plan.trial_ratio and report.latency_plan.trial_ms
+    assert report.latency_plan.measurements > 2
+    assert report.options["target"] == "latency" and report.rank_multiple == 8
+    assert all(site.form is None and site.ms_before and site.ms_before == site.ms_after for site in report.sites)
+    assert "seconds" in report.to_json() and "measure" in report.cost.seconds
+
+
+@pytest.mark.slow
+def test_a_result_by_the_clock_is_as_fast_as_asked_for(tmp_path: Path) -> None:
+    """Real times: slow tests run on a machine that does nothing else."""
+    table = tmp_path / "t.json"
     data = ArraySource({"x": photo(1, (8, 3, 40, 40))})
     result = compress(
-        model, data, 1.5, target="latency", form="channel", rank_multiple=8, threads=1, solver="weights",
+        three_convs(64), data, 1.5, target="latency", form="channel", rank_multiple=8, threads=1, solver="weights",
         latency_table=str(table),
     )  # fmt: skip
     report = result.report
@@ -163,13 +192,11 @@ def test_a_result_by_the_clock_is_as_fast_as_asked_for_and_says_what_was_predict
     assert report.latency_plan.trial_ratio and report.latency_plan.trial_ratio >= 1.5
     assert report.speedup.latency.ratio > 1
     assert report.latency_plan.rounds >= 1 and report.latency_plan.correction > 0
-    assert report.options["target"] == "latency" and report.rank_multiple == 8
     factorised = [site for site in report.sites if site.form]
     assert factorised
     for site in factorised:
         assert site.ms_before and site.ms_after and site.ms_after < site.ms_before
         assert all(rank % 8 == 0 for rank in site.ranks.values())
-    assert "seconds" in report.to_json() and "measure" in report.cost.seconds
     # What was chosen has been measured, not only interpolated.
     times = Table.from_json(table.read_text(encoding="utf-8"), "t").at(
         Setting(device_name("CPUExecutionProvider"), "CPUExecutionProvider", runtime_version(), 1, 1)
@@ -250,31 +277,87 @@ def test_only_models_with_something_to_fold_are_measured_without_a_layer_rewritt
     assert folds(load(plain())) and not folds(load(three_convs()))
 
 
-@pytest.mark.parametrize(("asked", "trials"), [(1.3, 1), (1.8, 2)])
-def test_where_folding_is_fast_enough_no_layer_is_touched(
-    asked: float, trials: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The original takes 10 ms, 7 with its normalisations folded, and 5 with any plan."""
-    seen: list[int] = []
+def shape_of(site: ConvSite) -> ConvShape:
+    """Return a site's shape on a map of 120 pixels."""
+    d, c, height, width = site.kernel.shape
+    return ConvShape(d, c, (height, width), 120, 120, 120)
 
-    def models(sessions: list[object], feeds: object) -> tuple[list[float], Interval]:
+
+class Machine:
+    """A simulated machine: the original takes 10 ms, and the other models ``after_ms`` in the order of their measuring.
+
+    A layer takes 3 ms, and in a form the longer the higher its ranks. ``known`` holds the choices that were measured.
+    """
+
+    def __init__(self, *after_ms: float) -> None:
+        self.after_ms, self.models_measured = after_ms, 0
+        self.known = list[tuple[ConvGeometry, Choice]]()
+
+    def measure_models(self, sessions: Sequence[Session], feeds: Feeds) -> ModelTimes:
         if len(sessions) == 1:
-            return [10.0], Interval(1, 1, 1, 0.95)
-        seen.append(1)
-        ratio = 10 / (7 if len(seen) == 1 else 5)
-        return [10.0, 10 / ratio], Interval(ratio, ratio, ratio, 0.95)
+            return ModelTimes((10.0,), Interval(1, 1, 1, 0.95))
+        after = self.after_ms[self.models_measured]
+        self.models_measured += 1
+        return ModelTimes((10.0, after), Interval(10 / after, 10 / after, 10 / after, 0.95))
 
-    def layers(geometry: ConvGeometry, wanted: list[Choice], *_: object) -> LayerTimes:
-        times = {choice: 0.5 + 0.02 * sum(choice[1]) for choice in wanted if choice != ORIGINAL}
+    def measure_layer(self, geometry: ConvGeometry, wanted: Sequence[Choice], open_session: Opener) -> LayerTimes:
+        self.known += [(geometry, choice) for choice in (ORIGINAL, *wanted)]
+        times = {choice: 0.5 + 0.02 * sum(choice[1]) for choice in wanted}
         return LayerTimes(times | {ORIGINAL: 3.0}, mostly_layer=True)
 
-    monkeypatch.setattr(planning, "measure_models", models)
-    monkeypatch.setattr(read, "check_reach", lambda *_: None)
-    monkeypatch.setattr(stopwatch, "measure_layer", layers)
+    def plan(self, model: onnx.ModelProto, options: Options) -> tuple[Plan, LatencyPlan]:
+        """Choose for a model in the channel form, at energies that fall as the ranks do."""
+        loaded, source = load(model), ArraySource({"x": photo(1, SHAPE)})
+        graph = normalise(loaded.proto)
+        sites, _ = find_sites(graph)
+        sampling = split(source, inputs(loaded.proto), seed=0)
+        open_session = opener(options.providers, options.threads, spinning=False)
+        macs = measure_macs(graph, sampling, open_session)
+        shapes = {site.name: shape_of(site) for site in sites}
+        deployment = Deployment(loaded, sites, shapes, macs, sampling, options)
+        setting = Setting(DEVICE, "CPUExecutionProvider", runtime_version(), 1, 1)
+        stopwatch = Stopwatch(
+            Table(), setting, open_session, measure_layer=self.measure_layer, measure_models=self.measure_models
+        )
+
+        def choices_at(costs: Mapping[str, Costs]) -> list[LayerChoices]:
+            energies = {site.name: log_energies(0.8 ** np.arange(len(site.kernel))) for site in sites}
+            return [
+                pareto_front(name, shapes[name], energy, None, ("channel",), 2, costs=costs[name])
+                for name, energy in energies.items()
+            ]
+
+        clocked = clock_layers(deployment, ("channel",), 4, silent, stopwatch)
+        return choose_by_clock(clocked, {}, choices_at)
+
+
+@pytest.mark.parametrize(("asked", "after_ms"), [(1.3, [7.0]), (1.8, [7.0, 5.0])])
+def test_where_folding_is_fast_enough_no_layer_is_touched(asked: float, after_ms: list[float]) -> None:
+    """The original takes 10 ms, 7 with its normalisations folded, and 5 with any plan."""
+    machine = Machine(*after_ms)
     wanted = Options(speedup=asked, target="latency", threads=1, rank_multiple=4)
-    planned = plan_only(Request(plain(), photo(1, SHAPE), options=wanted))
-    assert len(seen) == trials
-    assert {site.form is None for site in planned.sites} == ({True} if trials == 1 else {True, False})
-    assert planned.latency_plan and planned.latency_plan.trial_ratio == pytest.approx(
-        10 / 7 if trials == 1 else 2, 1e-3
-    )
+    plan, by_clock = machine.plan(plain(), wanted)
+    assert machine.models_measured == len(after_ms)
+    assert {site.form is None for site in plan.sites} == ({True} if len(after_ms) == 1 else {True, False})
+    assert by_clock.found.measured and by_clock.found.measured.ratio == pytest.approx(10 / after_ms[-1])
+
+
+def test_a_plan_by_the_clock_says_what_was_measured_and_what_was_predicted() -> None:
+    machine = Machine(6.6)
+    plan, by_clock = machine.plan(three_convs(64), Options(speedup=1.5, target="latency", threads=1))
+    factorised = [site for site in plan.sites if site.form]
+    assert factorised
+    geometries = by_clock.clocked.deployment.geometries
+    for site in factorised:
+        before, after = by_clock.milliseconds[site.name]
+        assert before == 3 and after == pytest.approx(0.5 + 0.02 * sum(site.ranks))
+        # What was chosen has been measured, not only interpolated.
+        assert (geometries[site.name], (site.form, site.ranks)) in machine.known
+    report = latency_plan(by_clock)
+    saved = sum(before - after for before, after in by_clock.milliseconds.values())
+    assert (report.before_ms, report.trial_ms) == (10, 6.6)
+    assert report.trial_ratio == pytest.approx(10 / 6.6, abs=1e-4)
+    assert (report.predicted_ms, report.predicted_ratio) == (report.trial_ms, report.trial_ratio)
+    assert report.from_layers_ms == pytest.approx(10 - saved, abs=1e-4)
+    assert report.correction == pytest.approx((10 - 6.6) / saved, abs=1e-4)
+    assert report.rounds == 1 and report.measurements == len(machine.known) + 1

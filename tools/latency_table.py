@@ -46,11 +46,12 @@ from onnx_lowrank.data.input_shapes import parse_shapes
 from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.errors import TargetError
 from onnx_lowrank.latency.clocked import rank_multiple
-from onnx_lowrank.latency.trial import weights_alone, whole_times
+from onnx_lowrank.latency.deployment import Deployment
+from onnx_lowrank.latency.trial import WholeTrials, factors_from_weights
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import measure_only
 from onnx_lowrank.progress import Listener, silent
-from onnx_lowrank.runtime.session import Session
+from onnx_lowrank.runtime.session import Session, opener
 from onnx_lowrank.stages.plan import choose, conv_shapes, energies, layers_to_choose
 from onnx_lowrank.stages.read import prepare
 from onnx_lowrank.stages.request import Request
@@ -90,16 +91,17 @@ def plan_by_macs(
     """(MACs ratio, measured ratio, plan) of the mildest plan by MACs that is measured to be so fast."""
     run = prepare(Request(model, data, options, preprocess), Listener(warn=warn))
     kept, shapes = energies(run.sites, run.targets, run.cuts), conv_shapes(run.sites, run.macs)
-    multiple = rank_multiple(run.sites, run.macs, run.sampling, options, silent)
+    deployment = Deployment(run.loaded, run.sites, shapes, run.macs, run.sampling, options)
+    multiple = rank_multiple(deployment, silent)
     layers, conv = layers_to_choose(kept, shapes, options, multiple), sum(run.macs.conv.values())
     highest = conv / (conv - sum(layer.untouched - int(layer.costs[0]) for layer in layers))
-    feeds = run.sampling.source.feeds(run.timed_batch)
-    whole = whole_times(run.loaded, run.sites, feeds, options, weights_alone(run.cuts))
+    open_session = opener(options.providers, options.threads, spinning=True)
+    trials = WholeTrials(run.loaded, run.sites, deployment.feeds, factors_from_weights(run.cuts), open_session)
     low, high, speedup, best = 1.0, highest, ratio, None
     for _ in range(MOST):
         speedup = min(speedup, 0.999 * highest)
         plan = choose(layers, conv, Options(speedup=speedup, ranks=options.ranks))
-        reached = whole(plan).ratio
+        reached = trials.measure(plan).ratio
         print(f"by MACs: {speedup:.3f}× fewer, {reached:.2f}× faster", file=sys.stderr, flush=True)
         if reached >= ratio:
             high = speedup

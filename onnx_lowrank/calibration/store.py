@@ -1,4 +1,4 @@
-"""Tensors kept by batch, in memory or on disk."""
+"""The live tensors of one cut by batch, in memory or on disk."""
 
 import mmap
 from pathlib import Path
@@ -15,8 +15,19 @@ LARGE = 1 << 20
 """Bytes from which a held tensor gets memory of its own."""
 
 
-class _Store:
-    """Tensors by batch, in memory or as files in a folder."""
+class TensorStore:
+    """Tensors by batch.
+
+    Parameters
+    ----------
+    folder
+        Where they are kept as files; None keeps them in memory.
+
+    Attributes
+    ----------
+    bytes
+        What has been written to memory.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -24,6 +35,7 @@ class _Store:
         self.bytes = 0
 
     def write(self, batch: int, tensors: Feeds) -> None:
+        """Keep the tensors of a batch."""
         if self._folder is None:
             self._held[batch] = {name: _apart(value) for name, value in tensors.items()}
             self.bytes += sum(value.nbytes for value in tensors.values())
@@ -31,12 +43,14 @@ class _Store:
             np.savez(self._folder / f"{batch}.npz", **{f"_{name}": value for name, value in tensors.items()})  # type: ignore[arg-type]
 
     def read(self, batch: int) -> Feeds:
+        """The tensors of a batch."""
         if self._folder is None:
             return self._held[batch]
         with np.load(self._folder / f"{batch}.npz") as stored:
             return {name[1:]: stored[name] for name in stored.files}
 
     def drop(self, batch: int) -> None:
+        """Forget a batch."""
         if self._folder is None:
             self._held.pop(batch)
         else:

@@ -1,1 +1,1 @@
-"""What the clock says: measured times of layers, kept in a table, as the costs among which the planner chooses."""
+"""Speed by the clock: layers and models are measured, a table keeps the times, and a search plans by them."""

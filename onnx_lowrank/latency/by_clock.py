@@ -1,40 +1,42 @@
-"""A plan by the clock: which layers are measured, what is chosen, and what the whole model then takes."""
+"""A plan by the clock: propose, measure, observe, until the whole model is as fast as was asked for."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.factorise.forms.kind import PreparedKernel
 from onnx_lowrank.factorise.forms.table import FormTable
-from onnx_lowrank.graph.files.load import LoadedModel
-from onnx_lowrank.graph.find.sites import ConvSite
-from onnx_lowrank.graph.layer_model import ConvGeometry
 from onnx_lowrank.latency.clocked import Clocked
-from onnx_lowrank.latency.search import Found, out_of_reach, search
-from onnx_lowrank.latency.table import ORIGINAL, Choice
-from onnx_lowrank.latency.trial import folds, meaningless, weights_alone, whole_times
-from onnx_lowrank.options import Options
-from onnx_lowrank.plan.allocate import Chosen
+from onnx_lowrank.latency.proposals import Found, LayerProposal, TimedLayer
+from onnx_lowrank.latency.search import ClockSearch, out_of_reach
+from onnx_lowrank.latency.table import ORIGINAL
+from onnx_lowrank.latency.trial import Factors, WholeTrials, factors_from_weights, placeholder_factors
 from onnx_lowrank.plan.cost import Costs
 from onnx_lowrank.plan.pareto import LayerChoices
 from onnx_lowrank.plan.plan import Plan, SitePlan
 
 SURE = 1.3
-"""Where the layers' times alone promise so many times the speedup asked for, it is taken to be within reach."""
+"""A speedup is within reach where the layers' times alone promise this many times as much."""
+
+LEAST_MS = 1e-9
+"""A ratio of times divides by at least this many milliseconds."""
+
+ChoicesAt: TypeAlias = Callable[[Mapping[str, Costs]], Sequence[LayerChoices]]
+"""Returns the choices of all sites, in their order, at costs by site name."""
 
 
 @dataclass(frozen=True)
 class LatencyPlan:
-    """A plan by the clock and what it is expected to take.
+    """A plan by the clock and the time that it is expected to take.
 
     Attributes
     ----------
     clocked
         The measurements behind it.
     found
-        The search's result.
+        The result of the search.
     milliseconds
-        (as it is, as planned) by site name.
+        (untouched, as planned) by site name.
     """
 
     clocked: Clocked
@@ -42,102 +44,104 @@ class LatencyPlan:
     milliseconds: Mapping[str, tuple[float, float]]
 
 
-def check_latency_reach(
-    clocked: Clocked,
-    loaded: LoadedModel,
-    sites: Sequence[ConvSite],
-    sampling: Sampling,
-    options: Options,
-    kinds: FormTable,
-) -> None:
+def check_latency_reach(clocked: Clocked, kinds: FormTable) -> None:
     """Refuse a speedup that no choice reaches, before anything is profiled.
 
-    Where the layers' times leave it open, the whole model is measured at its fastest choices.
-
-    Raises
-    ------
-    TargetError
-        With the largest ratio that was reached.
-    """
-    fastest, saved = [], 0.0
-    for site in sites:
-        costs = clocked.costs(site.name)
-        choices = {c: t for c, t in costs.times.items() if c == ORIGINAL or c[0] in kinds}
-        best = min(choices, key=lambda choice: choices[choice])
-        fastest.append(SitePlan(site.name, *best))
-        saved += costs.times[ORIGINAL] - choices[best]
-    if options.speedup <= 1 or clocked.original_ms > SURE * options.speedup * (clocked.original_ms - saved):
-        return
-    plan = Plan(tuple(fastest))
-    if not any(choice.form for choice in plan.sites) and not folds(loaded):
-        raise out_of_reach(options.speedup, 1.0)
-    if clocked.stopwatch.can_measure:
-        feeds = sampling.source.feeds(clocked.batch)
-        reached = whole_times(loaded, sites, feeds, options, meaningless(kinds))(plan).ratio
-    else:
-        reached = clocked.original_ms / max(clocked.original_ms - saved, 1e-9)
-    if reached < options.speedup:
-        raise out_of_reach(options.speedup, reached)
-
-
-def choose_by_clock(
-    clocked: Clocked,
-    loaded: LoadedModel,
-    sites: Sequence[ConvSite],
-    prepared: Mapping[str, tuple[PreparedKernel, ...]],
-    forms: FormTable,
-    layers_at: Callable[[Mapping[str, Costs]], Sequence[LayerChoices]],
-    sampling: Sampling,
-    options: Options,
-) -> tuple[Plan, LatencyPlan]:
-    """The forms and ranks of all sites for the speedup by the clock.
+    If the layers' times leave it open, the whole model is measured at its fastest choices.
 
     Parameters
     ----------
     clocked
-        The measurements.
-    loaded, sites, prepared, forms
-        The model, its sites, what their forms need, and the table of forms.
-    layers_at
-        The choices of all sites, in their order, at costs by site name.
-    sampling, options
-        Of the run.
+        The measured layers.
+    kinds
+        The kinds of form among which the planner chooses.
 
     Raises
     ------
     TargetError
-        With the largest ratio that was reached.
+        If the speedup is out of reach; the message states the largest ratio that was reached.
+    """
+    speedup, original_ms = clocked.deployment.options.speedup, clocked.original_ms
+    fastest, saved_ms = _fastest_plan(clocked, kinds)
+    if speedup <= 1 or original_ms > SURE * speedup * (original_ms - saved_ms):
+        return
+    if not any(choice.form for choice in fastest.sites) and not clocked.deployment.network.folded:
+        raise out_of_reach(speedup, 1.0)
+    trials = _whole_trials(clocked, placeholder_factors(clocked.deployment.forms))
+    reached = trials.measure(fastest).ratio if trials else original_ms / max(original_ms - saved_ms, LEAST_MS)
+    if reached < speedup:
+        raise out_of_reach(speedup, reached)
+
+
+def choose_by_clock(
+    clocked: Clocked, kernels: Mapping[str, tuple[PreparedKernel, ...]], choices_at: ChoicesAt
+) -> tuple[Plan, LatencyPlan]:
+    """Choose the form and the ranks of every site for the speedup that the options ask for.
+
+    Parameters
+    ----------
+    clocked
+        The measured layers; the choices that were only interpolated are measured here as they are chosen.
+    kernels
+        What the forms have derived from the kernels of all groups, by site name.
+    choices_at
+        Returns the choices of all sites, in their order, at costs by site name.
+
+    Raises
+    ------
+    TargetError
+        If the speedup is out of reach; the message states the largest ratio that was reached.
     """
 
-    def layers_now() -> Sequence[LayerChoices]:
-        return layers_at({site.name: clocked.costs(site.name) for site in sites})
+    def layers_now() -> list[TimedLayer]:
+        costs = {site.name: clocked.costs(site.name) for site in clocked.deployment.sites}
+        return [TimedLayer(layer, frozenset(costs[layer.name].times)) for layer in choices_at(costs)]
 
-    def plan(layers: Sequence[LayerChoices], chosen: Chosen) -> Plan:
-        return Plan(tuple(SitePlan(x.name, *x.choice(i)) for x, i in zip(layers, chosen, strict=True)))
-
-    def refine(layers: Sequence[LayerChoices], chosen: Chosen) -> bool:
-        wanted: dict[ConvGeometry, list[Choice]] = {}
-        for choice in plan(layers, chosen).sites:
-            geometry, ranks = clocked.geometries[choice.name], (choice.form, choice.ranks)
-            if choice.form and ranks not in clocked.costs(choice.name).times:
-                wanted.setdefault(geometry, []).append(ranks)
-        if not clocked.stopwatch.can_measure:
-            return False
-        for geometry, choices in wanted.items():
-            clocked.stopwatch.layer(geometry, choices)
-        return bool(wanted)
-
-    measure = folded = None
-    if clocked.stopwatch.can_measure:
-        feeds = sampling.source.feeds(clocked.batch)
-        whole = whole_times(loaded, sites, feeds, options, weights_alone(prepared, forms))
-        measure = lambda layers, chosen: whole(plan(layers, chosen))  # noqa: E731
-        folded = whole(Plan(tuple(SitePlan(site.name, None) for site in sites))) if folds(loaded) else None
-    found = search(layers_now, refine, measure, clocked.original_ms, options.speedup, options.ranks, folded)
+    deployment = clocked.deployment
+    options, trials = deployment.options, _whole_trials(clocked, factors_from_weights(kernels, deployment.forms))
+    folded = trials.measure(_untouched_plan(clocked)) if trials and clocked.deployment.network.folded else None
+    search = ClockSearch(
+        layers_now(),
+        original_ms=clocked.original_ms,
+        speedup=options.speedup,
+        allocation=options.ranks,
+        folded=folded,
+        can_measure=trials is not None,
+    )
+    while proposal := search.propose():
+        assert trials is not None  # otherwise nothing is proposed
+        if isinstance(proposal, LayerProposal):
+            clocked.measure(proposal.sites)
+            search.observe(layers_now())
+        else:
+            search.observe(trials.measure(proposal.plan))
+    found = search.result()
     clocked.stopwatch.save()
-    chosen = plan(found.layers, found.chosen)
     milliseconds = {}
-    for choice in chosen.sites:
-        costs = clocked.costs(choice.name)
-        milliseconds[choice.name] = (costs.times[ORIGINAL], costs.milliseconds((choice.form, choice.ranks)))
-    return chosen, LatencyPlan(clocked, found, milliseconds)
+    for site in found.plan.sites:
+        costs = clocked.costs(site.name)
+        milliseconds[site.name] = (costs.times[ORIGINAL], costs.milliseconds((site.form, site.ranks)))
+    return found.plan, LatencyPlan(clocked, found, milliseconds)
+
+
+def _whole_trials(clocked: Clocked, factors: Factors) -> WholeTrials | None:
+    """Put whole models on the stopwatch; None where the device is not this machine."""
+    deployment, stopwatch = clocked.deployment, clocked.stopwatch
+    if stopwatch.open_session is None:
+        return None
+    return WholeTrials(deployment, factors, stopwatch.open_session, stopwatch.measure_models)
+
+
+def _untouched_plan(clocked: Clocked) -> Plan:
+    return Plan(tuple(SitePlan(site.name, None) for site in clocked.deployment.sites))
+
+
+def _fastest_plan(clocked: Clocked, kinds: FormTable) -> tuple[Plan, float]:
+    """Return the fastest measured choice of every site, and the milliseconds that all of them save."""
+    fastest, saved_ms = [], 0.0
+    for site in clocked.deployment.sites:
+        times = clocked.costs(site.name).times
+        best = min((choice for choice in times if choice == ORIGINAL or choice[0] in kinds), key=times.__getitem__)
+        fastest.append(SitePlan(site.name, *best))
+        saved_ms += times[ORIGINAL] - times[best]
+    return Plan(tuple(fastest)), saved_ms

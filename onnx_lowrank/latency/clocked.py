@@ -1,94 +1,71 @@
-"""What the stopwatch knows of a model before anything is planned."""
+"""The measurements before a plan by the clock: the rank multiple, the layers, and the whole model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
-from onnx_lowrank.calibration.macs import Macs
-from onnx_lowrank.calibration.sampling import Sampling
-from onnx_lowrank.errors import UsageError
-from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.table import FormTable
-from onnx_lowrank.graph.files.load import LoadedModel
-from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.layer_model import ConvGeometry
-from onnx_lowrank.interface import Feeds
-from onnx_lowrank.latency.layer_times import measure_models
+from onnx_lowrank.latency.deployment import Deployment
 from onnx_lowrank.latency.rank_grid import ranks_to_measure
-from onnx_lowrank.latency.stopwatch import Stopwatch, open_stopwatch
-from onnx_lowrank.latency.table import ORIGINAL, Setting
+from onnx_lowrank.latency.stopwatch import Stopwatch
+from onnx_lowrank.latency.table import ORIGINAL, Choice
 from onnx_lowrank.latency.time_costs import LatencyCosts
-from onnx_lowrank.options import AUTO, Options
+from onnx_lowrank.options import AUTO
+from onnx_lowrank.plan.plan import SitePlan
 from onnx_lowrank.progress import Progress
-from onnx_lowrank.runtime.providers import device_name, provider_names, runtime_version
-from onnx_lowrank.runtime.session import Opener, opener
 
 
 @dataclass(frozen=True)
 class Clocked:
-    """What was measured of a model before anything is planned.
+    """A model whose layers were measured; the search may have more of their choices measured.
 
     Attributes
     ----------
+    deployment
+        The model as it is deployed.
     stopwatch
         The layers' times.
-    geometries
-        By site name.
     multiple
         The rank multiple.
     original_ms
-        The whole model's time.
-    batch
-        Indices of the samples in a measured run.
+        Milliseconds of the whole model.
     """
 
+    deployment: Deployment
     stopwatch: Stopwatch
-    geometries: Mapping[str, ConvGeometry]
     multiple: int
     original_ms: float
-    batch: tuple[int, ...]
 
     def costs(self, site: str) -> LatencyCosts:
-        """The times of one site's choices, as known by now."""
-        return LatencyCosts(self.stopwatch.layer(self.geometries[site], ()))
+        """Return the times of one site's choices that are known by now."""
+        return LatencyCosts(self.stopwatch.layer(self.deployment.geometries[site]))
+
+    def measure(self, choices: Iterable[SitePlan]) -> None:
+        """Measure choices of single sites; alike sites are measured once."""
+        wanted: dict[ConvGeometry, dict[Choice, None]] = {}
+        for choice in choices:
+            geometry = self.deployment.geometries[choice.name]
+            wanted.setdefault(geometry, {})[choice.form, choice.ranks] = None
+        for geometry, of_geometry in wanted.items():
+            self.stopwatch.layer(geometry, list(of_geometry))
 
 
-def timed_batch(sampling: Sampling, options: Options) -> tuple[int, ...]:
-    """Indices of the samples in a measured run; few samples are repeated.
+def rank_multiple(deployment: Deployment, progress: Progress) -> int:
+    """Return the rank multiple of the options; measure it where they say so.
 
     Raises
     ------
     UsageError
-        Where the model demands another number.
+        If the table of another device does not hold it.
+    EnvironmentFault
+        If the table cannot be written.
     """
-    single = sampling.single
-    if options.latency_batch is None or options.latency_batch == len(single):
-        return single
-    if sampling.fixed:
-        raise UsageError(f"the model takes batches of {len(single)}: drop --latency-batch {options.latency_batch}")
-    return tuple(i % sampling.samples for i in range(options.latency_batch))
-
-
-def open_for(sampling: Sampling, options: Options) -> tuple[Stopwatch, tuple[int, ...], Opener]:
-    """The stopwatch of a run, the samples in a measured run, and how the models are opened: as deployed."""
-    batch = timed_batch(sampling, options)
-    open_session = opener(options.providers, options.threads, spinning=True)
-    provider = provider_names(options.providers)[0]
-    here = Setting(device_name(provider), provider, runtime_version(), options.threads, len(batch))
-    path = Path(options.latency_table) if options.latency_table else None
-    return open_stopwatch(path, options.latency_device, here, open_session), batch, open_session
-
-
-def rank_multiple(
-    sites: Sequence[ConvSite], macs: Macs, sampling: Sampling, options: Options, progress: Progress
-) -> int:
-    """The rank multiple, measured where it is to be found."""
+    options = deployment.options
     if options.resolved_rank_multiple != AUTO:
         return int(options.resolved_rank_multiple)
     progress("measure", 0, 1)
-    stopwatch, batch, _ = open_for(sampling, options)
-    convolutions = [site for site in sites if site.kernel.ndim > 2]
-    geometries = [ConvGeometry.of(s, macs.shapes[s.input], len(batch)) for s in convolutions]
+    stopwatch = deployment.open_stopwatch()
+    geometries = [deployment.geometries[site.name] for site in deployment.sites if site.kernel.ndim > 2]
     multiple = stopwatch.step(geometries) if geometries else 1
     stopwatch.save()
     if options.target == "macs":
@@ -97,50 +74,48 @@ def rank_multiple(
 
 
 def clock_layers(
-    loaded: LoadedModel,
-    sites: Sequence[ConvSite],
-    shapes: Mapping[str, ConvShape],
-    macs: Macs,
-    sampling: Sampling,
-    options: Options,
+    deployment: Deployment,
     kinds: FormTable,
     multiple: int,
     progress: Progress,
+    stopwatch: Stopwatch | None = None,
 ) -> Clocked:
-    """Measure the layers in some forms at multiples of a rank, as far as the table lacks them, and the whole model.
+    """Measure the whole model and its layers, as far as the latency table does not hold their times.
+
+    Parameters
+    ----------
+    deployment
+        The model.
+    kinds
+        The kinds of form in which its layers are measured.
+    multiple
+        The number that all measured ranks are multiples of.
+    progress
+        Hears of every layer.
+    stopwatch
+        Holds the table and takes the times; None for the one that the options ask for.
 
     Raises
     ------
     UsageError
-        Where the table of another device lacks something.
+        If the table of another device does not hold what is needed.
     EnvironmentFault
-        Where the table cannot be written.
+        If the table cannot be written.
     """
-    stopwatch, batch, open_session = open_for(sampling, options)
-    geometries = {s.name: ConvGeometry.of(s, macs.shapes[s.input], len(batch)) for s in sites}
-    distinct = {geometry: shapes[name] for name, geometry in geometries.items()}
-    total = len(distinct) + 2
+    stopwatch = stopwatch or deployment.open_stopwatch()
+    choices = choices_to_measure(deployment, kinds, multiple)
+    total = len(choices) + 2
     progress("measure", 1, total)
-    feeds = sampling.source.feeds(batch)
-    key = model_key(loaded, feeds)
-    if key not in stopwatch.times.models:
-        if not stopwatch.can_measure:
-            raise UsageError(
-                f"the latency table has no time of this model, for such inputs, of {stopwatch.setting}: measure it "
-                "there, with --measure-latency"
-            )
-        session = open_session(loaded.proto, "the model")
-        (stopwatch.times.models[key],), _ = measure_models([session], feeds)
-        stopwatch.measured += 1
-    for done, (geometry, shape) in enumerate(distinct.items(), 2):
+    original_ms = stopwatch.model(deployment.table_key, deployment.loaded.proto, deployment.feeds)
+    for done, (geometry, of_layer) in enumerate(choices.items(), 2):
         progress("measure", done, total)
-        stopwatch.layer(geometry, [ORIGINAL, *ranks_to_measure(shape, kinds, multiple)])
+        stopwatch.layer(geometry, of_layer)
     stopwatch.save()
     progress("measure", total, total)
-    return Clocked(stopwatch, geometries, multiple, stopwatch.times.models[key], batch)
+    return Clocked(deployment, stopwatch, multiple, original_ms)
 
 
-def model_key(loaded: LoadedModel, feeds: Feeds) -> str:
-    """What a whole model's time is kept under: the file and the shapes of its inputs."""
-    shapes = ",".join(f"{name}:{'x'.join(map(str, value.shape))}" for name, value in feeds.items())
-    return f"{loaded.sha256} {shapes}"
+def choices_to_measure(deployment: Deployment, kinds: FormTable, multiple: int) -> dict[ConvGeometry, list[Choice]]:
+    """Return the choices of every distinct layer that are measured before any plan is known."""
+    distinct = {geometry: deployment.shapes[name] for name, geometry in deployment.geometries.items()}
+    return {geometry: [ORIGINAL, *ranks_to_measure(shape, kinds, multiple)] for geometry, shape in distinct.items()}

@@ -1,11 +1,11 @@
-"""Milliseconds between measured ones: linear between two neighbours, and never beyond the outermost.
+"""Milliseconds at ranks that were not measured: interpolated between measured neighbours, never beyond the outermost.
 
-More channels never take less time, but for the noise of measuring. So the times are first made monotone in the ranks
-with the least squared change (isotonic regression): what was measured too fast by chance, which is what a planner would
-choose, is averaged with its neighbours.
+A layer with more channels never takes less time; measured times do only because of noise. So they are made monotone in
+the ranks first, with the least squared change (isotonic regression). A planner would choose just what was measured too
+fast by chance; this averages it with its neighbours.
 
-The channel and the spatial form have one rank; the 3D form has two, (d'', d'), and its multiply-accumulates are
-bilinear in them,
+The forms with one rank are interpolated linearly. The 3D form has two ranks, (d'', d'), and its multiply-accumulates
+are bilinear in them,
 
     d''·c·k·… + d''·d'·l·… + d'·d·…,
 
@@ -23,23 +23,23 @@ from scipy.optimize import isotonic_regression
 Array = NDArray[Any]
 
 SWEEPS = 20
-"""Alternating projections; they settle within a few."""
+"""The number of alternating projections, which settle within a few."""
 
 
 def between(measured: Mapping[tuple[int, ...], float], ranks: Array) -> Array:
-    """Milliseconds at ranks.
+    """Return the milliseconds of one form at ranks.
 
     Parameters
     ----------
     measured
-        By ranks, all of one form.
+        Measured milliseconds by ranks.
     ranks
         [m, number of ranks of the form].
 
     Returns
     -------
     Array
-        [m]: as measured where it was, interpolated where measured ranks bracket, else infinite.
+        [m], the monotone times at measured ranks, interpolated times between measured ranks, and infinity elsewhere.
     """
     measured = monotone(measured)
     if not measured:
@@ -62,14 +62,22 @@ def between(measured: Mapping[tuple[int, ...], float], ranks: Array) -> Array:
 
 
 def monotone(measured: Mapping[tuple[int, ...], float]) -> dict[tuple[int, ...], float]:
-    """The nearest times, by their squares, that do not fall where every rank rises."""
+    """Return the times with the least squared change from the measured ones that never fall as a rank rises.
+
+    For two ranks these are found by Dykstra's alternating projections on "rises along d''" and "rises along d'" (J. P.
+    Boyle and R. L. Dykstra, Advances in Order Restricted Statistical Inference, 1986, pp. 28-47).
+
+    Parameters
+    ----------
+    measured
+        Measured milliseconds by ranks.
+    """
     ranks = sorted(measured)
     if not ranks:
         return {}
     if len(ranks[0]) == 1:
         smooth = isotonic_regression([measured[r] for r in ranks]).x
         return dict(zip(ranks, map(float, smooth), strict=True))
-    # Dykstra's alternating projections on "rises along d''" and "rises along d'".
     times, corrections = dict(measured), [dict.fromkeys(measured, 0.0), dict.fromkeys(measured, 0.0)]
     for _ in range(SWEEPS):
         for axis, correction in enumerate(corrections):
@@ -83,10 +91,10 @@ def monotone(measured: Mapping[tuple[int, ...], float]) -> dict[tuple[int, ...],
 
 
 def _cells(measured: Mapping[tuple[int, ...], float]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """The cells of the grid of which all four corners are measured, large ones first, so that small ones prevail."""
-    found = []
+    """Return the grid's cells whose four corners are all measured, large ones first, so that small ones prevail."""
+    cells = []
     columns = sorted({ranks[0] for ranks in measured})
     for s0, s1 in itertools.combinations(columns, 2):
         shared = sorted({r for s, r in measured if s == s0} & {r for s, r in measured if s == s1})
-        found += [((s0, s1), (r0, r1)) for r0, r1 in itertools.pairwise(shared)]
-    return sorted(found, key=lambda cell: -(cell[0][1] - cell[0][0]) * (cell[1][1] - cell[1][0]))
+        cells += [((s0, s1), (r0, r1)) for r0, r1 in itertools.pairwise(shared)]
+    return sorted(cells, key=lambda cell: -(cell[0][1] - cell[0][0]) * (cell[1][1] - cell[1][0]))

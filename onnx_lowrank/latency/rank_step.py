@@ -10,8 +10,9 @@ is ½ where the time grows with every rank, and 0 where it stands still between 
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
-from onnx_lowrank.bench.turns import Budget
+from onnx_lowrank.bench.turns import Budget, take_turns
 from onnx_lowrank.factorise.forms.channel import CHANNEL
 from onnx_lowrank.graph.layer_model import ConvGeometry
 from onnx_lowrank.latency.layer_times import measure_layer
@@ -73,7 +74,7 @@ def measure_step(geometries: Sequence[ConvGeometry], open_session: Opener, provi
     mean = dict.fromkeys(looked_at, 0.0)
     for geometry in distinct[:LAYERS]:
         choices: list[Choice] = [(CHANNEL.name, (rank,)) for rank in looked_at]
-        measured = measure_layer(geometry, choices, open_session, BUDGET).times
+        measured = measure_layer(geometry, choices, open_session, turns=partial(take_turns, budget=BUDGET)).times
         for rank in looked_at:
             mean[rank] += measured[CHANNEL.name, (rank,)] / measured[CHANNEL.name, (TO,)]
     step = widest_free_step(mean)

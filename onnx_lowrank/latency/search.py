@@ -1,87 +1,61 @@
-"""From layers' times to a whole model's: choose, build, measure, correct, until the clock shows what was asked for.
+"""The search for a plan that makes the whole model as fast by the clock as was asked for, by ask and tell.
 
-With T₀ the time of the model with its normalisations folded and no layer rewritten, t_l(·) a layer's, and σ how much of
-what the layers promise the whole model shows,
+The search measures nothing itself. Its caller repeats three steps: `ClockSearch.propose` names what to measure next,
+the caller measures it, and `ClockSearch.observe` takes the times. `ClockSearch.result` is the plan that was found.
 
-    T' = T₀ − σ·Σ_l (t_l(as it is) − t_l(chosen)).
+With T the time of the original, T₀ that of the model whose normalisations are folded and whose layers are all
+untouched, t_l(·) that of layer l, and σ the share of the layers' savings that the whole model shows, a plan is expected
+to take
 
-Where nothing is folded T₀ is the original's time T. σ begins at 1. Each round allocates for the budget at which this
-meets the target (``plan.select``), measures the whole model, and takes σ from what it saw. A plan is taken where the
-whole confidence interval of its ratio meets the target, so that the next measurement will confirm it; where none surely
-does, the fastest of those that seem to; where T₀ meets it no layer is touched. The cheapest plan that fails shows that
-the target is out of reach.
+    T' = T₀ − σ·Σ_l (t_l(untouched) − t_l(chosen)).
+
+T₀ is T where nothing is folded, and σ begins at 1. Each round allocates ranks for the budget at which T' meets the
+target (``plan.allocate``), has those of the chosen times measured that were only interpolated, has the whole model
+measured, and takes σ from its time.
+
+A plan is confirmed if the whole confidence interval of its ratio meets the target: then the next measurement will meet
+it as well. The confirmed plan that keeps the most energy is the result. If no plan is confirmed, the result is the
+fastest one whose ratio meets the target, though its interval does not. If T₀ meets the target, no layer is touched. The
+target is out of reach if even the cheapest plan misses it.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 from onnx_lowrank.errors import TargetError
-from onnx_lowrank.plan.allocate import SEARCHES, Chosen, total_cost, total_energy
+from onnx_lowrank.latency.proposals import Found, LayerProposal, ModelProposal, Proposal, TimedLayer, WholeTime
+from onnx_lowrank.plan.allocate import SEARCHES, total_cost
 from onnx_lowrank.plan.pareto import LayerChoices
+from onnx_lowrank.plan.plan import Plan
 
 ROUNDS = 8
+"""The search puts at most this many plans on the stopwatch."""
 
 CLOSE = 0.03
-"""A ratio above the target by at most this share ends the search."""
+"""A confirmed ratio that exceeds the target by at most this share ends the search."""
 
 MARGIN = 0.01
-"""By so much the search aims above the target: the next measurement will not say exactly the same."""
+"""The search aims above the target by this share, because the next measurement will differ a little."""
 
 DOUBT = 0.05
-"""By so much more it aims at most where a ratio is above the target and its interval is not."""
+"""The search aims above the target by at most this share where a ratio meets it and its interval does not."""
 
 TRIED = 0.99
-"""Of the cost of a plan that was too slow the next one costs at most this share."""
+"""The next plan after one that was too slow costs at most this share of it."""
+
+LEAST_CORRECTION = 0.1
+"""σ stays above this, so that one disturbed measurement does not rule out all plans."""
 
 REFINEMENTS = 4
-"""How often, in one round, choices between measured ranks are measured and the choice is made again."""
+"""One round has interpolated choices measured, and chooses again, at most this many times."""
 
-
-@dataclass(frozen=True)
-class WholeTime:
-    """A whole model on the stopwatch, in turns with the original: both milliseconds, the ratio and its lower bound."""
-
-    before_ms: float
-    after_ms: float
-    ratio: float
-    low: float
-
-
-@dataclass(frozen=True)
-class Found:
-    """What the search found.
-
-    Attributes
-    ----------
-    chosen
-        An index into the choices of every layer.
-    layers
-        The choices.
-    from_layers_ms
-        T' with σ = 1: what T₀ and the layers' times predict.
-    predicted_ms
-        T' with σ from the rounds before this one was measured.
-    correction
-        σ from this one.
-    measured
-        The whole model.
-    rounds
-        Plans that were measured as whole models.
-    """
-
-    chosen: Chosen
-    layers: tuple[LayerChoices, ...]
-    from_layers_ms: float
-    predicted_ms: float
-    correction: float
-    measured: WholeTime | None
-    rounds: int
+LEAST_MS = 1e-9
+"""A prediction is divided by at least this many milliseconds."""
 
 
 def out_of_reach(speedup: float, reached: float) -> TargetError:
-    """A refusal with the largest ratio that can be reached, rounded down."""
+    """Return the refusal of a speedup; it states the largest ratio that was reached, rounded down."""
     if reached <= 1:
         return TargetError(
             f"speedup {speedup:g} is out of reach by the clock: nothing was measured to make this model faster here; "
@@ -93,112 +67,182 @@ def out_of_reach(speedup: float, reached: float) -> TargetError:
     )
 
 
-def budget_for(original: int, alone: int, speedup: float, correction: float, folded: int | None = None) -> int:
-    """Nanoseconds that all layers together may take, so that T' = T / speedup; ``folded`` is T₀, if it is not T."""
-    return math.floor(alone - ((original if folded is None else folded) - original / speedup) / correction)
-
-
-def search(
-    layers_now: Callable[[], Sequence[LayerChoices]],
-    refine: Callable[[Sequence[LayerChoices], Chosen], bool],
-    measure: Callable[[Sequence[LayerChoices], Chosen], WholeTime] | None,
-    original_ms: float,
-    speedup: float,
-    how: str,
-    folded: WholeTime | None = None,
-) -> Found:
-    """Choose for a speedup by the clock.
+def budget_for(original: int, untouched: int, speedup: float, correction: float, folded: int | None = None) -> int:
+    """Return the nanoseconds that all layers together may take so that T' = T / speedup.
 
     Parameters
     ----------
-    layers_now
-        The choices of every layer, costs in nanoseconds, as far as they are measured by now.
-    refine
-        Measures what is chosen and was only interpolated; whether there was any.
-    measure
-        The whole model as chosen, beside the original; None where only predictions can be had.
+    original
+        T, in nanoseconds.
+    untouched
+        Σ_l t_l(untouched), in nanoseconds.
+    speedup
+        T / T'.
+    correction
+        σ.
+    folded
+        T₀, in nanoseconds; None where it is T.
+    """
+    start = original if folded is None else folded
+    return math.floor(untouched - (start - original / speedup) / correction)
+
+
+class ClockSearch:
+    """The search for one speedup by the clock.
+
+    Parameters
+    ----------
+    layers
+        The choices of every layer at the times that are known when the search begins.
     original_ms
         T.
     speedup
         T / T' asked for.
-    how
-        A key of ``plan.select.SEARCHES``.
+    allocation
+        How a budget is shared among the layers, a key of ``plan.allocate.SEARCHES``.
     folded
-        The model without any layer rewritten, where that is not the original.
-
-    Raises
-    ------
-    TargetError
-        With the largest ratio that was reached.
+        The time of the model whose layers are all untouched, where its normalisations are folded; None where nothing
+        is folded.
+    can_measure
+        Whether the caller can measure. Without measurements the search predicts, and proposes nothing.
     """
-    layers = tuple(layers_now())
-    untouched = tuple(len(layer.costs) - 1 for layer in layers)
-    same = folded or WholeTime(original_ms, original_ms, 1.0, 1.0)
-    start_ms = original_ms / same.ratio
-    as_it_is = Found(untouched, layers, start_ms, start_ms, 1.0, same, 0)
-    if speedup <= 1 or same.low >= speedup:
-        return as_it_is
-    best, perhaps, fastest = None, as_it_is if same.ratio >= speedup else None, same.ratio
-    correction, aim = 1.0, speedup * (1 + MARGIN) if measure else speedup
-    # The smallest share of the layers' times that was too slow; without trials predictions are all there is.
-    too_slow = 1.0 if measure else math.inf
-    seen: set[tuple[Any, ...]] = set()
-    only_lowest = False
 
-    def budget(layers: Sequence[LayerChoices]) -> int:
-        """From the times as they are known by now: a later measurement may have been less disturbed."""
-        alone = sum(layer.untouched for layer in layers)
-        target = budget_for(round(1e6 * original_ms), alone, aim, correction, round(1e6 * start_ms))
-        # What is known to be too slow need not be tried again, whatever σ says now.
-        return 0 if only_lowest else math.floor(min(target, TRIED * too_slow * alone))
+    def __init__(
+        self,
+        layers: Sequence[TimedLayer],
+        *,
+        original_ms: float,
+        speedup: float,
+        allocation: str,
+        folded: WholeTime | None = None,
+        can_measure: bool = True,
+    ) -> None:
+        self._layers, self._original_ms, self._speedup = tuple(layers), original_ms, speedup
+        self._allocate, self._can_measure = SEARCHES[allocation], can_measure
+        untouched_time = folded or WholeTime(original_ms, original_ms, 1.0, 1.0)
+        self._start_ms = original_ms / untouched_time.ratio
+        fronts = tuple(layer.choices for layer in self._layers)
+        last = tuple(len(front.costs) - 1 for front in fronts)
+        untouched = Found(last, fronts, self._start_ms, self._start_ms, 1.0, untouched_time, 0)
+        met = speedup <= 1 or untouched_time.low >= speedup
+        self._confirmed = untouched if met else None
+        self._likely = untouched if untouched_time.ratio >= speedup else None
+        self._over = met
+        self._fastest_ratio = untouched_time.ratio
+        self._correction = 1.0
+        self._aim = speedup * (1 + MARGIN) if can_measure else speedup
+        # The smallest share of the layers' untouched times that was too slow. Predictions need no such bound.
+        self._too_slow = 1.0 if can_measure else math.inf
+        self._round, self._refinements = 1, 0
+        self._tried: set[Plan] = set()
+        self._proposal: Proposal | None = None
+        self._candidate = untouched
+        self._candidate_is_lowest = False
 
-    for done in range(1, ROUNDS + 1):
-        # Only the lowest can show that the target is out of reach.
-        only_lowest = done == ROUNDS and best is None and perhaps is None
-        layers, chosen, lowest = _allocate(layers_now, refine, budget, how)
-        cost, alone = total_cost(layers, chosen), sum(layer.untouched for layer in layers)
-        choices = tuple(layer.choice(i) for layer, i in zip(layers, chosen, strict=True))
-        if cost == alone or choices in seen:
-            break
-        seen.add(choices)
-        saved_ms = (alone - cost) / 1e6
-        from_layers, predicted = start_ms - saved_ms, start_ms - correction * saved_ms
-        if measure is None:
-            if original_ms / max(predicted, 1e-9) < speedup:
-                raise out_of_reach(speedup, original_ms / predicted)
-            return Found(chosen, layers, from_layers, predicted, correction, None, 0)
-        time = measure(layers, chosen)
-        correction = max(0.1, (start_ms - original_ms / time.ratio) / saved_ms)
-        found = Found(chosen, layers, from_layers, predicted, correction, time, done)
-        if time.low >= speedup:
-            if best is None or total_energy(layers, chosen) > total_energy(best.layers, best.chosen):
-                best = found
-            if time.ratio <= (1 + CLOSE) * speedup:
-                break
+    def propose(self) -> Proposal | None:
+        """Return what to measure next, the same until it is observed; None where the search is over."""
+        if self._proposal is None and not self._over:
+            self._proposal = self._next_proposal()
+            self._over = self._proposal is None
+        return self._proposal
+
+    def observe(self, measured: WholeTime | Sequence[TimedLayer]) -> None:
+        """Take what was measured of the last proposal.
+
+        Parameters
+        ----------
+        measured
+            For a ``ModelProposal`` the time of the whole model; for a ``LayerProposal`` the choices of every layer, in
+            the same order as before, at the times that are known now.
+
+        Raises
+        ------
+        ValueError
+            If the last proposal asked for the other kind, or if there is none.
+        """
+        expected = ModelProposal if isinstance(measured, WholeTime) else LayerProposal
+        if not isinstance(self._proposal, expected):
+            raise ValueError(f"the search waits for the times of {self._proposal}, not for those of a {expected}")
+        self._proposal = None
+        if isinstance(measured, WholeTime):
+            self._judge(measured)
+            self._round, self._refinements = self._round + 1, 0
+            self._over = self._over or self._round > ROUNDS
         else:
-            if time.ratio >= max(fastest, speedup):
-                perhaps = found
-                aim = min(max(aim, speedup * time.ratio / time.low), (1 + DOUBT) * speedup)
-            too_slow, fastest = min(too_slow, cost / alone), max(fastest, time.ratio)
-            if lowest:
-                break
-    taken = best or perhaps
-    if taken is None:
-        raise out_of_reach(speedup, fastest)
-    return taken
+            self._layers = tuple(measured)
+            self._refinements += 1
 
+    def result(self) -> Found:
+        """Return the plan, once ``propose`` returned None.
 
-def _allocate(
-    layers_now: Callable[[], Sequence[LayerChoices]],
-    refine: Callable[[Sequence[LayerChoices], Chosen], bool],
-    budget: Callable[[Sequence[LayerChoices]], int],
-    how: str,
-) -> tuple[tuple[LayerChoices, ...], Chosen, bool]:
-    """Choices whose times are measured, and whether they are the lowest that there are."""
-    for attempt in range(REFINEMENTS + 1):
-        layers = tuple(layers_now())
-        lowest, allowed = sum(int(layer.costs[0]) for layer in layers), budget(layers)
-        chosen = SEARCHES[how](layers, max(allowed, lowest))
-        if attempt == REFINEMENTS or not refine(layers, chosen):
-            break
-    return layers, chosen, allowed <= lowest
+        Raises
+        ------
+        TargetError
+            If no plan meets the target; the message states the largest ratio that was reached.
+        """
+        result = self._confirmed or self._likely
+        if result is None:
+            raise out_of_reach(self._speedup, self._fastest_ratio)
+        return result
+
+    def _next_proposal(self) -> Proposal | None:
+        candidate, self._candidate_is_lowest = self._choose()
+        plan = candidate.plan
+        if self._can_measure and self._refinements < REFINEMENTS:
+            interpolated = tuple(
+                site
+                for site, layer in zip(plan.sites, self._layers, strict=True)
+                if site.form and (site.form, site.ranks) not in layer.measured
+            )
+            if interpolated:
+                return LayerProposal(interpolated)
+        if candidate.cost_ns == candidate.untouched_ns or plan in self._tried:
+            return None
+        self._tried.add(plan)
+        self._candidate = candidate
+        if self._can_measure:
+            return ModelProposal(plan)
+        if self._original_ms / max(candidate.predicted_ms, LEAST_MS) < self._speedup:
+            self._fastest_ratio = self._original_ms / candidate.predicted_ms
+        else:
+            self._confirmed = candidate
+        return None
+
+    def _choose(self) -> tuple[Found, bool]:
+        """Allocate for the target at the times of now; say whether these are the lowest choices that there are."""
+        layers = tuple(layer.choices for layer in self._layers)
+        lowest, budget = sum(int(layer.costs[0]) for layer in layers), self._budget(layers)
+        chosen = self._allocate(layers, max(budget, lowest))
+        saved_ms = (sum(layer.untouched for layer in layers) - total_cost(layers, chosen)) / 1e6
+        expected = self._start_ms - saved_ms, self._start_ms - self._correction * saved_ms
+        rounds = self._round if self._can_measure else 0
+        return Found(chosen, layers, *expected, self._correction, None, rounds), budget <= lowest
+
+    def _budget(self, layers: Sequence[LayerChoices]) -> int:
+        """Nanoseconds that all layers together may take."""
+        if self._round == ROUNDS and self._confirmed is None and self._likely is None:
+            return 0  # Only the lowest choices can show that the target is out of reach.
+        # The times may have changed since the last round: a later measurement may have been disturbed less.
+        untouched = sum(layer.untouched for layer in layers)
+        original, start = round(1e6 * self._original_ms), round(1e6 * self._start_ms)
+        target = budget_for(original, untouched, self._aim, self._correction, start)
+        # A cost that is known to be too slow need not be tried again, whatever σ is now.
+        return math.floor(min(target, TRIED * self._too_slow * untouched))
+
+    def _judge(self, time: WholeTime) -> None:
+        """Learn from the time of the candidate."""
+        candidate, speedup = self._candidate, self._speedup
+        shown = (self._start_ms - self._original_ms / time.ratio) / candidate.saved_ms
+        self._correction = max(LEAST_CORRECTION, shown)
+        found = replace(candidate, correction=self._correction, measured=time)
+        if time.low >= speedup:
+            if self._confirmed is None or found.energy > self._confirmed.energy:
+                self._confirmed = found
+            self._over = time.ratio <= (1 + CLOSE) * speedup
+            return
+        if time.ratio >= max(self._fastest_ratio, speedup):
+            self._likely = found
+            self._aim = min(max(self._aim, speedup * time.ratio / time.low), (1 + DOUBT) * speedup)
+        self._too_slow = min(self._too_slow, candidate.cost_ns / candidate.untouched_ns)
+        self._fastest_ratio = max(self._fastest_ratio, time.ratio)
+        self._over = self._candidate_is_lowest

@@ -1,131 +1,164 @@
-"""The times of one run's setting: read from the table where they are there, else measured and added to it."""
+"""The times of one setting: looked up in the latency table, or measured here and added to it.
 
-import os
+The device of the setting is this machine, or another one whose times the table holds; nothing can be measured on that.
+"""
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from onnx_lowrank.errors import DataError, EnvironmentFault, UsageError
+import onnx
+
+from onnx_lowrank.errors import DataError, UsageError
+from onnx_lowrank.files import write_text
 from onnx_lowrank.graph.layer_model import ConvGeometry
-from onnx_lowrank.latency.layer_times import LayerTimes, measure_layer
+from onnx_lowrank.interface import Feeds
+from onnx_lowrank.latency.layer_times import LayerTimes, MeasureLayer, MeasureModels, measure_layer, measure_models
 from onnx_lowrank.latency.rank_step import measure_step
 from onnx_lowrank.latency.table import ORIGINAL, Choice, Setting, Table
 from onnx_lowrank.runtime.session import Opener
 
 
 class Stopwatch:
-    """Times of layers in one setting.
+    """The times of layers and models in one setting.
 
     Parameters
     ----------
     table
-        Where times are looked up, and where new ones go.
+        Where known times are looked up and new ones are added.
     setting
-        Of this machine and run, or of the device that is planned for.
+        The device, provider, threads and batch whose times are wanted.
     open_session
-        Opens models as they are deployed; None where the device is another one, so that nothing can be measured.
+        Opens models as they are deployed; None where the device is not this machine.
     path
-        Where the table is kept; None: nowhere.
+        The file that keeps the table; None where none does.
+    measure_layer, measure_models
+        Take the times of layers and of whole models.
+
+    Attributes
+    ----------
+    times
+        All times of the setting that are known by now.
+    measurements
+        The number of times that were measured because the table did not hold them.
     """
 
-    def __init__(self, table: Table, setting: Setting, open_session: Opener | None, path: Path | None) -> None:
+    def __init__(
+        self,
+        table: Table,
+        setting: Setting,
+        open_session: Opener | None,
+        path: Path | None = None,
+        *,
+        measure_layer: MeasureLayer = measure_layer,
+        measure_models: MeasureModels = measure_models,
+    ) -> None:
         self.table, self.setting, self.path = table, setting, path
+        self.open_session = open_session
+        self.measure_layer, self.measure_models = measure_layer, measure_models
         self.times = table.at(setting)
-        self._open = open_session
-        self.measured = 0
+        self.measurements = 0
 
     @property
     def can_measure(self) -> bool:
         """Whether the device is this machine."""
-        return self._open is not None
+        return self.open_session is not None
 
-    def layer(self, geometry: ConvGeometry, wanted: Sequence[Choice]) -> dict[Choice, float]:
-        """All known milliseconds of a convolution, after measuring what is wanted and not known.
+    def layer(self, geometry: ConvGeometry, wanted: Sequence[Choice] = ()) -> dict[Choice, float]:
+        """Return all known milliseconds of a convolution by choice; measure those wanted that are not known.
+
+        Choices that cannot be measured, because the device is another one, are left out.
 
         Raises
         ------
         UsageError
-            Where the table of another device does not have the convolution.
+            If the table of another device does not hold the convolution.
         """
         known = self.times.layers.setdefault(geometry, {})
-        missing = [choice for choice in wanted if choice not in known]
-        if ORIGINAL in known and (not missing or self._open is None):
+        # The untouched layer is measured in any case, to compare the times of now with the known ones.
+        missing = [choice for choice in wanted if choice not in known and choice != ORIGINAL]
+        if ORIGINAL in known and not (missing and self.can_measure):
             return known
-        if self._open is None:
-            raise UsageError(
-                f"the latency table has no convolution {geometry} of {self.setting}: measure this model there, "
-                "with --measure-latency"
-            )
-        measured = measure_layer(geometry, missing, self._open)
-        self.times.layers[geometry] = known = joined(known, measured)
-        self.measured += len(missing) + 1
+        open_session = self._opener(f"convolution {geometry}")
+        known = joined(known, self.measure_layer(geometry, missing, open_session))
+        self.times.layers[geometry] = known
+        self.measurements += len(missing) + 1
         return known
 
-    def step(self, geometries: Sequence[ConvGeometry]) -> int:
-        """The rank multiple that pays for layers of the first one's type of weights.
+    def model(self, key: str, proto: onnx.ModelProto, feeds: Feeds) -> float:
+        """Return the milliseconds of a whole model; measure them where the table does not hold the key.
 
         Raises
         ------
         UsageError
-            Where the table of another device does not say.
+            If the table of another device does not hold the model.
+        """
+        if key not in self.times.models:
+            session = self._opener("time of this model, for such inputs,")(proto, "the model")
+            (self.times.models[key],) = self.measure_models([session], feeds).milliseconds
+            self.measurements += 1
+        return self.times.models[key]
+
+    def step(self, geometries: Sequence[ConvGeometry]) -> int:
+        """Return the rank multiple that pays for layers whose weights have the type of the first one's.
+
+        Raises
+        ------
+        UsageError
+            If the table of another device does not hold it.
         """
         dtype = geometries[0].dtype
         if dtype not in self.times.steps:
-            if self._open is None:
-                raise UsageError(
-                    f"the latency table has no rank step of {self.setting} for {dtype}: measure this model there, "
-                    "with --measure-latency"
-                )
-            self.times.steps[dtype] = measure_step(
-                [g for g in geometries if g.dtype == dtype], self._open, self.setting.provider
-            )
-            self.measured += 1
+            open_session = self._opener(f"rank step for {dtype}")
+            alike = [geometry for geometry in geometries if geometry.dtype == dtype]
+            self.times.steps[dtype] = measure_step(alike, open_session, self.setting.provider)
+            self.measurements += 1
         return self.times.steps[dtype]
 
     def save(self) -> None:
-        """Write the table whole or not at all, where it has a file and something is new.
+        """Write the table to its file, whole or not at all, if it has one and something new was measured.
 
         Raises
         ------
         EnvironmentFault
-            Where the file cannot be written.
+            If the file cannot be written.
         """
-        if self.path is None or not self.measured:
-            return
-        scratch = self.path.with_name(f".{self.path.name[:100]}.{os.getpid()}.tmp")
-        try:
-            scratch.write_text(self.table.to_json(), encoding="utf-8")
-            scratch.replace(self.path)
-        except OSError as error:
-            raise EnvironmentFault(f"cannot write the latency table {self.path}: {error.strerror}") from error
-        finally:
-            scratch.unlink(missing_ok=True)
+        if self.path is not None and self.measurements:
+            write_text(self.path, self.table.to_json())
+
+    def _opener(self, missing: str) -> Opener:
+        if self.open_session is None:
+            raise UsageError(
+                f"the latency table has no {missing} of {self.setting}: measure this model there, with "
+                "--measure-latency"
+            )
+        return self.open_session
 
 
 def joined(known: Mapping[Choice, float], measured: LayerTimes) -> dict[Choice, float]:
-    """Milliseconds measured at different times, all as on the less disturbed machine.
+    """Join a layer's known milliseconds with newly measured ones, all as if the machine had been disturbed least.
 
-    The layer as it is was measured both times and says by how much the machine was slower. Where it is too short to say
-    that, what is known stays as it is, and the others join it as they are.
+    The untouched layer was measured both times, so its two times say by how much the machine was slower once. Where it
+    is too short to say that, the known times stay as they are and the new ones join them unchanged.
     """
     if ORIGINAL not in known:
         return dict(measured.times)
     if not measured.mostly_layer:
         return measured.times | dict(known)
-    alone = min(known[ORIGINAL], measured.times[ORIGINAL])
+    least = min(known[ORIGINAL], measured.times[ORIGINAL])
 
     def undisturbed(times: Mapping[Choice, float]) -> dict[Choice, float]:
-        return {choice: time * (alone / times[ORIGINAL]) for choice, time in times.items()}
+        return {choice: time * (least / times[ORIGINAL]) for choice, time in times.items()}
 
     return undisturbed(known) | undisturbed(measured.times)
 
 
 def read_table(path: Path | None) -> Table:
-    """A saved table; an empty one where there is none yet.
+    """Read a saved table; return an empty one if there is no file yet.
 
     Raises
     ------
     DataError
-        Where the file cannot be read or is no table.
+        If the file cannot be read or holds no table.
     """
     if path is None or not path.exists():
         return Table()
@@ -135,19 +168,38 @@ def read_table(path: Path | None) -> Table:
         raise DataError(f"cannot read the latency table {path}: {error.strerror}") from error
 
 
-def open_stopwatch(path: Path | None, device: str | None, here: Setting, open_session: Opener) -> Stopwatch:
-    """The times of this machine, or of ``device`` in the table.
+def open_stopwatch(
+    path: Path | None,
+    device: str | None,
+    here: Setting,
+    open_session: Opener,
+    measure_layer: MeasureLayer = measure_layer,
+) -> Stopwatch:
+    """Open the stopwatch of this machine, or of another device in the table.
+
+    Parameters
+    ----------
+    path
+        The file of the table; None where there is none.
+    device
+        The name of the device whose times are wanted; None for this machine.
+    here
+        The setting of this machine.
+    open_session
+        Opens models on this machine as they are deployed.
+    measure_layer
+        Takes the times of layers.
 
     Raises
     ------
     DataError
-        Where the table cannot be read.
+        If the table cannot be read.
     UsageError
-        Where the table is another device's and that was not asked for, or where it lacks the device asked for.
+        If the table holds only other devices and none was asked for, or if it does not hold the one asked for.
     """
     table = read_table(path)
     if device is None or device == here.device:
         if path is not None:
             table.check_device(here, path)
-        return Stopwatch(table, here, open_session, path)
+        return Stopwatch(table, here, open_session, path, measure_layer=measure_layer)
     return Stopwatch(table, table.of_device(device, here), None, path)

@@ -1,6 +1,6 @@
-"""Measured milliseconds, kept in a JSON file together with all that they depend on.
+"""The latency table: measured milliseconds, kept in a JSON file together with all that they depend on.
 
-One file may hold the measurements of several devices, numbers of threads and batch sizes: each has its *setting*.
+One file may hold the times of several devices, numbers of threads and batch sizes. Each combination is a *setting*.
 """
 
 import json
@@ -15,27 +15,28 @@ from onnx_lowrank.graph.layer_model import ConvGeometry
 SCHEMA = 1
 
 Choice = tuple[str | None, tuple[int, ...]]
-"""A form and its ranks from the input on; (None, ()) is the convolution as it is."""
+"""The name of a form and its ranks, from the input on."""
 
 ORIGINAL: Choice = (None, ())
+"""The choice to leave the convolution untouched."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how something was measured.
+    """The device on which something was measured, and how it ran there.
 
     Attributes
     ----------
     device
         The name of the processor that runs the layers.
     provider
-        Of ONNX Runtime, its full name.
+        The full name of ONNX Runtime's execution provider.
     onnxruntime
-        Its version.
+        The version of ONNX Runtime.
     threads
-        Of ONNX Runtime; 0 where it chose.
+        The number of ONNX Runtime's threads; 0 where it chose the number itself.
     batch
-        Samples in a run.
+        The number of samples in a run.
     """
 
     device: str
@@ -45,23 +46,23 @@ class Setting:
     batch: int
 
     def __str__(self) -> str:
-        """As ``AMD EPYC (2 cores), CPUExecutionProvider of ONNX Runtime 1.31.1, 2 threads, batch 1``."""
+        """Return text such as ``EPYC (2 cores), CPUExecutionProvider of ONNX Runtime 1.31.1, 2 threads, batch 1``."""
         threads = f"{self.threads} threads" if self.threads else "its own number of threads"
         return f"{self.device}, {self.provider} of ONNX Runtime {self.onnxruntime}, {threads}, batch {self.batch}"
 
 
 @dataclass
 class SettingTimes:
-    """Everything measured in one setting.
+    """Everything that was measured in one setting.
 
     Attributes
     ----------
     steps
-        The multiple of ranks that pays, by type of the weights.
+        The rank multiple that pays, by the type of the weights.
     models
-        Milliseconds of a whole model, by the SHA-256 of its file.
+        Milliseconds of whole models, by ``deployment.model_key``.
     layers
-        Milliseconds of a convolution in its forms.
+        Milliseconds of convolutions, by choice.
     """
 
     steps: dict[str, int] = field(default_factory=dict)
@@ -70,37 +71,37 @@ class SettingTimes:
 
 
 class Table:
-    """Times by setting; starts empty."""
+    """Times by setting; a new table is empty."""
 
     def __init__(self) -> None:
         self._times: dict[Setting, SettingTimes] = {}
 
     @property
     def settings(self) -> tuple[Setting, ...]:
-        """In which something was measured."""
+        """The settings in which something was measured."""
         return tuple(self._times)
 
     def at(self, setting: Setting) -> SettingTimes:
-        """The times of a setting, to read and to add to; new ones where there are none yet."""
+        """Return the times of a setting, to read and to add to; they are empty if the setting is new."""
         return self._times.setdefault(setting, SettingTimes())
 
     def of_device(self, device: str, here: Setting) -> Setting:
-        """The one setting of a device whose provider, threads and batch are those asked for.
+        """Return the one setting of a device whose provider, threads and batch are those of ``here``.
 
         Raises
         ------
         UsageError
-            Where there is none, or one for each of several versions of ONNX Runtime.
+            If there is none, or one for each of several versions of ONNX Runtime.
         """
-        found = [
+        matching = [
             s
             for s in self._times
             if s.device == device and (s.provider, s.threads, s.batch) == (here.provider, here.threads, here.batch)
         ]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            versions = ", ".join(s.onnxruntime for s in found)
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            versions = ", ".join(s.onnxruntime for s in matching)
             raise UsageError(f"the latency table has {device!r} with ONNX Runtime {versions}: keep one of them")
         known = "; ".join(map(str, self._times)) or "nothing"
         raise UsageError(
@@ -109,12 +110,19 @@ class Table:
         )
 
     def check_device(self, here: Setting, path: Path) -> None:
-        """Refuse a table that was measured on other devices only: its times mean nothing here, and it is in the way.
+        """Refuse a table that was measured on other devices only: its times do not hold here.
+
+        Parameters
+        ----------
+        here
+            The setting of this machine.
+        path
+            The file of the table, for the message.
 
         Raises
         ------
         UsageError
-            With the name to plan for.
+            If the table holds other devices and not this one; the message names one to plan for.
         """
         others = {s.device for s in self._times}
         if others and here.device not in others:
@@ -124,18 +132,25 @@ class Table:
             )
 
     def to_json(self) -> str:
-        """As text that ``from_json`` reads."""
+        """Return the table as text that ``from_json`` reads."""
         document = {"schema": SCHEMA, "settings": [_setting_json(s, t) for s, t in self._times.items()]}
         return json.dumps(document, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str) -> "Table":
-        """Read a saved table; ``source`` names it in errors.
+        """Read a saved table.
+
+        Parameters
+        ----------
+        text
+            What ``to_json`` returned.
+        source
+            The name of the table in error messages.
 
         Raises
         ------
         DataError
-            Where the text is no table.
+            If the text is no table.
         """
         try:
             document = json.loads(text)
@@ -162,8 +177,8 @@ class Table:
 def _setting_json(setting: Setting, times: SettingTimes) -> dict[str, Any]:
     layers = [
         asdict(geometry)
-        | {"times": [{"form": form, "ranks": list(ranks), "ms": ms} for (form, ranks), ms in of_layer.items()]}
-        for geometry, of_layer in times.layers.items()
+        | {"times": [{"form": form, "ranks": list(ranks), "ms": ms} for (form, ranks), ms in milliseconds.items()]}
+        for geometry, milliseconds in times.layers.items()
     ]
     return asdict(setting) | {"steps": times.steps, "models": times.models, "layers": layers}
 

@@ -1,6 +1,7 @@
-"""A plan as a model that can be timed before anything is solved: how fast it is does not depend on its weights."""
+"""Whole models on trial: a plan is timed before anything is solved, because speed does not depend on the weights."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -9,24 +10,66 @@ from onnx_lowrank.factorise.factors import Factorization, side_by_side
 from onnx_lowrank.factorise.forms.form import from_weights
 from onnx_lowrank.factorise.forms.kind import PreparedKernel, form_of, placeholder
 from onnx_lowrank.factorise.forms.table import FormTable
-from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.edit.rewrite import rewrite
-from onnx_lowrank.graph.files.load import LoadedModel
 from onnx_lowrank.graph.files.save import export
 from onnx_lowrank.graph.find.sites import ConvSite
-from onnx_lowrank.interface import Feeds
-from onnx_lowrank.latency.layer_times import measure_models
-from onnx_lowrank.latency.search import WholeTime
-from onnx_lowrank.options import Options
+from onnx_lowrank.latency.deployment import Deployment
+from onnx_lowrank.latency.layer_times import MeasureModels, measure_models
+from onnx_lowrank.latency.proposals import WholeTime
 from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.runtime.session import opener
+from onnx_lowrank.runtime.session import Opener
 
-Factors = Callable[[ConvSite, SitePlan], Factorization]
-"""Some factorisation of a site in a form at ranks."""
+Factors: TypeAlias = Callable[[ConvSite, SitePlan], Factorization]
+"""Makes some factorisation of a site in the planned form, at the planned ranks."""
 
 
-def meaningless(forms: FormTable) -> Factors:
-    """Factors of the right shapes, whose values mean nothing."""
+class WholeTrials:
+    """Plans on trial: each is timed as a whole model, in turns with the original.
+
+    Parameters
+    ----------
+    deployment
+        The original, its sites and the batch that the models run on.
+    factors
+        Makes the weights of the rewritten layers.
+    open_session
+        Opens the models as they are deployed.
+    measure_models
+        Takes the times of the two models.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        factors: Factors,
+        open_session: Opener,
+        measure_models: MeasureModels = measure_models,
+    ) -> None:
+        self._deployment, self._factors = deployment, factors
+        self._open, self._measure = open_session, measure_models
+        self._feeds = deployment.feeds
+        self._original = open_session(deployment.loaded.proto, "the model")
+
+    def measure(self, plan: Plan) -> WholeTime:
+        """Time the model that is rewritten as planned."""
+        rewritten = self._open(trial_model(self._deployment, plan, self._factors), "the rewritten model")
+        times = self._measure([self._original, rewritten], self._feeds)
+        before_ms, after_ms = times.milliseconds
+        return WholeTime(before_ms, after_ms, times.speed.value, times.speed.low)
+
+
+def trial_model(deployment: Deployment, plan: Plan, factors: Factors) -> onnx.ModelProto:
+    """Return the whole model, rewritten as planned with factors that nobody solved for."""
+    network = deployment.network.copy()
+    for site in deployment.sites:
+        choice = plan[site.name]
+        if choice.form:
+            rewrite(network, site, factors(site, choice))
+    return export(network, deployment.loaded)
+
+
+def placeholder_factors(forms: FormTable) -> Factors:
+    """Return a maker of factors of the right shapes whose values mean nothing."""
 
     def factors(site: ConvSite, choice: SitePlan) -> Factorization:
         assert choice.form is not None
@@ -36,22 +79,29 @@ def meaningless(forms: FormTable) -> Factors:
     return factors
 
 
-def weights_alone(prepared: Mapping[str, tuple[PreparedKernel, ...]], forms: FormTable) -> Factors:
-    """Factors that the weights alone give, so that the values inside the network are of the usual size.
+def factors_from_weights(kernels: Mapping[str, tuple[PreparedKernel, ...]], forms: FormTable) -> Factors:
+    """Return a maker of the factors that the weights alone give; it keeps what it has made.
 
-    ``prepared`` holds what is known of the kernel of every group, by site name. What was made once is kept.
+    With these the values inside the network have their usual size, which meaningless factors do not ensure.
+
+    Parameters
+    ----------
+    kernels
+        What the forms have derived from the kernels of all groups, by site name.
+    forms
+        The table of forms.
     """
     known: dict[SitePlan, Factorization] = {}
 
     def factors(site: ConvSite, choice: SitePlan) -> Factorization:
         if choice not in known:
             assert choice.form is not None
-            kind = forms[choice.form]
-            biases = np.split(site.bias, site.group)
+            kind, biases = forms[choice.form], np.split(site.bias, site.group)
+            groups = zip(site.kernels, biases, kernels[site.name], strict=True)
             known[choice] = side_by_side(
                 [
-                    from_weights(form_of(kind, kernel, choice.ranks, _quick(own)), kernel, bias)
-                    for kernel, bias, own in zip(site.kernels, biases, prepared[site.name], strict=True)
+                    from_weights(form_of(kind, kernel, choice.ranks, _quick(prepared)), kernel, bias)
+                    for kernel, bias, prepared in groups
                 ]
             )
         return known[choice]
@@ -60,34 +110,5 @@ def weights_alone(prepared: Mapping[str, tuple[PreparedKernel, ...]], forms: For
 
 
 def _quick(prepared: PreparedKernel) -> PreparedKernel:
-    """The same for factors that need not be good: good ones take time that a trial does not have."""
+    """Leave out what makes factors good: it takes time, and a trial needs no good factors."""
     return {kind: own.quick() for kind, own in prepared.items()}
-
-
-def trial(loaded: LoadedModel, sites: Sequence[ConvSite], plan: Plan, factors: Factors) -> onnx.ModelProto:
-    """The whole model, rewritten as planned."""
-    graph = normalise(loaded.proto)
-    for site, choice in zip(sites, plan.sites, strict=True):
-        if choice.form:
-            rewrite(graph, site, factors(site, choice))
-    return export(graph, loaded)
-
-
-def folds(loaded: LoadedModel) -> bool:
-    """Whether the model has nodes that become part of a convolution, which may make it faster or slower as it is."""
-    return bool(normalise(loaded.proto).folded)
-
-
-def whole_times(
-    loaded: LoadedModel, sites: Sequence[ConvSite], feeds: Feeds, options: Options, factors: Factors
-) -> Callable[[Plan], WholeTime]:
-    """Measures plans as whole models, in turns with the original, with the run's providers and threads."""
-    open_session = opener(options.providers, options.threads, spinning=True)
-    original = open_session(loaded.proto, "the model")
-
-    def measure(plan: Plan) -> WholeTime:
-        rewritten = open_session(trial(loaded, sites, plan, factors), "the rewritten model")
-        (before, after), speed = measure_models([original, rewritten], feeds)
-        return WholeTime(before, after, speed.value, speed.low)
-
-    return measure

@@ -1,7 +1,7 @@
-"""What the original network answers at every site on the calibration samples.
+"""Profile: what the original network answers at every site on the calibration samples.
 
 One pass over the samples serves all sites: each batch runs once, and only sampled rows are kept, never whole
-activations.
+activations. What the forms derive from the kernels before any rank is chosen is derived here, too.
 """
 
 import math
@@ -12,17 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibration.positions import gather_patches, gather_points
-from onnx_lowrank.calibration.sampling import Sampling
+from onnx_lowrank.calibration.shard import LayerSample, ProfileQuestion, Shard
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.factorise.forms.kind import PatchMoments, Preparation
+from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.forms.kind import PatchMoments, Preparation, PreparedKernel, preparations
 from onnx_lowrank.factorise.forms.spatial import ColumnMoments
-from onnx_lowrank.graph.find.dense import DenseLayer
+from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.graph.find.sites import ConvSite
-from onnx_lowrank.graph.network import Network
-from onnx_lowrank.graph.segments import whole
-from onnx_lowrank.progress import Progress
-from onnx_lowrank.runtime.session import Opener
+from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.runtime import blas_threads
+from onnx_lowrank.stages.count import Counted
+from onnx_lowrank.stages.reach import Reach
+from onnx_lowrank.stages.run import Run
+from onnx_lowrank.stages.sample import Sampled
 
 Array = NDArray[Any]
 
@@ -33,8 +35,8 @@ last layers about 1 % better, in a fifth more time of solving."""
 SMALL_KERNEL, FEWEST_ROWS_OF_SMALL = 1_000_000, 30_000
 """Weights below which solving takes little time, and the fewest rows of such a layer."""
 
-COLUMN_SAMPLES, COLUMN_PATCHES = 40, 4_000
-"""From how many samples and patches the covariance of a site's columns is estimated; a patch holds several columns."""
+COLUMN_SAMPLES = 40
+"""The number of samples from which the statistics of a site's patches are estimated."""
 
 LARGEST = 1e15
 """Responses beyond this, and those that are not a number, overflow single precision when they are squared and added."""
@@ -63,92 +65,152 @@ class Targets:
     responses: Array | None = None
 
 
-def collect_targets(
-    graph: Network,
-    sites: Sequence[ConvSite],
-    needed: Mapping[str, tuple[type[Preparation], ...]],
-    sizes: Mapping[str, tuple[int, ...]],
-    memory: int,
-    sampling: Sampling,
-    open_session: Opener,
-    progress: Progress,
-    linears: Sequence[DenseLayer] = (),
-) -> dict[str, Targets]:
-    """The one pass of the original network: what is sampled at all sites, by site name.
+@dataclass(frozen=True)
+class Profiled:
+    """What the original network has shown.
 
-    Parameters
+    Attributes
     ----------
-    graph, sites
-        The original network and what will be solved.
-    needed
-        By site name, the preparations for which patches are sampled in the first few batches.
-    sizes
-        Of the output along the spatial axes, by site name.
-    memory
-        Bytes that all rows together may take; where they would take more, fewer positions are sampled.
-    sampling
-        The samples; ``open_session`` opens the network, ``progress`` hears of every batch.
-    linears
-        Fully connected layers, of which all responses are kept; those that do not have one finite row of every sample
-        are left out.
+    targets
+        What it answers, by the name of the site or the fully connected layer; nothing where no data is looked at.
+    kernels
+        What the forms in question have derived from the kernel of every group, by site name.
+    """
+
+    targets: Mapping[str, Targets]
+    kernels: Mapping[str, tuple[PreparedKernel, ...]]
+
+
+@blas_threads.one_for_scipy()
+def profile(run: Run, sampled: Sampled, counted: Counted, reach: Reach, shard: Shard) -> Profiled:
+    """Sample the original network, and derive from the kernels what the forms need.
 
     Raises
     ------
     DataError
         Where a response is not finite, or too large to be squared.
     """
-    wanted = [site.target for site in sites] + [site.output for site in sites if site.join]
-    wanted += [site.target for site in linears]
-    model_inputs = {tensor.name for tensor in graph.inputs}
-    inputs = list(dict.fromkeys(s.input for s in sites if needed[s.name] and s.input not in model_inputs))
-    session = open_session(whole(graph, wanted), "the model")
-    wider = open_session(whole(graph, [*wanted, *inputs]), "the model") if inputs else session
-    counts = positions_per_sample(sites, sizes, sampling.samples, memory)
-    rows = {s.name: np.empty((counts[s.name] * sampling.samples, len(s.kernel)), np.float32) for s in sites}
-    filled = dict.fromkeys(rows, 0)
-    moments = {
-        site.name: {kind: tuple(kind.moments() for _ in range(site.group)) for kind in needed[site.name]}
-        for site in sites
+    needed = needed_preparations(counted.shapes, run.kinds if reach.given is None else run.forms, reach.given)
+    targets: dict[str, Targets] = {}
+    with run.times.stage("profile"):
+        if run.options.solver == "weights":
+            run.progress("profile", 1, 1)
+        else:
+            targets = collect_targets(run, sampled, counted, needed, shard)
+    with run.times.stage("plan"):
+        run.progress("plan", 0, 1)
+        return Profiled(targets, prepare_kernels(counted.sites, needed, targets))
+
+
+def needed_preparations(
+    shapes: Mapping[str, ConvShape], kinds: FormTable, plan: Plan | None
+) -> dict[str, tuple[type[Preparation], ...]]:
+    """What has to be derived from the kernels, by site name, to choose among the kinds or to replay a given plan."""
+    wanted = {name: tuple(kinds) for name in shapes}
+    if plan:
+        wanted = {site.name: (kinds[site.form],) if site.form else () for site in plan.sites}
+    return {name: preparations(wanted[name], shape) for name, shape in shapes.items()}
+
+
+def prepare_kernels(
+    sites: Sequence[ConvSite], needed: Mapping[str, tuple[type[Preparation], ...]], targets: Mapping[str, Targets]
+) -> dict[str, tuple[PreparedKernel, ...]]:
+    """What is derived from the kernel of every group, by site name.
+
+    It comes from the weights alone where nothing was profiled.
+    """
+
+    def prepared(site: ConvSite) -> tuple[PreparedKernel, ...]:
+        target = targets.get(site.name)
+        return tuple(
+            {kind: kind.of(kernel, target.moments[kind][number] if target else None) for kind in needed[site.name]}
+            for number, kernel in enumerate(site.kernels)
+        )
+
+    return {site.name: prepared(site) for site in sites}
+
+
+def collect_targets(
+    run: Run,
+    sampled: Sampled,
+    counted: Counted,
+    needed: Mapping[str, tuple[type[Preparation], ...]],
+    shard: Shard,
+) -> dict[str, Targets]:
+    """The one pass of the original network: what is sampled of all layers, by name.
+
+    Fully connected layers that do not make one finite row of every sample are left out.
+
+    Raises
+    ------
+    DataError
+        Where a response is not finite, or too large to be squared.
+    """
+    sampling, sites = sampled.sampling, counted.sites
+    sizes = {site.name: counted.macs.shapes[site.output][2:] for site in sites}
+    rows_memory = run.options.memory // 2  # the rest is for the activations between two sites
+    per_sample = positions_per_sample(sites, sizes, sampling.samples, rows_memory)
+    dense = tuple(layer for layer in counted.dense if layer.name not in sizes)
+    patch_batches = min(len(sampling.batches), -(-COLUMN_SAMPLES // len(sampling.batches[0])))
+    patches = frozenset(name for name, kinds in needed.items() if kinds)
+    collectors = {
+        site.name: _Collector(site, needed[site.name], per_sample[site.name], sampling.samples) for site in sites
     }
-    alone: dict[str, ColumnMoments] = {}
-    responses_of: dict[str, list[Array]] = {site.name: [] for site in linears}
-    first = min(len(sampling.batches), -(-COLUMN_SAMPLES // len(sampling.batches[0])))
-    progress("profile", 0, len(sampling.batches))
-    for b, batch in enumerate(sampling.batches):
-        feeds = sampling.source.feeds(batch)
-        outputs = feeds | (wider if b < first else session)(feeds)
-        for site in sites:
-            y, name = outputs[site.target], site.name
-            if site.join:
-                y = site.join.as_response(y)
-            size = y.shape[2:]
-            where = sampling.positions(name, b, size, counts[name])
-            sampled = gather_points(y, where)
-            _check_finite(name, sampled)
-            rows[name][filled[name] : filled[name] + len(sampled)] = sampled
-            filled[name] += len(sampled)
-            if site.join:
-                # Only their covariance is needed, which takes no room: a response counts as a column of its own.
-                responses = gather_points(outputs[site.output], where)
-                alone.setdefault(name, ColumnMoments()).add(responses[:, :, None, None])
-            if b < first and needed[name]:
-                some = max(1, min(counts[name], -(-COLUMN_PATCHES // (first * len(batch)))))
-                patches = site_patches(site, outputs[site.input], sampling.positions(name, b, size, some))
-                for collected in moments[name].values():
-                    for group, part in zip(collected, patches, strict=True):
-                        group.add(part)
-        for linear in linears:
-            y = outputs[linear.target]
-            if y.shape != (len(batch), len(linear.bias)) or not float(np.abs(y).max(initial=0)) < LARGEST:
-                responses_of.pop(linear.name, None)
-            elif linear.name in responses_of:
-                responses_of[linear.name].append(y.astype(np.float32, copy=False))
-        progress("profile", b + 1, len(sampling.batches))
-    lone = {name: own.covariance for name, own in alone.items()}
-    return {
-        name: Targets(values[: filled[name]], counts[name], moments[name], lone.get(name))
-        for name, values in rows.items()
-    } | {name: Targets(np.concatenate(parts), 1) for name, parts in responses_of.items()}
+    responses: dict[str, list[Array] | None] = {layer.name: [] for layer in dense}
+    run.progress("profile", 0, len(sampling.batches))
+    for sample in shard.profile(ProfileQuestion(sites, dense, per_sample, patches, patch_batches)):
+        run.progress("profile", sample.batch, len(sampling.batches))
+        if sample.name in collectors:
+            collectors[sample.name].add(sample)
+        elif not float(np.abs(sample.rows).max(initial=0)) < LARGEST:
+            responses[sample.name] = None
+        elif (collected := responses[sample.name]) is not None:
+            collected.append(sample.rows.astype(np.float32, copy=False))
+    run.progress("profile", len(sampling.batches), len(sampling.batches))
+    targets = {name: collector.targets for name, collector in collectors.items()}
+    for name, parts in responses.items():
+        if parts is not None and len(parts) == len(sampling.batches):
+            targets[name] = Targets(np.concatenate(parts), 1)
+    return targets
+
+
+class _Collector:
+    """What is sampled of one site, on its way."""
+
+    def __init__(self, site: ConvSite, kinds: Sequence[type[Preparation]], per_sample: int, samples: int) -> None:
+        self._rows = np.empty((per_sample * samples, len(site.kernel)), np.float32)
+        self._filled, self._per_sample = 0, per_sample
+        self._moments = {kind: tuple(kind.moments() for _ in range(site.group)) for kind in kinds}
+        # Only the covariance of the responses is needed: a response counts as a column of its own.
+        self._responses = ColumnMoments() if site.join else None
+
+    def add(self, sample: LayerSample) -> None:
+        """Count in what a batch shows.
+
+        Raises
+        ------
+        DataError
+            Where a response is not finite, or too large to be squared.
+        """
+        largest = float(np.abs(sample.rows).max(initial=0))
+        if not largest < LARGEST:
+            raise DataError(
+                f"the responses of {sample.name} reach {largest:g} on the calibration data: "
+                "check the model and that --preprocess is the one it was trained with"
+            )
+        self._rows[self._filled : self._filled + len(sample.rows)] = sample.rows
+        self._filled += len(sample.rows)
+        if self._responses is not None and sample.responses is not None:
+            self._responses.add(sample.responses[:, :, None, None])
+        for moments in self._moments.values() if sample.patches else ():
+            for group, patches in zip(moments, sample.patches, strict=True):
+                group.add(patches)
+
+    @property
+    def targets(self) -> Targets:
+        """Everything so far."""
+        covariance = None if self._responses is None else self._responses.covariance
+        return Targets(self._rows[: self._filled], self._per_sample, self._moments, covariance)
 
 
 def positions_per_sample(
@@ -163,19 +225,3 @@ def positions_per_sample(
     needed = sum(4 * counts[site.name] * samples * len(site.kernel) for site in sites)
     share = min(1.0, memory / needed)
     return {name: max(1, int(count * share)) for name, count in counts.items()}
-
-
-def _check_finite(name: str, rows: Array) -> None:
-    largest = float(np.abs(rows).max(initial=0))
-    if not largest < LARGEST:
-        raise DataError(
-            f"the responses of {name} reach {largest:g} on the calibration data: "
-            "check the model and that --preprocess is the one it was trained with"
-        )
-
-
-def site_patches(site: ConvSite, x: Array, where: NDArray[np.int64]) -> list[Array]:
-    """The patches that every group reads, [n, c of a group, *sizes], of x [N, c, ...] at some places of the output."""
-    pads = site.padding(x.shape[2:])
-    patches = gather_patches(x, where, site.kernel.shape[2:], site.strides, site.dilations, pads)
-    return np.split(patches, site.group, axis=1)

@@ -1,4 +1,4 @@
-"""A fully connected layer behind factorised convolutions: its weights undo what error they leave."""
+"""The step of a fully connected layer behind factorised ones: its weights undo part of the error before it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,62 +6,100 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibration.frontier import Frontier
 from onnx_lowrank.calibration.sampling import Sampling
+from onnx_lowrank.calibration.shard import Shard
 from onnx_lowrank.factorise.solve.ridge import Refit, refit
 from onnx_lowrank.graph.edit.reweight import replace_weights
 from onnx_lowrank.graph.find.dense import DenseLayer
 from onnx_lowrank.graph.network import Network
-from onnx_lowrank.options import Options
+from onnx_lowrank.runtime import blas_threads
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Refitted:
-    """One layer: the fit where there was one, and what became of it; ``kept`` where the old weights stay."""
+    """A fully connected layer that could be fitted again.
 
-    name: str
+    Attributes
+    ----------
+    layer
+        The layer.
+    fit
+        The fit; None where there was none.
+    kept
+        Whether the old weights stay.
+    reason
+        What happened, in a few words.
+    """
+
+    layer: DenseLayer
     fit: Refit | None
     kept: bool
     reason: str
 
+    @property
+    def name(self) -> str:
+        """The layer's name."""
+        return self.layer.name
 
-def refits(options: Options) -> bool:
-    """Whether layers are fitted again: where the walk sees both networks, the original and the one approximated."""
-    return options.refit and options.solver != "weights" and not options.symmetric
+    def apply(self, network: Network) -> None:
+        """Give the layer of a network its new weights, where there are any."""
+        if self.fit and not self.kept:
+            replace_weights(network, self.layer, self.fit.weight, self.fit.bias)
 
 
-def refit_bytes(site: DenseLayer, samples: int) -> int:
-    """What fitting a layer holds at once: its inputs, its responses several times, its new weights in three copies."""
-    d, p = site.shape
-    return int(4 * samples * p + 40 * samples * d + 12 * d * p)
+@dataclass(frozen=True)
+class RefitStep:
+    """A fully connected layer to be fitted again, so that its weights undo part of the error before it.
 
-
-def refit_layer(
-    frontier: Frontier, graph: Network, site: DenseLayer, targets: Array, sampling: Sampling, memory: int
-) -> Refitted:
-    """Fit a layer again and change the graph in place, if the judging samples gain by it.
-
-    Parameters
+    Attributes
     ----------
-    frontier
-        In front of the layer.
+    layer
+        The layer.
     targets
         [n, d], the original's responses.
-    memory
+    sampling
+        The samples; they say which rows judge.
+    memory_limit
         Bytes that the fit may take.
     """
-    if refit_bytes(site, len(targets)) > memory:
-        return Refitted(site.name, None, True, "left alone: its samples take too much memory (--memory)")
-    X = np.concatenate([x.astype(np.float32, copy=False) for x, _ in frontier.visit(site)])
-    if not np.isfinite(X).all():
-        return Refitted(site.name, None, True, "left alone: it reads numbers that are not finite")
-    fit = refit(X, targets, sampling.judging_rows(len(X)), site.weight, site.bias, intercept=site.intercept)
-    if fit.ridge is None:
-        return Refitted(site.name, fit, True, "left alone: held-out samples gain nothing")
-    if not replace_weights(graph, site, fit.weight, fit.bias):
-        return Refitted(site.name, fit, True, "left alone: the new weights do not fit their type")
-    return Refitted(
-        site.name, fit, False, "its bias alone is new" if fit.weight is None else f"refitted, ridge {fit.ridge:g}"
-    )
+
+    layer: DenseLayer
+    targets: Array
+    sampling: Sampling
+    memory_limit: int
+
+    @property
+    def output(self) -> str:
+        """See ``Step``."""
+        return self.layer.output
+
+    @property
+    def target_bytes(self) -> int:
+        """See ``Step``."""
+        return self.targets.nbytes
+
+    def bytes(self) -> int:
+        """See ``Step``: the inputs, the responses several times, and the new weights in three copies."""
+        d, p = self.layer.shape
+        n = len(self.targets)
+        return int(4 * n * p + 40 * n * d + 12 * d * p)
+
+    def run(self, shard: Shard, memory: int) -> Refitted:
+        """See ``Step``; the weights change only where the judging samples gain by it."""
+        layer = self.layer
+        if self.bytes() > self.memory_limit:
+            return Refitted(layer, None, True, "left alone: its samples take too much memory (--memory)")
+        with blas_threads.for_shape(layer.shape):
+            X = shard.reads(layer, memory)
+            if not np.isfinite(X).all():
+                return Refitted(layer, None, True, "left alone: it reads numbers that are not finite")
+            judges = self.sampling.judging_rows(len(X))
+            fit = refit(X, self.targets, judges, layer.weight, layer.bias, intercept=layer.intercept)
+        if fit.ridge is None:
+            return Refitted(layer, fit, True, "left alone: held-out samples gain nothing")
+        if not shard.reweight(layer, fit.weight, fit.bias):
+            return Refitted(layer, fit, True, "left alone: the new weights do not fit their type")
+        reason = "its bias alone is new" if fit.weight is None else f"refitted, ridge {fit.ridge:g}"
+        return Refitted(layer, fit, False, reason)

@@ -1,18 +1,14 @@
-"""From what a run holds to the report's plain data."""
+"""Report: from what the stages have found out to the report's plain data."""
 
 import math
 from dataclasses import asdict
+
+import onnx
 
 from onnx_lowrank._version import __version__
 from onnx_lowrank.graph.files.external import fingerprint
 from onnx_lowrank.graph.files.load import parameters
 from onnx_lowrank.graph.find.sites import ConvSite
-from onnx_lowrank.latency.by_clock import LatencyPlan
-from onnx_lowrank.latency.clocked import Clocked
-from onnx_lowrank.latency.table import ORIGINAL
-from onnx_lowrank.options import Options
-from onnx_lowrank.plan.plan import SitePlan
-from onnx_lowrank.report.latency_schema import Latency, LatencyPlanReport, MeasuredLayer, MeasuredReport
 from onnx_lowrank.report.schema import (
     SCHEMA,
     CostReport,
@@ -25,35 +21,46 @@ from onnx_lowrank.report.schema import (
     SkippedReport,
     SpeedupReport,
 )
-from onnx_lowrank.stages.plan import conv_shapes, why_left_alone
+from onnx_lowrank.stages.latency_report import latency_plan
+from onnx_lowrank.stages.measure import Measured
+from onnx_lowrank.stages.plan import why_left_alone
+from onnx_lowrank.stages.prepared import Prepared
 from onnx_lowrank.stages.refit import Refitted
 from onnx_lowrank.stages.resources import peak_rss_bytes
-from onnx_lowrank.stages.run import Checked, Prepared
-from onnx_lowrank.stages.walk import Solution
+from onnx_lowrank.stages.run import Run
+from onnx_lowrank.stages.steps import Solution
+from onnx_lowrank.stages.walk import Walked
 
 
-def plan_report(run: Prepared, options: Options) -> PlanReport:
+def plan_report(run: Run, prepared: Prepared) -> PlanReport:
     """The plan and what it will cost, before anything is solved."""
-    macs = _macs(run)
-    speedup = _speedup(run, options, None)
-    by_clock = latency_plan(run.by_clock) if run.by_clock else None
-    return PlanReport(_sites(run, options, {}), _skipped(run), macs, speedup, run.plan, run.multiple, by_clock)
+    macs, by_clock = _macs(prepared), prepared.planned.by_clock
+    return PlanReport(
+        sites=_sites(run, prepared, {}),
+        skipped=_skipped(prepared),
+        macs=macs,
+        speedup=SpeedupReport(_requested(run), macs.speedup, None),
+        plan=prepared.planned.plan,
+        rank_multiple=prepared.reach.multiple,
+        latency_plan=latency_plan(by_clock) if by_clock else None,
+    )
 
 
-def report(run: Prepared, options: Options, measured: Checked) -> Report:
+def report(run: Run, prepared: Prepared, walked: Walked, measured: Measured, model: onnx.ModelProto) -> Report:
     """Everything about a finished run."""
-    original = run.loaded
-    macs = _macs(run)
-    sampling = run.sampling
-    # The profile runs the original once over the samples (not for the weights' solver); the walk reports its own.
-    profiled = sampling.samples if options.solver != "weights" else 0
-    executed = sum(run.macs.all.values()) * (profiled + len(sampling.batches[0])) + measured.walked.macs_executed
+    options, original = run.options, prepared.read.loaded
+    sampling, macs, by_clock = prepared.sampled.sampling, _macs(prepared), prepared.planned.by_clock
+    given = {
+        "preprocess": asdict(prepared.sampled.preprocess),
+        "data": run.request.data_label,
+        "plan": run.request.plan is not None,
+    }
     return Report(
         schema=SCHEMA,
         tool={"name": "onnx-lowrank", "version": __version__},
         input=FileReport(str(original.path) if original.path else None, original.sha256, original.bytes),
-        output=FileReport(None, *fingerprint(measured.model)),
-        options=asdict(options) | asdict(run.given),
+        output=FileReport(None, *fingerprint(model)),
+        options=asdict(options) | given,
         data={
             "description": sampling.source.description,
             "synthetic": sampling.source.synthetic,
@@ -63,146 +70,105 @@ def report(run: Prepared, options: Options, measured: Checked) -> Report:
         provider=measured.provider,
         seed=options.seed,
         macs=macs,
-        speedup=_speedup(run, options, measured.latency),
-        parameters=(parameters(original.proto), parameters(measured.model)),
+        speedup=SpeedupReport(_requested(run), macs.speedup, measured.latency),
+        parameters=(parameters(original.proto), parameters(model)),
         outputs=measured.outputs,
-        sites=_sites(run, options, measured.walked.solutions),
-        skipped=_skipped(run),
-        refitted=tuple(map(_refitted, measured.walked.refitted)),
+        sites=_sites(run, prepared, walked.solutions),
+        skipped=_skipped(prepared),
+        refitted=tuple(map(_refitted, walked.refitted)),
         accuracy=measured.accuracy,
-        cost=CostReport(
-            seconds=run.clock.total(),
-            forward_passes=executed / (sampling.samples * sum(run.macs.all.values())),
-            peak_rss_bytes=peak_rss_bytes(),
-            images=len(sampling.source),
-            rows_per_site=max((s.rows for s in measured.walked.solutions.values()), default=0),
-        ),
-        warnings=measured.warnings,
-        rank_multiple=run.multiple,
-        latency_plan=latency_plan(run.by_clock) if run.by_clock else None,
+        cost=_cost(run, prepared, walked),
+        warnings=tuple(run.warnings),
+        rank_multiple=prepared.reach.multiple,
+        latency_plan=latency_plan(by_clock) if by_clock else None,
     )
 
 
-def latency_plan(plan: LatencyPlan) -> LatencyPlanReport:
-    """How a plan by the clock came about."""
-    found, setting = plan.found, plan.clocked.stopwatch.setting
-    before = found.measured.before_ms if found.measured else plan.clocked.original_ms
-    after = found.measured.after_ms if found.measured else found.predicted_ms
-    ratio = found.measured.ratio if found.measured else before / after
-    return LatencyPlanReport(
-        device=setting.device,
-        onnxruntime=setting.onnxruntime,
-        threads=setting.threads,
-        batch=setting.batch,
-        before_ms=round(before, 4),
-        # From the original's time in the same rounds: it may have been another when the layers were measured.
-        from_layers_ms=round(found.from_layers_ms * before / plan.clocked.original_ms, 4),
-        trial_ms=round(after, 4) if found.measured else None,
-        trial_ratio=round(ratio, 4) if found.measured else None,
-        predicted_ms=round(after, 4),
-        predicted_ratio=round(ratio, 4),
-        correction=round(found.correction, 4),
-        rounds=found.rounds,
-        measurements=plan.clocked.stopwatch.measured,
-    )
+def _requested(run: Run) -> float | None:
+    return None if run.request.plan else run.options.speedup
 
 
-def measured_report(clocked: Clocked) -> MeasuredReport:
-    """What the latency table knows of a model."""
-    layers = []
-    for name, geometry in clocked.geometries.items():
-        times = clocked.costs(name).times
-        form, ranks = min(times, key=lambda choice: times[choice])
-        fastest = f"{form} {', '.join(map(str, ranks))}" if form else "as it is"
-        layers.append(MeasuredLayer(name, str(geometry), times[ORIGINAL], fastest, times[form, ranks], len(times)))
-    setting, stopwatch = clocked.stopwatch.setting, clocked.stopwatch
-    return MeasuredReport(
-        setting.device, str(setting), clocked.multiple, clocked.original_ms, tuple(layers), stopwatch.measured
-    )
-
-
-def _macs(run: Prepared) -> MacsReport:
-    saved = {s.output: run.costs[s.name][0] - run.costs[s.name][1] for s in run.sites}
-    before = [sum(counted.values()) for counted in (run.macs.all, run.macs.conv, run.macs.dense)]
-    conv, gemm = (sum(saved.get(name, 0) for name in counted) for counted in (run.macs.conv, run.macs.dense))
-    total, convs, gemms = before
+def _macs(prepared: Prepared) -> MacsReport:
+    counted = prepared.counted
+    planned = prepared.planned.macs
+    saved = {site.output: counted.shapes[site.name].macs - planned[site.name] for site in counted.sites}
+    total, convs, gemms = (sum(of.values()) for of in (counted.macs.all, counted.macs.conv, counted.macs.dense))
+    conv, gemm = (sum(saved.get(name, 0) for name in of) for of in (counted.macs.conv, counted.macs.dense))
     return MacsReport(total, total - conv - gemm, convs, convs - conv, gemms, gemms - gemm)
 
 
-def _speedup(run: Prepared, options: Options, latency: Latency | None) -> SpeedupReport:
-    return SpeedupReport(None if run.given.plan else options.speedup, _macs(run).speedup, latency)
-
-
-def _skipped(run: Prepared) -> tuple[SkippedReport, ...]:
-    return tuple(SkippedReport(skip.name, skip.reason) for skip in run.skipped)
-
-
-def _sites(run: Prepared, options: Options, solutions: dict[str, Solution]) -> tuple[SiteReport, ...]:
-    shapes = conv_shapes(run.sites, run.macs)
-    clocked = run.by_clock.clocked if run.by_clock else None
-    reasons = {
-        name: why_left_alone(
-            shape,
-            run.kinds,
-            run.multiple,
-            given=run.given.plan,
-            slower=clocked is not None and not clocked.costs(name).gains,
-        )
-        for name, shape in shapes.items()
-    }
-    times = run.by_clock.milliseconds if run.by_clock else {}
-    return tuple(
-        _site(run, site, choice, solutions.get(site.name), reasons[site.name], times.get(site.name))
-        for site, choice in zip(run.sites, run.plan.sites, strict=True)
+def _cost(run: Run, prepared: Prepared, walked: Walked) -> CostReport:
+    sampling, macs = prepared.sampled.sampling, sum(prepared.counted.macs.all.values())
+    # The profile runs the original once over the samples (not for the weights' solver); the walk reports its own.
+    profiled = sampling.samples if run.options.solver != "weights" else 0
+    executed = macs * (profiled + len(sampling.batches[0])) + walked.macs_executed
+    return CostReport(
+        seconds=run.times.total(),
+        forward_passes=executed / (sampling.samples * macs),
+        peak_rss_bytes=peak_rss_bytes(),
+        images=len(sampling.source),
+        rows_per_site=max((solution.rows for solution in walked.solutions.values()), default=0),
     )
 
 
-def _site(
-    run: Prepared,
-    site: ConvSite,
-    choice: SitePlan,
-    solution: Solution | None,
-    why_alone: str,
-    times: tuple[float, float] | None,
-) -> SiteReport:
-    d, c, *sizes = site.kernel.shape
-    costs = run.costs[site.name]
+def _skipped(prepared: Prepared) -> tuple[SkippedReport, ...]:
+    return tuple(SkippedReport(skip.name, skip.reason) for skip in prepared.counted.skipped)
+
+
+def _sites(run: Run, prepared: Prepared, solutions: dict[str, Solution]) -> tuple[SiteReport, ...]:
+    return tuple(_site(run, prepared, site, solutions.get(site.name)) for site in prepared.counted.sites)
+
+
+def _site(run: Run, prepared: Prepared, site: ConvSite, solution: Solution | None) -> SiteReport:
+    planned = prepared.planned
+    choice = planned.plan[site.name]
+    times = planned.by_clock.milliseconds[site.name] if planned.by_clock else None
     outcome = solution.outcome if solution else None
-    if choice.form is None:
-        reason = why_alone
-    elif solution is None:
-        reason = "planned"
-    elif outcome is None:
-        reason = "from the weights alone"
-    else:
-        reason = outcome.description
+    d, c, *sizes = site.kernel.shape
     return SiteReport(
         name=site.name,
         form=choice.form,
         kernel=tuple(sizes),
         channels=(c * site.group, d),
         ranks=dict(zip(run.forms[choice.form].rank_names, choice.ranks, strict=True)) if choice.form else {},
-        macs_before=costs[0],
-        macs_after=costs[1],
+        macs_before=prepared.counted.shapes[site.name].macs,
+        macs_after=planned.macs[site.name],
         activation=site.activation.name if site.activation else None,
         shortcut=site.join.shortcut if site.join else None,
         error_linear=outcome.error_linear if outcome else None,
         error_nonlinear=outcome.error_nonlinear if outcome else None,
         kept=choice.form is None,
-        reason=reason,
+        reason=_why_alone(run, prepared, site) if choice.form is None else _what_happened(solution),
         group=site.group,
         ms_before=round(times[0], 4) if times else None,
         ms_after=round(times[1], 4) if times else None,
     )
 
 
-def _refitted(layer: Refitted) -> RefittedReport:
-    fit = layer.fit
+def _why_alone(run: Run, prepared: Prepared, site: ConvSite) -> str:
+    by_clock = prepared.planned.by_clock
+    return why_left_alone(
+        prepared.counted.shapes[site.name],
+        run.kinds,
+        prepared.reach.multiple,
+        given=run.request.plan is not None,
+        slower=by_clock is not None and not by_clock.clocked.costs(site.name).gains,
+    )
+
+
+def _what_happened(solution: Solution | None) -> str:
+    if solution is None:
+        return "planned"
+    return solution.outcome.description if solution.outcome else "from the weights alone"
+
+
+def _refitted(refitted: Refitted) -> RefittedReport:
+    fit = refitted.fit
     return RefittedReport(
-        name=layer.name,
+        name=refitted.name,
         error_before=fit.error_before if fit else None,
         error_after=fit.error_after if fit else None,
         ridge=fit.ridge if fit and fit.ridge is not None and math.isfinite(fit.ridge) else None,
-        kept=layer.kept,
-        reason=layer.reason,
+        kept=refitted.kept,
+        reason=refitted.reason,
     )

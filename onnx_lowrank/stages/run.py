@@ -1,92 +1,91 @@
-"""What the stages of a run give one another."""
+"""What every stage of a run shares: the request, who listens, the table of forms, the clock, the way to open models."""
 
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
-import onnx
-
-from onnx_lowrank.calibration.macs import Macs
-from onnx_lowrank.calibration.sampling import Sampling
-from onnx_lowrank.data.labels import Labelled
-from onnx_lowrank.data.photos.preprocess import Preprocess
-from onnx_lowrank.factorise.forms.kind import PreparedKernel
-from onnx_lowrank.factorise.forms.table import FormTable
-from onnx_lowrank.graph.files.load import LoadedModel
-from onnx_lowrank.graph.find.dense import DenseLayer
-from onnx_lowrank.graph.find.sites import ConvSite, Skip
-from onnx_lowrank.graph.network import Network
-from onnx_lowrank.latency.by_clock import LatencyPlan
-from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.report.schema import AccuracyReport, Latency, OutputReport
-from onnx_lowrank.runtime.session import Opener
-from onnx_lowrank.stages.plan import conv_shapes
-from onnx_lowrank.stages.profile import Targets
+from onnx_lowrank.factorise.forms.table import FORMS, FormTable
+from onnx_lowrank.options import Options
+from onnx_lowrank.progress import NOBODY, Listener
+from onnx_lowrank.runtime.providers import check_installation
+from onnx_lowrank.runtime.session import Opener, opener
+from onnx_lowrank.stages.request import Request
 from onnx_lowrank.stages.resources import StageTimes
-from onnx_lowrank.stages.walk import Walked
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a run was given besides the model and the options.
+class Run:
+    """The surroundings of one run.
 
     Attributes
     ----------
-    preprocess
-        How photos become inputs.
-    data
-        The path of the calibration samples, or the name of their type; None where there are none.
-    plan
-        Whether there was a plan to replay.
+    request
+        What is asked for.
+    listener
+        Hears of the progress and of warnings.
+    forms
+        The table of forms.
+    kinds
+        Those among which the planner may choose.
+    open_session
+        Opens models with the run's providers and threads.
+    shards
+        Into how many shards the samples are divided; the result does not depend on it.
+    times
+        Adds up the seconds of every stage.
+    warnings
+        All warnings so far, for the report.
     """
 
-    preprocess: Preprocess
-    data: str | None
-    plan: bool
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What is known once the model is rewritten."""
-
-    model: onnx.ModelProto
-    walked: Walked
-    outputs: dict[str, OutputReport]
-    latency: Latency
-    accuracy: AccuracyReport | None
-    provider: str
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A run up to the plan."""
-
-    loaded: LoadedModel
-    graph: Network
-    sites: tuple[ConvSite, ...]
-    linears: tuple[DenseLayer, ...]
-    skipped: tuple[Skip, ...]
-    sampling: Sampling
-    open_session: Opener
-    macs: Macs
-    targets: dict[str, Targets]
+    request: Request
+    listener: Listener
     forms: FormTable
     kinds: FormTable
-    prepared: dict[str, tuple[PreparedKernel, ...]]
-    plan: Plan
-    labelled: Labelled | None
-    given: Given
-    clock: StageTimes
-    multiple: int
-    by_clock: LatencyPlan | None
-    timed_batch: tuple[int, ...]
+    open_session: Opener
+    shards: int = 1
+    times: StageTimes = field(default_factory=StageTimes)
+    warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS, shards: int = 1) -> "Run":
+        """Check what can be checked before anything is read.
+
+        Raises
+        ------
+        UsageError
+            Where the table has no such form, or ONNX Runtime no such provider.
+        EnvironmentFault
+            Where ONNX Runtime cannot be used.
+        """
+        options = request.options
+        kinds = forms.allowed(options.form)
+        warnings: list[str] = []
+
+        def warn(text: str) -> None:
+            warnings.append(text)
+            listener.warn(text)
+
+        check_installation(warn)
+        open_session = opener(options.providers, options.threads, spinning=False)
+        return cls(request, Listener(listener.progress, warn), forms, kinds, open_session, shards, warnings=warnings)
 
     @property
-    def costs(self) -> dict[str, tuple[int, int]]:
-        """(MACs before, MACs planned) by site name."""
-        shapes = conv_shapes(self.sites, self.macs)
+    def options(self) -> Options:
+        """The user's choices."""
+        return self.request.options
 
-        def after(choice: SitePlan) -> int:
-            shape = shapes[choice.name]
-            return self.forms[choice.form].cost(shape, choice.ranks) if choice.form else shape.macs
+    def warn(self, text: str) -> None:
+        """Tell the user something, and note it for the report."""
+        self.listener.warn(text)
 
-        return {s.name: (shapes[s.name].macs, after(s)) for s in self.plan.sites}
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Report that ``done`` of ``total`` steps of a stage are finished."""
+        self.listener.progress(stage, done, total)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage that has no steps of its own, and report its beginning and its end."""
+        self.progress(name, 0, 1)
+        with self.times.stage(name):
+            yield
+        self.progress(name, 1, 1)

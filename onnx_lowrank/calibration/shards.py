@@ -1,0 +1,98 @@
+"""Several shards that answer as one, and the division of a run's samples among them."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_lowrank.calibration.local_shard import LocalShard
+from onnx_lowrank.calibration.sampling import Sampling
+from onnx_lowrank.calibration.shard import LayerSample, ProfileQuestion, Shard, SiteRows
+from onnx_lowrank.factorise.factors import Factorization
+from onnx_lowrank.factorise.forms.form import Form
+from onnx_lowrank.graph.find.dense import DenseLayer
+from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.network import Network
+from onnx_lowrank.runtime.session import Opener
+
+Array = NDArray[Any]
+
+
+class Shards:
+    """Several shards, in the order of their batches, as one.
+
+    Parameters
+    ----------
+    shards
+        Each may hold its part of the memory that the questions name, in proportion to its share.
+    shares
+        The share of all samples that every shard holds.
+    """
+
+    def __init__(self, shards: Sequence[Shard], shares: Sequence[float]) -> None:
+        self._shards, self._shares = shards, shares
+
+    @property
+    def macs_executed(self) -> int:
+        """See ``Shard``."""
+        return sum(shard.macs_executed for shard in self._shards)
+
+    def profile(self, question: ProfileQuestion) -> Iterator[LayerSample]:
+        """See ``Shard``."""
+        return chain.from_iterable(shard.profile(question) for shard in self._shards)
+
+    def rows(self, site: ConvSite, forms: Sequence[Form], per_sample: int, memory: int) -> SiteRows:
+        """See ``Shard``."""
+        answers = [
+            shard.rows(site, forms, per_sample, int(memory * share))
+            for shard, share in zip(self._shards, self._shares, strict=True)
+        ]
+        inputs = tuple(np.concatenate(parts) for parts in zip(*(answer.inputs for answer in answers), strict=True))
+        shortcuts = [answer.shortcut for answer in answers if answer.shortcut is not None]
+        return SiteRows(inputs, np.concatenate(shortcuts) if shortcuts else None)
+
+    def reads(self, layer: DenseLayer, memory: int) -> Array:
+        """See ``Shard``."""
+        shards = zip(self._shards, self._shares, strict=True)
+        return np.concatenate([shard.reads(layer, int(memory * share)) for shard, share in shards])
+
+    def advance(self, site: ConvSite, factorization: Factorization, macs: int) -> None:
+        """See ``Shard``."""
+        for shard in self._shards:
+            shard.advance(site, factorization, macs)
+
+    def reweight(self, layer: DenseLayer, weight: Array | None, bias: Array | None) -> bool:
+        """See ``Shard``."""
+        fit = [shard.reweight(layer, weight, bias) for shard in self._shards]  # no shard may be passed over
+        return all(fit)
+
+
+@contextlib.contextmanager
+def open_shards(
+    network: Network, sampling: Sampling, open_session: Opener, macs: Mapping[str, int], count: int = 1
+) -> Iterator[Shard]:
+    """Divide the samples among shards in this process, each with a copy of the network.
+
+    Parameters
+    ----------
+    network
+        The original network, which stays as it is.
+    sampling, open_session, macs
+        See ``LocalShard``.
+    count
+        The number of shards; no more than there are batches.
+    """
+    batches = len(sampling.batches)
+    count = min(count, batches)
+    ends = [batches * number // count for number in range(count + 1)]
+    parts = [range(start, end) for start, end in pairwise(ends)]
+    with contextlib.ExitStack() as stack:
+        shards = [stack.enter_context(LocalShard(network.copy(), sampling, part, open_session, macs)) for part in parts]
+        if count == 1:
+            yield shards[0]
+        else:
+            sizes = [sum(len(sampling.batches[b]) for b in part) for part in parts]
+            yield Shards(shards, [size / sum(sizes) for size in sizes])

@@ -1,0 +1,69 @@
+"""Measure: the rewritten model beside the original, on samples that no solver saw and by the clock."""
+
+from dataclasses import dataclass
+
+import onnx
+
+from onnx_lowrank.progress import Listener
+from onnx_lowrank.report.latency_schema import Latency
+from onnx_lowrank.report.schema import AccuracyReport, OutputReport
+from onnx_lowrank.runtime.session import opener
+from onnx_lowrank.stages.accuracy import measure_accuracy
+from onnx_lowrank.stages.prepared import Prepared
+from onnx_lowrank.stages.run import Run
+from onnx_lowrank.stages.session_pair import SessionPair
+from onnx_lowrank.stages.speed import check_faster, measure_latency
+from onnx_lowrank.stages.validate import DeclaredShapes, compare_outputs, note_placement
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of the rewritten model.
+
+    Attributes
+    ----------
+    outputs
+        The errors of its outputs, by name.
+    latency
+        Both models by the clock.
+    accuracy
+        Both models on labelled samples; None where there are none.
+    provider
+        The execution provider that really ran it.
+    """
+
+    outputs: dict[str, OutputReport]
+    latency: Latency
+    accuracy: AccuracyReport | None
+    provider: str
+
+
+def measure(run: Run, prepared: Prepared, model: onnx.ModelProto) -> Measured:
+    """Compare the outputs, take the time, and measure the accuracy where there are labels.
+
+    Raises
+    ------
+    ValidationError
+        Where an output has another shape or type, or is not finite where the original's is.
+    TargetError
+        Where a model that was to be faster by the clock is slower.
+    DataError
+        Where the labelled samples do not fit the outputs.
+    """
+    read, sampled, planned = prepared.read, prepared.sampled, prepared.planned
+    options, sampling, progress = run.options, sampled.sampling, run.listener.progress
+    with run.times.stage("validate"):
+        open_as_deployed = opener(options.providers, options.threads, spinning=True)
+        original = open_as_deployed(read.loaded.proto, "the model")
+        sessions = SessionPair(original, open_as_deployed(model, "the rewritten model"))
+        note_placement(model, options, sampling, run.warn)
+        if not sampling.validation:
+            run.warn("too few samples to spare any: the outputs are compared on samples that the solver saw")
+        declared, batches = DeclaredShapes.of(read.inputs, read.outputs), sampling.validation or sampling.batches
+        outputs = compare_outputs(sessions, sampled.source, batches, declared, Listener(progress, run.warn))
+        run.progress("latency", 0, 1)
+        latency = measure_latency(sessions, sampled.source, prepared.reach.deployment.batch)
+        check_faster(latency, planned.plan, options, run.warn, given=planned.by_clock is None)
+        run.progress("latency", 1, 1)
+        accuracy = measure_accuracy(sessions, sampled.labelled, sampling, progress) if sampled.labelled else None
+    return Measured(outputs, latency, accuracy, sessions.rewritten.provider)

@@ -1,0 +1,28 @@
+"""Everything up to the plan, for the stages that carry it out and report it."""
+
+from dataclasses import dataclass, replace
+
+from onnx_lowrank.calibration.shard import Shard
+from onnx_lowrank.stages.count import Counted
+from onnx_lowrank.stages.plan import Planned
+from onnx_lowrank.stages.profile import Profiled
+from onnx_lowrank.stages.reach import Reach
+from onnx_lowrank.stages.read import Read
+from onnx_lowrank.stages.sample import Sampled
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The results of the stages up to the plan, and the shard that holds the samples."""
+
+    read: Read
+    sampled: Sampled
+    counted: Counted
+    reach: Reach
+    shard: Shard
+    profiled: Profiled
+    planned: Planned
+
+    def without_rows(self) -> "Prepared":
+        """The same without what was profiled, which takes up to half of ``--memory``."""
+        return replace(self, profiled=Profiled({}, {}))

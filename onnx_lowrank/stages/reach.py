@@ -1,0 +1,102 @@
+"""Reach: what cannot be is said here, before the long work.
+
+A given plan is fitted to the model. Without one, the rank multiple is settled, the layers go on the stopwatch where the
+plan is to be made by the clock, and a speedup that no choice of ranks reaches is refused.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.forms.table import FormTable
+from onnx_lowrank.latency.by_clock import check_latency_reach
+from onnx_lowrank.latency.clocked import Clocked, clock_layers, rank_multiple
+from onnx_lowrank.latency.deployment import Deployment
+from onnx_lowrank.plan.allocate import check_reach
+from onnx_lowrank.plan.cost import lowest_macs
+from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.stages.count import Counted
+from onnx_lowrank.stages.read import Read
+from onnx_lowrank.stages.run import Run
+from onnx_lowrank.stages.sample import Sampled
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What is settled before anything is profiled.
+
+    Attributes
+    ----------
+    deployment
+        The model as the stopwatch sees it.
+    multiple
+        The number that every rank is a multiple of.
+    given
+        The user's plan, fitted to the sites of this model; None where the planner is to choose.
+    clocked
+        The layers' times where the planner chooses by the clock; else None.
+    """
+
+    deployment: Deployment
+    multiple: int = 1
+    given: Plan | None = None
+    clocked: Clocked | None = None
+
+
+def reach(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Reach:
+    """Settle what a plan may be, and refuse what cannot be.
+
+    Raises
+    ------
+    DataError
+        Where the given plan does not fit the model, or the latency table cannot be read.
+    TargetError
+        Where no choice reaches the speedup, with the highest that can be reached.
+    """
+    options = run.options
+    deployment = deploy(run, read, sampled, counted)
+    if run.request.plan:
+        skipped = {skip.name: skip.reason for skip in counted.skipped}
+        return Reach(deployment, given=run.request.plan.fitted(counted.shapes, skipped, run.forms))
+    with run.times.stage("measure") if options.needs_measurement else contextlib.nullcontext():
+        multiple = rank_multiple(deployment, run.listener.progress)
+        if options.target == "latency":
+            clocked = clock_layers(deployment, run.kinds, multiple, run.listener.progress)
+            check_latency_reach(clocked, run.kinds)
+            return Reach(deployment, multiple, clocked=clocked)
+        before = sum(counted.macs.aimed_at.values())
+        check_reach(before, before - most_saved(counted.shapes, run.kinds, multiple), options.speedup, multiple)
+    return Reach(deployment, multiple)
+
+
+def clock(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Clocked:
+    """Measure all that a plan by the clock asks for, without planning.
+
+    Raises
+    ------
+    EnvironmentFault
+        Where the latency table cannot be written.
+    """
+    deployment = deploy(run, read, sampled, counted)
+    multiple = rank_multiple(deployment, run.listener.progress)
+    return clock_layers(deployment, run.kinds, multiple, run.listener.progress)
+
+
+def deploy(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Deployment:
+    """The model as the stopwatch sees it."""
+    return Deployment(
+        loaded=read.loaded,
+        network=read.network,
+        sites=counted.sites,
+        shapes=counted.shapes,
+        macs=counted.macs,
+        sampling=sampled.sampling,
+        options=run.options,
+        forms=run.forms,
+    )
+
+
+def most_saved(shapes: Mapping[str, ConvShape], kinds: FormTable, multiple: int) -> int:
+    """The MACs that all layers together save at their lowest ranks."""
+    return sum(shape.macs - lowest_macs(shape, kinds, multiple) for shape in shapes.values())

@@ -1,0 +1,220 @@
+"""The steps of a walk: each solves one layer on what a shard delivers, and changes the shard's network.
+
+A step says which tensor its layer makes, which orders the steps; how many bytes it takes to run; and runs. What it
+gives back can be applied to any copy of the network.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_lowrank.calibration.sampling import Sampling
+from onnx_lowrank.calibration.shard import Shard
+from onnx_lowrank.factorise.factors import Factorization, side_by_side
+from onnx_lowrank.factorise.forms.form import Form, from_weights
+from onnx_lowrank.factorise.forms.kind import FormKind, PreparedKernel, form_of
+from onnx_lowrank.factorise.rows import Rows
+from onnx_lowrank.factorise.solve.groups import Outcome, solve_groups
+from onnx_lowrank.graph.edit.rewrite import rewrite
+from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.network import Network
+from onnx_lowrank.graph.traverse import behind, position
+from onnx_lowrank.runtime import blas_threads
+from onnx_lowrank.stages.count import dense_bytes
+from onnx_lowrank.stages.prepared import Prepared
+from onnx_lowrank.stages.profile import Targets
+from onnx_lowrank.stages.refit import RefitStep, Refitted
+from onnx_lowrank.stages.run import Run
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A factorised site.
+
+    Attributes
+    ----------
+    site
+        The convolution.
+    factorization
+        The chain that takes its place.
+    outcome
+        How well it was solved; None where no data was looked at.
+    rows
+        The number of rows that it was solved on.
+    """
+
+    site: ConvSite
+    factorization: Factorization
+    outcome: Outcome | None
+    rows: int
+
+    @property
+    def name(self) -> str:
+        """The site's name."""
+        return self.site.name
+
+    def apply(self, network: Network) -> None:
+        """Rewrite a network that has the site."""
+        rewrite(network, self.site, self.factorization)
+
+
+Change: TypeAlias = Solution | Refitted
+"""What a step has found out."""
+
+
+class Step(Protocol):
+    """One step of a walk."""
+
+    @property
+    def output(self) -> str:
+        """The tensor that the layer makes."""
+
+    @property
+    def target_bytes(self) -> int:
+        """What the step holds from the start of the walk: its targets."""
+
+    def bytes(self) -> int:
+        """What running the step takes beyond its targets."""
+
+    def run(self, shard: Shard, memory: int) -> Change:
+        """Solve the layer, and advance the shard; ``memory`` is what the shard may hold of activations."""
+
+
+@dataclass(frozen=True)
+class SolveStep:
+    """A convolution to be factorised for the original's responses.
+
+    Attributes
+    ----------
+    site
+        The convolution.
+    forms
+        The form of every group.
+    macs
+        The MACs of one sample that the chain will take.
+    target
+        What the original answers.
+    sampling
+        The samples; they say which rows judge.
+    nonlinear
+        Whether to go beyond the linear regression, to the objective behind the activation (§2.3).
+    advances
+        Whether later steps see the error of this one (asymmetric, §2.4), or the original network (symmetric, §2.2).
+    """
+
+    site: ConvSite
+    forms: tuple[Form, ...]
+    macs: int
+    target: Targets
+    sampling: Sampling
+    nonlinear: bool
+    advances: bool
+
+    @property
+    def output(self) -> str:
+        """See ``Step``."""
+        return self.site.output
+
+    @property
+    def target_bytes(self) -> int:
+        """See ``Step``."""
+        return self.target.rows.nbytes
+
+    def bytes(self) -> int:
+        """See ``Step``: the inputs, and the regressors and targets in two orders."""
+        d, p = (int(size) for size in self.forms[0].prior.shape)
+        inputs = p if self.forms[0].first is None else int(self.site.kernel[0].size)
+        rows = len(self.target.rows)
+        return dense_bytes(self.site) + 4 * rows * (len(self.forms) * inputs + 2 * p + 2 * d)
+
+    def run(self, shard: Shard, memory: int) -> Solution:
+        """See ``Step``."""
+        targets = self.target.rows
+        answer = shard.rows(self.site, self.forms, self.target.per_sample, memory)
+        rows = Rows(targets, targets, self.sampling.judging_rows(len(targets)), answer.shortcut)
+        with blas_threads.for_shape(self.forms[0].prior.shape):
+            factorization, outcome = solve_groups(
+                self.forms, answer.inputs, rows, self.site.activation, nonlinear=self.nonlinear
+            )
+        if self.advances:
+            shard.advance(self.site, factorization, self.macs)
+        return Solution(self.site, factorization, outcome, len(targets))
+
+
+@dataclass(frozen=True)
+class WeightsStep:
+    """A convolution to be factorised from its weights alone; the shard is not looked at."""
+
+    site: ConvSite
+    forms: tuple[Form, ...]
+
+    @property
+    def output(self) -> str:
+        """See ``Step``."""
+        return self.site.output
+
+    @property
+    def target_bytes(self) -> int:
+        """See ``Step``: there are no targets."""
+        return 0
+
+    def bytes(self) -> int:
+        """See ``Step``: there are no rows."""
+        return 0
+
+    def run(self, shard: Shard, memory: int) -> Solution:
+        """See ``Step``."""
+        biases = np.split(self.site.bias, self.site.group)
+        groups = zip(self.forms, self.site.kernels, biases, strict=True)
+        return Solution(self.site, side_by_side([from_weights(*group) for group in groups]), None, 0)
+
+
+def steps(run: Run, prepared: Prepared) -> list[Step]:
+    """The steps that a plan asks for, from the network's input on.
+
+    Fully connected layers are fitted again where a factorised layer stands before them.
+    """
+    solved: list[Step] = list(_solve_steps(run, prepared))
+    network, targets = prepared.read.network, prepared.profiled.targets
+    changed = behind(network, [step.output for step in solved])
+    factorised = {choice.name for choice in prepared.planned.plan.sites if choice.form}
+    refits: list[Step] = [
+        RefitStep(layer, targets[layer.name].rows, prepared.sampled.sampling, run.options.memory // 2)
+        for layer in prepared.counted.dense
+        if layer.input in changed and layer.name in targets and layer.name not in factorised
+    ]
+    # A rewritten site makes the same tensor, so the order stays the same on the way.
+    return sorted([*solved, *refits], key=lambda step: position(network, step.output))
+
+
+def _solve_steps(run: Run, prepared: Prepared) -> Iterator[Step]:
+    options, planned, profiled = run.options, prepared.planned, prepared.profiled
+    for site in prepared.counted.sites:
+        choice = planned.plan[site.name]
+        if not choice.form:
+            continue
+        forms = _forms(site, run.forms[choice.form], choice.ranks, profiled.kernels[site.name])
+        if options.solver == "weights":
+            yield WeightsStep(site, forms)
+            continue
+        yield SolveStep(
+            site=site,
+            forms=forms,
+            macs=planned.macs[site.name],
+            target=profiled.targets[site.name],
+            sampling=prepared.sampled.sampling,
+            nonlinear=options.solver == "nonlinear",
+            advances=not options.symmetric,
+        )
+
+
+def _forms(
+    site: ConvSite, kind: FormKind, ranks: tuple[int, ...], prepared: tuple[PreparedKernel, ...]
+) -> tuple[Form, ...]:
+    with blas_threads.for_shape(site.kernel.shape[:2]):
+        return tuple(form_of(kind, kernel, ranks, own) for kernel, own in zip(site.kernels, prepared, strict=True))
