@@ -1,1 +1,1 @@
-"""ONNX Runtime: sessions, execution providers, and the threads of the linear algebra."""
+"""ONNX Runtime, which only this folder imports, and the threads of the linear algebra beside it."""
