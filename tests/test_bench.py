@@ -217,10 +217,10 @@ def test_settings_are_checked_in_python_too() -> None:
         benchmark([])
 
 
-def test_times_that_had_no_chance_to_settle_are_said() -> None:
-    said: list[str] = []
-    report = benchmark(["fixed.onnx"], settings=Settings((1,), budget=Budget(seconds=1e-9)), warn=said.append)
-    assert report.warnings == tuple(said) and "before the times had settled" in said[0]
+def test_times_that_had_no_chance_to_settle_are_warned_of() -> None:
+    warnings: list[str] = []
+    report = benchmark(["fixed.onnx"], settings=Settings((1,), budget=Budget(seconds=1e-9)), warn=warnings.append)
+    assert report.warnings == tuple(warnings) and "before the times had settled" in warnings[0]
     (measurement,) = report.measurements
     assert (measurement.settled, measurement.warmup_rounds, measurement.rounds) == (False, 1, 6)
 

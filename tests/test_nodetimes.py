@@ -1,4 +1,4 @@
-"""What becomes of the events of ONNX Runtime's profiler."""
+"""The times of nodes, from events such as ONNX Runtime's profiler writes."""
 
 from typing import Any
 
@@ -24,18 +24,18 @@ def test_every_node_has_its_median_over_the_runs_and_the_warm_up_does_not_count(
         start = 100_000 * (i + 1)
         events += [node("a", "Conv", start + 1, 1000 * milliseconds), node("b", "Relu", start + 60_000, 100)]
         events += [run(start, 1000 * milliseconds + 500)]  # written when it ends
-    found = breakdown(events, warmup=1)
-    assert found.seconds == pytest.approx(0.0025)
-    assert [(x.name, x.op, x.provider) for x in found.nodes] == [("a", "Conv", CPU), ("b", "Relu", CPU)]
-    assert [x.seconds for x in found.nodes] == pytest.approx([0.002, 0.0001])
+    times = breakdown(events, warmup=1)
+    assert times.seconds == pytest.approx(0.0025)
+    assert [(x.name, x.op, x.provider) for x in times.nodes] == [("a", "Conv", CPU), ("b", "Relu", CPU)]
+    assert [x.seconds for x in times.nodes] == pytest.approx([0.002, 0.0001])
 
 
 def test_a_node_in_a_loop_counts_every_time_it_runs_and_one_that_seldom_runs_less() -> None:
     events = [run(0, 100), node("body", "Add", 1, 10), node("body", "Add", 20, 10)]
     events += [run(200, 100), node("body", "Add", 201, 20), node("branch", "Mul", 230, 40)]
-    found = breakdown(events)
-    assert [x.name for x in found.nodes] == ["body", "branch"]
-    assert [x.seconds for x in found.nodes] == pytest.approx([20e-6, 20e-6])
+    times = breakdown(events)
+    assert [x.name for x in times.nodes] == ["body", "branch"]
+    assert [x.seconds for x in times.nodes] == pytest.approx([20e-6, 20e-6])
 
 
 def test_a_warm_up_as_long_as_the_trace_leaves_the_last_run() -> None:
@@ -48,10 +48,10 @@ NODES = (NodeTime("a", "Conv", CUDA, 0.003), NodeTime("b", "Shape", CPU, 0.001),
 
 
 def test_operators_are_sums_and_the_costliest_come_first() -> None:
-    found = Breakdown(0.009, NODES)
-    assert [(x.op, x.nodes, x.seconds) for x in found.operators] == [("Conv", 2, 0.007), ("Shape", 1, 0.001)]
-    assert [x.name for x in found.costliest(2)] == ["c", "a"]
-    assert sum(x.seconds for x in found.operators) == pytest.approx(sum(x.seconds for x in NODES))
+    times = Breakdown(0.009, NODES)
+    assert [(x.op, x.nodes, x.seconds) for x in times.operators] == [("Conv", 2, 0.007), ("Shape", 1, 0.001)]
+    assert [x.name for x in times.costliest(2)] == ["c", "a"]
+    assert sum(x.seconds for x in times.operators) == pytest.approx(sum(x.seconds for x in NODES))
 
 
 def test_nodes_that_run_elsewhere_are_counted() -> None:

@@ -99,13 +99,13 @@ def test_a_session_names_its_outputs_and_the_provider_that_runs() -> None:
 
 def test_a_trace_names_every_node_that_ran_and_its_provider() -> None:
     events = trace(plain().SerializeToString(), CPU, 1, "the model", {"x": photo()}, 5)
-    found = breakdown(events, warmup=2)
-    assert found.providers == {CPU[0]: len(found.nodes)}
+    times = breakdown(events, warmup=2)
+    assert times.providers == {CPU[0]: len(times.nodes)}
     # Three convolutions with what is fused into them, and a pooling; whatever the runtime adds has a name of its own.
-    operators = {operator.op: operator.nodes for operator in found.operators}
+    operators = {operator.op: operator.nodes for operator in times.operators}
     assert (operators["Conv"], operators["MaxPool"]) == (3, 1)
-    assert sum(node.seconds for node in found.nodes) > 0
-    assert found.seconds > 0
+    assert sum(node.seconds for node in times.nodes) > 0
+    assert times.seconds > 0
 
 
 @pytest.mark.skipif(

@@ -1,4 +1,4 @@
-"""Timing of several things against one another, on a clock that only moves when they run."""
+"""Timing of several candidates relative to one another, on a clock that only moves when they run."""
 
 import itertools
 import math
@@ -15,7 +15,7 @@ from onnx_lowrank.bench.turns import LONGEST_WARMUP, Budget, Rounds, median_inte
 
 
 class Machine:
-    """Its clock moves by what runs, and by nothing else; ``ran`` holds the numbers of the things in their order."""
+    """Its clock moves by what runs, and by nothing else; ``ran`` holds the numbers of the candidates in their order."""
 
     def __init__(self, *costs: Iterator[float]) -> None:
         self.time, self.ran = 1e6, list[int]()
@@ -50,27 +50,27 @@ NO_TURN = Budget(turn=0)
 @given(st.lists(st.floats(0.01, 100), min_size=6, max_size=200))
 @settings(deadline=None)
 def test_the_interval_is_that_of_the_sign_test_and_holds_the_median(values: list[float]) -> None:
-    found = median_interval(values)
+    interval = median_interval(values)
     reference: Any = scipy.stats.quantile_test(values, q=float(np.median(values)), p=0.5)
     low, high = reference.confidence_interval(0.95)
-    assert (found.low, found.high) == (low, high)
-    assert found.low <= found.value <= found.high
-    assert 0.95 <= found.confidence < 1
+    assert (interval.low, interval.high) == (low, high)
+    assert interval.low <= interval.value <= interval.high
+    assert 0.95 <= interval.confidence < 1
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 6, 9, 20, 51])
 def test_the_stated_confidence_is_the_share_of_samples_whose_interval_holds_the_true_median(n: int) -> None:
     # Every pattern of n values above and below a true median of 0 is equally likely; k of them are below it.
-    found = median_interval(range(n))
-    k = int(found.low) + 1
+    interval = median_interval(range(n))
+    k = int(interval.low) + 1
     inside = sum(math.comb(n, below) for below in range(n + 1) if k <= below <= n - k)
-    assert found.confidence == pytest.approx(inside / 2**n)
-    assert found.high == n - k
+    assert interval.confidence == pytest.approx(inside / 2**n)
+    assert interval.high == n - k
 
 
 def test_too_few_values_say_how_little_their_extremes_are_worth() -> None:
-    found = median_interval([3, 1, 2, 5, 4])
-    assert (found.value, found.low, found.high, found.confidence) == (3, 1, 5, 1 - 2 / 2**5)
+    interval = median_interval([3, 1, 2, 5, 4])
+    assert (interval.value, interval.low, interval.high, interval.confidence) == (3, 1, 5, 1 - 2 / 2**5)
     assert median_interval([7]).confidence == 0
 
 

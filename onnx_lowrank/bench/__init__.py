@@ -1,1 +1,1 @@
-"""How fast models run: in turns, and node by node."""
+"""The speed of models on ONNX Runtime: whole models in turns, and every node of a model."""

@@ -1,4 +1,4 @@
-"""What every node of a model takes and where it runs, from ONNX Runtime's own profile.
+"""The time that every node of a model takes, and the provider that runs it, from ONNX Runtime's own profile.
 
 The nodes are those of the graph as the runtime runs it, after its fusions: a convolution with its activation is one
 node, named after the activation's output. On a GPU the runtime notes how long it takes to *start* a node.
@@ -7,11 +7,12 @@ node, named after the activation's output. On a GPU the runtime notes how long i
 import bisect
 import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 SUFFIX = "_kernel_time"
+"""The runtime ends a node's event with this, after the node's name."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,14 @@ class OperatorTime:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """One model; ``seconds`` is the median of a whole run, with what is between the nodes."""
+    """The nodes of one model; ``seconds`` is the median of a whole run, with the time between the nodes."""
 
     seconds: float
     nodes: tuple[NodeTime, ...]
 
     @property
     def operators(self) -> tuple[OperatorTime, ...]:
-        """By operator, the costliest first."""
+        """The nodes by operator, the costliest first."""
         total: dict[str, float] = {}
         for node in self.nodes:
             total[node.op] = total.get(node.op, 0.0) + node.seconds
@@ -55,19 +56,19 @@ class Breakdown:
         return dict(Counter(node.provider for node in self.nodes).most_common())
 
     def costliest(self, count: int) -> tuple[NodeTime, ...]:
-        """The nodes that take longest."""
+        """Return the nodes that take longest."""
         return tuple(sorted(self.nodes, key=lambda node: -node.seconds)[:count])
 
 
 def breakdown(events: Iterable[dict[str, Any]], warmup: int = 0) -> Breakdown:
-    """Sort the events of a profile by node.
+    """Add up the events of a profile by node.
 
     Parameters
     ----------
     events
         In the Chrome trace format: ``cat``, ``name``, ``ts`` and ``dur`` in microseconds, ``args``.
     warmup
-        Runs at the beginning that do not count; where there are no others, they do.
+        The number of runs at the beginning that do not count; the last run counts in any case.
     """
     events = list(events)
     runs = sorted((e["ts"], e["dur"]) for e in events if e["cat"] == "Session" and e["name"] == "model_run")
@@ -86,14 +87,22 @@ def breakdown(events: Iterable[dict[str, Any]], warmup: int = 0) -> Breakdown:
     return Breakdown(1e-6 * statistics.median(duration for _, duration in runs[first:]), nodes)
 
 
-def _is_node(event: dict[str, Any]) -> bool:
-    return event["cat"] == "Node" and event["name"].endswith(SUFFIX) and "op_name" in event["args"]
+def elsewhere(counts: Mapping[str, int], asked: str) -> str | None:
+    """Return a line that says which nodes do not run on the provider asked for; None where all do.
 
-
-def elsewhere(counts: dict[str, int], asked: str) -> str | None:
-    """Say which nodes did not run on the provider that was asked for; None where all did."""
+    Parameters
+    ----------
+    counts
+        The number of nodes by provider.
+    asked
+        The provider asked for.
+    """
     others = {provider: count for provider, count in counts.items() if provider != asked}
     if not others:
         return None
-    told = " and ".join(f"{count} on {provider}" for provider, count in others.items())
-    return f"of {sum(counts.values())} nodes {counts.get(asked, 0)} run on {asked}, {told}"
+    places = " and ".join(f"{count} on {provider}" for provider, count in others.items())
+    return f"of {sum(counts.values())} nodes {counts.get(asked, 0)} run on {asked}, {places}"
+
+
+def _is_node(event: Mapping[str, Any]) -> bool:
+    return event["cat"] == "Node" and event["name"].endswith(SUFFIX) and "op_name" in event["args"]

@@ -1,16 +1,17 @@
-"""How fast several things are against one another: runs in turns, medians, and how sure their ratios are.
+"""The speeds of several candidates relative to one another: runs in turns, medians, and confidence intervals.
 
-Whatever disturbs a machine, its temperature and its other work, changes slowly beside one run. So the things take turns
-in one process, in an order that is drawn anew for every round, and each is compared with the others of its own round.
+What disturbs a machine, such as its temperature and its other work, changes slowly compared with one run. So the
+candidates take turns in one process, in an order that is drawn anew for every round, and each is compared with the
+others of its own round.
 
-The speed of i over that of j is the median of the ratios t_j / t_i of all rounds. Its confidence interval is that of
-the sign test: with x₁ ≤ … ≤ xₙ the ordered ratios, the median lies in [x_k, x_{n+1−k}] with probability
+The speed of candidate i relative to j is the median of the ratios t_j / t_i of all rounds. Its confidence interval is
+that of the sign test. With x₁ ≤ … ≤ xₙ the ordered ratios, the median lies in [x_k, x_{n+1−k}] with probability
 1 − 2·P(B < k), B ~ Binomial(n, ½), whatever their distribution (W. J. Conover, Practical Nonparametric Statistics,
 3rd ed. 1999, §3.2; H. A. David and H. N. Nagaraja, Order Statistics, 3rd ed. 2003, §7.1). Unlike the bootstrap of a
-median it is exact for a few rounds too, and draws nothing at random.
+median, this interval is exact for a few rounds as well, and draws nothing at random.
 
-Runs count from the point on where none of the things gets faster any more (A. Georges, D. Buytaert and L. Eeckhout,
-Statistically Rigorous Java Performance Evaluation, OOPSLA 2007, call this the steady state).
+Rounds count once no candidate gets faster any more (A. Georges, D. Buytaert and L. Eeckhout, Statistically Rigorous
+Java Performance Evaluation, OOPSLA 2007, call this the steady state).
 """
 
 import math
@@ -26,33 +27,41 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 CONFIDENCE = 0.95
+"""The probability with which an interval holds the true value, where there are enough rounds."""
 
-SETTLED, PATIENCE, LONGEST_WARMUP = 0.02, 3, 30
-"""The warm-up is over once nothing has beaten its own best time by this share for so many rounds, or after this many
-rounds."""
+SETTLED, PATIENCE = 0.02, 3
+"""The warm-up is over once no candidate has beaten its own best time by this share for this many rounds."""
+
+LONGEST_WARMUP = 30
+"""The warm-up takes at most this many rounds."""
 
 LONGEST_TURN = 10_000
-"""Runs in one turn, at most."""
+"""One turn has at most this many runs."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to measure.
+    """The time that a measurement may take.
 
     Attributes
     ----------
     rounds
         The most rounds that count.
     seconds
-        The time for all of it, of which up to half goes to the warm-up: no further round begins that would end later,
-        if it takes as long as the others. None: only the rounds are limited.
+        The time for all rounds, of which up to half goes to the warm-up; None where only the rounds are limited. No
+        round begins that would end later if it took as long as the others.
     fewest
-        Rounds that are measured however long they take, but never more than ``rounds``; with fewer than six no interval
-        reaches 95 %.
+        The rounds that are measured however long they take, though never more than ``rounds``. With fewer than six no
+        interval reaches 95 %.
     turn
-        Seconds that one turn lasts at least: what is faster than that runs several times in a row and the mean counts.
-        The first run after another model finds its weights no longer in the processor's cache, a short turn little
-        else.
+        The least seconds of one turn. A faster candidate runs several times in a row, and the mean counts. The first
+        run after another model does not find its weights in the processor's cache, and short turns would measure
+        little else.
+
+    Raises
+    ------
+    ValueError
+        If ``rounds`` is less than one.
     """
 
     rounds: int = 50
@@ -69,8 +78,7 @@ class Budget:
 class Interval:
     """An estimate between two bounds, which hold the true value with a probability of at least ``confidence``.
 
-    Where there are too few values for ``CONFIDENCE`` the bounds are the extremes, and ``confidence`` says what they are
-    worth.
+    Where there are too few values for ``CONFIDENCE``, the bounds are the extremes and ``confidence`` is lower.
     """
 
     value: float
@@ -81,16 +89,16 @@ class Interval:
 
 @dataclass(frozen=True)
 class Rounds:
-    """What was measured.
+    """The measured times of m candidates in n rounds.
 
     Attributes
     ----------
     seconds
-        [n, m], of one run of each of m things, in the order of the n rounds.
+        [n, m], the seconds of one run of each candidate, in the order of the rounds.
     warmup
-        Rounds before these.
+        The number of rounds before these.
     settled
-        Whether the warm-up ended because nothing got faster any more, and not because it had lasted long enough.
+        Whether the warm-up ended because no candidate got faster any more; otherwise its time was up.
     """
 
     seconds: Array
@@ -98,23 +106,30 @@ class Rounds:
     settled: bool
 
     def median(self, i: int) -> float:
-        """Seconds of one run."""
+        """Return the median seconds of one run of candidate i."""
         return float(np.median(self.seconds[:, i]))
 
     def quartiles(self, i: int) -> tuple[float, float]:
-        """Seconds between which the middle half of the runs lies."""
+        """Return the seconds between which the middle half of candidate i's runs lies."""
         low, high = np.quantile(self.seconds[:, i], (0.25, 0.75))
         return float(low), float(high)
 
     def speed(self, i: int, base: int = 0) -> Interval:
-        """How many times as fast as the base one of them is."""
+        """Return how many times as fast as the base candidate i is."""
         return median_interval(self.seconds[:, base] / self.seconds[:, i])
 
 
 def median_interval(values: Sequence[float] | Array, confidence: float = CONFIDENCE) -> Interval:
-    """The median of n values, and the narrowest two of them, as many from either end, that hold the true one.
+    """Return the median of values and the interval of the sign test; see the module.
 
-    See the module; exact for independent values of whatever distribution.
+    The interval is exact for independent values, whatever their distribution.
+
+    Parameters
+    ----------
+    values
+        [n].
+    confidence
+        The least probability with which the interval holds the true median.
     """
     x = np.sort(np.asarray(values, np.float64))
     n = len(x)
@@ -130,18 +145,18 @@ def take_turns(
     seed: int = 0,
     now: Callable[[], float] = time.perf_counter,
 ) -> Rounds:
-    """Run every one of them in every round.
+    """Measure candidates in turns, each in every round.
 
     Parameters
     ----------
     runs
-        What is measured.
+        [m], one run of each candidate.
     budget
-        When to stop.
+        The time that the measurement may take.
     seed
-        Of the order within the rounds.
+        The seed of the order within the rounds.
     now
-        The clock, in seconds.
+        Returns the time of the clock, in seconds.
     """
     order = np.random.default_rng(seed)
     best, calls = np.full(len(runs), np.inf), [1] * len(runs)
@@ -158,7 +173,7 @@ def take_turns(
         return taken
 
     def ends_within(share: float, seconds: float) -> bool:
-        """Whether a round of so many seconds, begun now, ends within a share of the time."""
+        """Return whether a round of so many seconds that begins now ends within a share of the budget's time."""
         return budget.seconds is None or now() - start + seconds <= share * budget.seconds
 
     warmup = idle = 0
@@ -177,5 +192,5 @@ def take_turns(
 
 
 def _calls(seconds: float, turn: float) -> int:
-    """Runs that fill a turn."""
+    """Return the number of runs of so many seconds that fill a turn."""
     return max(1, min(LONGEST_TURN, math.ceil(turn / seconds))) if seconds > 0 else LONGEST_TURN
