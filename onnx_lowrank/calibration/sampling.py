@@ -1,4 +1,4 @@
-"""How the samples are divided: some are solved on, some judge the solutions, some only validate the result."""
+"""The division of the samples: some are solved on, some judge the solutions, and some only validate the result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,36 +12,37 @@ from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import TensorSpec
 
 VALIDATION_SHARE, VALIDATION_MOST = 0.1, 32
-"""The share of the samples that no solver sees, and the most that are worth withholding."""
+"""This share of the samples is withheld from the solvers for validation, and at most this number."""
 
 JUDGE_EVERY = 5
-"""One batch in so many judges."""
+"""One batch in this many judges the solutions."""
 
 LARGEST_BATCH = 4
-"""More samples in one run gain no speed on a CPU and cost memory."""
+"""A run takes at most this many samples: more gain no speed on a CPU and cost memory."""
 
 Batches = tuple[tuple[int, ...], ...]
+"""The indices of the samples that the network runs on together, for every run."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which samples are looked at together, and where.
+    """The samples of a run: which of them run together, and at which positions they are sampled.
 
     Attributes
     ----------
     source
         The samples.
     batches
-        Indices of the calibration samples, a tuple for every run of the network.
+        The calibration samples, in batches.
     judges
-        [number of batches], bool: batches that judge the solutions and take no part in finding them. A photo's rows
-        resemble each other, so whole photos judge, never some rows of a photo that was solved on.
+        [number of batches], bool: the batches that judge the solutions and take no part in finding them. The rows of a
+        photo resemble each other, so whole photos judge, never some rows of a photo that was solved on.
     validation
-        Indices of the samples that no solver sees, in batches; empty where there are too few samples to spare any.
+        The samples that no solver sees, in batches; empty where there are too few samples to spare any.
     fixed
         Whether the model demands the batch size.
     seed
-        Of the positions.
+        The seed of the sampled positions.
     """
 
     source: Source
@@ -62,30 +63,50 @@ class Sampling:
         return self.batches[0] if self.fixed else self.batches[0][:1]
 
     def like(self, samples: int) -> Batches:
-        """Batches of the usual size for another source; what does not fill a batch of fixed size is left out."""
+        """Return batches of the usual size for another source.
+
+        If the batch size is fixed, the last samples that do not fill a batch are left out.
+
+        Parameters
+        ----------
+        samples
+            The number of samples of the other source.
+        """
         size = len(self.batches[0])
         return _batches(range(samples - samples % size if self.fixed else samples), size)
 
     def positions(self, name: str, batch: int, size: Sequence[int], count: int) -> NDArray[np.int64]:
-        """The places in the output map, of that size, at which a batch is sampled, at the site of that name."""
+        """Return the positions at which a batch is sampled at a site; see ``calibration.positions.positions``."""
         return positions(self.seed, name, batch, size, count)
 
     def judging_rows(self, rows: int) -> NDArray[np.bool_]:
-        """[rows], bool: which of a site's rows judge; rows come in batches, the same number from every sample."""
+        """Return [rows], bool: the rows of a site that judge its solutions.
+
+        Rows are ordered by batch, and every sample has the same number of them.
+        """
         mask = np.repeat(self.judges, [len(batch) for batch in self.batches])
-        if not mask.any():  # a single batch: its rows have to judge each other, all but the first
+        if not mask.any():  # the rows of a single batch have to judge each other
             judging: NDArray[np.bool_] = np.arange(rows) % JUDGE_EVERY == JUDGE_EVERY - 1
             return judging
         return np.repeat(mask, rows // len(mask))
 
 
 def split(source: Source, specs: tuple[TensorSpec, ...], seed: int) -> Sampling:
-    """Divide the samples; the source's order is already a fair mixture.
+    """Divide the samples in their order, which is a fair mixture already.
+
+    Parameters
+    ----------
+    source
+        The samples.
+    specs
+        The model's inputs.
+    seed
+        The seed of the sampled positions.
 
     Raises
     ------
     DataError
-        Where the model demands a batch size that the data cannot fill.
+        If the model demands a batch size that the data cannot fill.
     """
     fixed = {spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], int)}
     n = len(source)
@@ -97,7 +118,7 @@ def split(source: Source, specs: tuple[TensorSpec, ...], seed: int) -> Sampling:
     else:
         size = min(LARGEST_BATCH, max(1, n // 10))
     withheld = min(round(n * VALIDATION_SHARE), VALIDATION_MOST)
-    if fixed:  # whole batches, as long as one to solve on and one to judge are left
+    if fixed:  # whole batches, so that one to solve on and one to judge are left
         withheld = min(-(-withheld // size), max(0, n // size - 2)) * size
     batches = _batches(range(n - withheld), size)
     judges = np.arange(len(batches)) % JUDGE_EVERY == JUDGE_EVERY // 2
