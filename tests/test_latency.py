@@ -11,11 +11,11 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx_lowrank.factorise.forms.placeholder import placeholder
 
 from onnx_lowrank.bench.turns import Budget, Rounds
 from onnx_lowrank.errors import DataError, UsageError
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
-from onnx_lowrank.factorise.forms.placeholder import placeholder
 from onnx_lowrank.graph.layer_model import ConvGeometry, layer_input, layer_model, surrounding_model
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.latency.interpolation import between, monotone

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from models_for_tests import photo, plain, three_convs
+from onnx_lowrank.plan.energy import log_energies
 
 from onnx_lowrank import compress
 from onnx_lowrank.bench.turns import Interval
@@ -33,7 +34,6 @@ from onnx_lowrank.latency.trial import folds
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import measure_only, plan_only
 from onnx_lowrank.plan.cost import Costs
-from onnx_lowrank.plan.energy import log_energies
 from onnx_lowrank.plan.pareto import LayerChoices, pareto_front
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import silent

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx_lowrank.plan.energy import log_energies
 
 from onnx_lowrank.errors import TargetError
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
@@ -28,7 +29,6 @@ from onnx_lowrank.latency.search import (
 from onnx_lowrank.latency.table import ORIGINAL, Choice
 from onnx_lowrank.latency.time_costs import LatencyCosts
 from onnx_lowrank.plan.allocate import GRID, SEARCHES, total_cost, total_energy
-from onnx_lowrank.plan.energy import log_energies
 from onnx_lowrank.plan.pareto import FORMS, LayerChoices, pareto_front
 from onnx_lowrank.plan.plan import Plan, SitePlan
 

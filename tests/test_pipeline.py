@@ -1,5 +1,6 @@
 """The whole program on small models and on the embedded one: what a user is promised."""
 
+import contextlib
 import functools
 import hashlib
 import math
@@ -16,16 +17,17 @@ from models_for_tests import photo, run_model
 from numpy.typing import NDArray
 
 from onnx_lowrank import Result, compress
+from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.forms.table import FORMS
 from onnx_lowrank.options import Options
-from onnx_lowrank.pipeline import plan_only
-from onnx_lowrank.plan.plan import NUMBER_OF_RANKS, Plan, SitePlan
-from onnx_lowrank.progress import NOBODY
+from onnx_lowrank.pipeline import plan_only, prepare
+from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.report.schema import SiteReport
-from onnx_lowrank.stages import walk
-from onnx_lowrank.stages.plan import choose, conv_shapes, cuts_of, energies, layers_to_choose
+from onnx_lowrank.stages.plan import choose, layers_to_choose, site_energies
 from onnx_lowrank.stages.profile import positions_per_sample
-from onnx_lowrank.stages.read import prepare
 from onnx_lowrank.stages.request import Request
+from onnx_lowrank.stages.run import Run
+from onnx_lowrank.stages.steps import steps
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 MNIST = MODELS / "mnist_vgg.onnx"
@@ -43,18 +45,17 @@ run = functools.partial(compress, threads=1)
 builders = pytest.mark.parametrize("builder", models_for_tests.ALL.values(), ids=models_for_tests.ALL)
 
 
-def test_what_was_prepared_can_be_planned_again_and_the_walk_holds_only_what_its_plan_asks_for() -> None:
-    options = Options(speedup=3.0, threads=1)
-    run = prepare(Request(MNIST, CALIBRATION, options, "unit"), NOBODY)
-    layers = layers_to_choose(energies(run.sites, run.targets, run.cuts), conv_shapes(run.sites, run.macs), options, 1)
-    assert choose(layers, sum(run.macs.aimed_at.values()), options) == run.plan
-    needed = {"cp": (False, True), "spatial": (True, False), "3d": (True, False)}
-    forms = (*needed, "channel", None)
-    plan = Plan(tuple(SitePlan(s.name, form, ()) for s, form in zip(run.sites, forms, strict=True)))
-    held = cuts_of(plan, run.cuts)
-    assert {name: (cut.columns is not None, cut.polyadic is not None) for name, (cut,) in held.items()} == {
-        choice.name: needed[choice.form] for choice in plan.sites if choice.form in needed
-    }
+def test_what_was_prepared_can_be_planned_again_and_the_steps_hold_only_what_their_plan_asks_for() -> None:
+    run = Run.start(Request(MNIST, CALIBRATION, Options(speedup=3.0, threads=1)))
+    with contextlib.ExitStack() as stack:
+        prepared = prepare(run, stack)
+    counted, profiled = prepared.counted, prepared.profiled
+    layers = layers_to_choose(site_energies(counted, profiled, run.kinds), counted.shapes, 1)
+    assert choose(layers, sum(counted.macs.aimed_at.values()), run.options) == prepared.planned.plan
+    assert prepared.without_rows().profiled.targets == {} == prepared.without_rows().profiled.kernels
+    assert [step.output for step in steps(run, prepared)] == [
+        site.output for site in counted.sites if prepared.planned.plan[site.name].form
+    ] + [layer.output for layer in counted.dense]
 
 
 def test_rows_grow_with_the_filters_and_small_kernels_have_some_more() -> None:
@@ -77,13 +78,10 @@ def full_rank(sites: Sequence[SiteReport], form: str) -> Plan:
     """A plan that factorises every site and loses nothing."""
 
     def choice(site: SiteReport) -> SitePlan:
-        (c, d), (height, width) = site.channels, site.kernel
-        if form == "channel" or (max if form == "cp" else min)(height, width) == 1:
-            return SitePlan(site.name, "channel", (d,))
-        if form == "cp":
-            return SitePlan(site.name, form, (min(c * d, min(c, d) * height * width),))
-        ranks = (min(c * height, d * width), d)
-        return SitePlan(site.name, form, ranks[: NUMBER_OF_RANKS[form]])
+        c, d = site.channels
+        shape = ConvShape(d, c, site.kernel, (1, 1), (1, 1))
+        kind = FORMS[form] if FORMS[form].takes(shape) else FORMS["channel"]
+        return SitePlan(site.name, kind.name, kind.highest_ranks(shape))
 
     return Plan(tuple(choice(site) for site in sites))
 
@@ -295,10 +293,9 @@ def test_few_images_are_no_worse_asymmetric_than_symmetric(form: str, images: in
     assert asymmetric <= 1.05 * symmetric
 
 
-def test_where_activations_are_kept_changes_nothing_but_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_activations_are_kept_changes_nothing_but_the_time() -> None:
     large = mnist(speedup=4, images=60)
-    monkeypatch.setattr(walk, "OVERHEAD", 1 << 60)
-    small = mnist(speedup=4, images=60)
+    small = mnist(speedup=4, images=60, memory=512 << 20)  # enough for all rows, and for no activations
     assert small.model.SerializeToString(deterministic=True) == large.model.SerializeToString(deterministic=True)
     assert large.report.cost.forward_passes < 2.2
     assert small.report.cost.forward_passes < 2.5

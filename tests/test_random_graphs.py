@@ -6,7 +6,7 @@ draws two thousand of them, the normal run a few.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,14 +19,17 @@ from models_for_tests import run_model
 from random_graphs import RandomModel, random_models
 
 from onnx_lowrank.errors import ModelError, TargetError
+from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.forms.table import FORMS
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import Result, compress
 from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.progress import NOBODY
 from onnx_lowrank.report.schema import Report
-from onnx_lowrank.stages.plan import conv_shapes
-from onnx_lowrank.stages.read import prepare
+from onnx_lowrank.stages.count import count
+from onnx_lowrank.stages.read import read
 from onnx_lowrank.stages.request import Request
+from onnx_lowrank.stages.run import Run
+from onnx_lowrank.stages.sample import sample
 
 ROUND_OFF = {np.dtype(np.float32): 2e-5, np.dtype(np.float16): 2e-2}
 """Of the largest value: some dozen roundings through a dozen layers."""
@@ -83,14 +86,13 @@ def check(case: RandomModel, options: Options) -> None:
     model, feeds = case.model, case.feeds(1)
     expected = answers(model, feeds)
     try:
-        prepared = prepare(Request(model, case.data, options_for_full_rank(options)), NOBODY)
+        shapes = shapes_of(Request(model, case.data, options_for_full_rank(options)))
     except ModelError as error:
         # Of each convolution it was said why it stays; nothing is left to do.
         assert str(error).startswith("nothing to factorise: ")
         counts = [int(count) for count in re.findall(r"\((\d+)×\)", str(error))]
         assert sum(counts) == sum(1 for _ in convolutions(model)) or "has no convolution" in str(error)
         return
-    shapes = conv_shapes(prepared.sites, prepared.macs)
     full = Plan(tuple(full_rank(name, shape, options.form) for name, shape in shapes.items()))
 
     exact = compress(Request(model, case.data, options_for_full_rank(options), plan=full))
@@ -109,15 +111,22 @@ def check(case: RandomModel, options: Options) -> None:
     assert timeless(again.report) == timeless(cheaper.report)
 
 
+def shapes_of(request: Request) -> Mapping[str, ConvShape]:
+    """The geometry of all sites."""
+    run = Run.start(request)
+    network = read(run)
+    return count(run, network, sample(run, network)).shapes
+
+
 def options_for_full_rank(options: Options) -> Options:
     return replace(options, speedup=1.0)
 
 
-def full_rank(name: str, shape: Any, form: str) -> SitePlan:
+def full_rank(name: str, shape: ConvShape, form: str) -> SitePlan:
     """The choice for a site that loses nothing."""
-    form = "3d" if form == "auto" else form
-    form = form if shape.takes(form) else "channel"
-    return SitePlan(name, form, tuple(shape.highest_ranks(form)))
+    kind = FORMS["3d" if form == "auto" else form]
+    kind = kind if kind.takes(shape) else FORMS["channel"]
+    return SitePlan(name, kind.name, kind.highest_ranks(shape))
 
 
 def at_low_rank(case: RandomModel, options: Options) -> Result:

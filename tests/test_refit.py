@@ -305,11 +305,3 @@ def test_the_embedded_model_gains() -> None:
     assert layer.error_before is not None and layer.error_after is not None and layer.error_after < layer.error_before
     assert error(refitted, model, images, "input", "logits") < error(plain, model, images, "input", "logits")
     assert refitted.report.macs == plain.report.macs
-
-
-def test_too_little_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_lowrank.stages.walk.refit_bytes", lambda *_: 1 << 60)
-    monkeypatch.setattr("onnx_lowrank.stages.refit.refit_bytes", lambda *_: 1 << 60)
-    result = run(network("transB 1"), photo(1, (20, 3, 12, 10)), 3.0)
-    assert [layer.kept for layer in result.report.refitted] == [True, True]
-    assert all("memory" in layer.reason and layer.error_before is None for layer in result.report.refitted)
