@@ -39,7 +39,7 @@ class Pipeline:
 
 PIPELINE = Pipeline(compress, plan_only, measure_only)
 
-Outcome = tuple[list[Table], str]
+Printout = tuple[list[Table], str]
 """The tables that a run prints, and the beginning of its last line."""
 
 
@@ -76,7 +76,7 @@ def _run(line: CommandLine, pipeline: Pipeline) -> None:
         process.print_tables(tables, f"{done}, {draw.duration(time.monotonic() - started)}")
 
 
-def _compress(line: CommandLine, out: Path, pipeline: Pipeline, listener: Listener) -> Outcome:
+def _compress(line: CommandLine, out: Path, pipeline: Pipeline, listener: Listener) -> Printout:
     request = replace(line.request, plan=_read_plan(line.plan)) if line.plan else line.request
     result = pipeline.compress(request, listener)
     result.save(out, external_data=True if line.external_data else None)
@@ -93,7 +93,7 @@ def _compress(line: CommandLine, out: Path, pipeline: Pipeline, listener: Listen
     return tables, f"wrote {out}: {_summary(report)}"
 
 
-def _dry_run(line: CommandLine, pipeline: Pipeline, listener: Listener) -> Outcome:
+def _dry_run(line: CommandLine, pipeline: Pipeline, listener: Listener) -> Printout:
     planned = pipeline.plan_only(line.request, listener)
     if line.plan:
         write_text(line.plan, planned.plan.to_json())
@@ -108,7 +108,7 @@ def _dry_run(line: CommandLine, pipeline: Pipeline, listener: Listener) -> Outco
     return tables, f"{done}: {_fewer_macs(planned)}{clock}"
 
 
-def _measure(line: CommandLine, pipeline: Pipeline, listener: Listener) -> Outcome:
+def _measure(line: CommandLine, pipeline: Pipeline, listener: Listener) -> Printout:
     measured = pipeline.measure_only(line.request, listener)
     done = f"{measured.measurements} new measurements in {line.options.latency_table}: {measured.setting}"
     return [draw.measured_table(measured)], done
