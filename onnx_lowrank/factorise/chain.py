@@ -1,5 +1,6 @@
-"""A chain of factors: what a form makes of a patch."""
+"""A chain of factors, through which a form maps a patch to the responses."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,20 +12,21 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Chain:
-    """ŷ = rest[-1] @ … @ rest[0] @ (first @ u_1, …, first @ u_s) + bias.
+    """The map ŷ = H_m ⋯ H₁ f + b of the s columns u_1..u_s that a form reads of a patch.
 
-    With ``taps`` the columns are added up: ŷ = rest[-1] @ … @ rest[0] @ Σ_x taps[x] ∘ (first @ u_x) + bias.
+    The first factor V acts on every column, f = (V u_1, …, V u_s). In a form with a depthwise convolution its kernel S
+    adds the columns up: f = Σ_x S_x ∘ V u_x.
 
     Attributes
     ----------
     first
         V, [r, q].
     rest
-        H₁.., the matrices applied in turn, [·, s·r] ([·, r] with taps) and so on up to [d, ·].
+        H₁..H_m; H₁ is [·, s·r], or [·, r] with taps, and H_m is [d, ·].
     bias
-        [d].
+        b, [d].
     taps
-        S, [s, r], the depthwise kernel; None where there is none.
+        S, [s, r]; None where the columns are not added up.
     """
 
     first: Array
@@ -32,8 +34,19 @@ class Chain:
     bias: Array
     taps: Array | None = None
 
+    @property
+    def factors(self) -> tuple[Array, ...]:
+        """V, S where there is one, H₁..H_m and b."""
+        return (self.first, *(() if self.taps is None else (self.taps,)), *self.rest, self.bias)
+
+    def with_factors(self, factors: Sequence[Array]) -> "Chain":
+        """Return a chain of the same structure with other factors, in the order of ``factors``."""
+        first, *rest, bias = factors
+        taps = None if self.taps is None else rest.pop(0)
+        return Chain(first, tuple(rest), bias, taps)
+
     def __call__(self, inputs: Array) -> Array:
-        """Predictions [n, d], float32, for inputs [n, s, q]."""
+        """Return the predictions ŷ [n, d], float32, for columns [n, s, q]."""
         rows = features(inputs, self.first, self.taps)
         for matrix in self.rest:
             rows = rows @ matrix.T.astype(np.float32)
@@ -41,7 +54,7 @@ class Chain:
 
 
 def features(inputs: Array, first: Array, taps: Array | None = None) -> Array:
-    """f, [n, s·r]: the first factor [r, q] on every column of the inputs [n, s, q]; with taps, [s, r], their sum."""
+    """Return f, [n, s·r], for columns [n, s, q] and V [r, q]; with taps S [s, r] it is [n, r]."""
     n, s, q = inputs.shape
     if taps is not None:
         return np.asarray(inputs.reshape(n, s * q) @ khatri_rao(first, taps).T.astype(inputs.dtype))
@@ -50,5 +63,5 @@ def features(inputs: Array, first: Array, taps: Array | None = None) -> Array:
 
 
 def khatri_rao(first: Array, taps: Array) -> Array:
-    """The kernels [r, s·q] that a 1×1 convolution [r, q] and a depthwise one with taps [s, r] make together."""
+    """Compose a 1×1 convolution V [r, q] and a depthwise one with taps S [s, r] into one kernel, [r, s·q]."""
     return np.asarray((taps.T[:, :, None] * first[:, None, :]).reshape(len(first), -1))
