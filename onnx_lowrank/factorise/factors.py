@@ -1,17 +1,11 @@
 """A convolution written as a chain of smaller ones.
 
-Every form of the paper is a chain of links. Each link is a convolution without non-linearity; the original's
-vertical geometry (stride, padding, dilation along the height) belongs to one link and its horizontal geometry to one:
+Every form is a chain of links, which are convolutions without a non-linearity between them. Each spatial axis of the
+original kernel belongs to one link: this link has the original's size, stride, padding and dilation along the axis, and
+all others have size 1 and stride 1 there. The spatial form of a k×l kernel, for example, gives the rows to a k×1 link
+and the columns to a 1×l link. The bias b of the factorisation (§2.2, after eq. 3) sits on the last link alone.
 
-    channel (§2.2)   k×k c→d'  (rows, columns)   1×1 d'→d
-    spatial          k×1 c→d'  (rows)            1×k d'→d (columns)
-    3d (§2.5)        k×1 c→d'' (rows)            1×k d''→d' (columns)   1×1 d'→d
-    cp               1×1 c→r                     depthwise k×k (both)   1×1 r→d
-
-With another number of spatial axes it is the same: each axis belongs to one link. The bias b of the factorisation
-(§2.2, after eq. 3) sits on the last link alone.
-
-A grouped convolution is several small ones side by side, so its chain consists of grouped convolutions, too.
+A grouped convolution is several small convolutions side by side, so its chain consists of grouped convolutions as well.
 """
 
 from collections.abc import Sequence
@@ -31,10 +25,10 @@ class Link:
     Attributes
     ----------
     kernel
-        [filters, channels of a group, *sizes]; of a depthwise link, [filters, 1, *sizes].
+        [filters, channels of a group, *sizes]; [filters, 1, *sizes] for a depthwise link.
     carries
-        For every spatial axis whether this link carries the original's stride, padding and dilation along it;
-        where it does not, it has stride 1, no padding, and its kernel has size 1 in that direction.
+        For every spatial axis whether this link carries the original's stride, padding and dilation along it. Where it
+        does not, it has stride 1, no padding, and a kernel of size 1.
     depthwise
         Whether every channel is a group of its own.
     """
@@ -45,57 +39,72 @@ class Link:
 
 
 @dataclass(frozen=True)
+class LinkShape:
+    """A link whose values are not known yet, for one group of the convolution.
+
+    Attributes
+    ----------
+    filters, channels
+        The number of channels that the link makes, and the number that each of its filters reads.
+    carries, depthwise
+        As for ``Link``.
+    """
+
+    filters: int
+    channels: int
+    carries: tuple[bool, ...]
+    depthwise: bool = False
+
+    def kernel_shape(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of the link's kernel, where the original kernel extends over ``sizes``."""
+        own = (size if carried else 1 for size, carried in zip(sizes, self.carries, strict=True))
+        return self.filters, self.channels, *own
+
+
+@dataclass(frozen=True)
 class Factorization:
     """A chain of links that replaces one convolution c→d.
 
     Attributes
     ----------
-    form
-        "channel", "spatial", "3d" or "cp".
     links
-        From the input to the output.
+        The convolutions from the input to the output.
     bias
-        [d], on the last link.
+        [d], the bias of the last link.
     group
-        Into how many groups every link that is not depthwise divides its channels and filters.
+        The number of groups into which every link that is not depthwise divides its channels and filters.
     """
 
-    form: str
     links: tuple[Link, ...]
     bias: Array
     group: int = 1
 
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        """The numbers of channels between the links, of one group; those around a depthwise link are one rank."""
-        return tuple(link.kernel.shape[0] // self.group for link in self.links[:-1] if not link.depthwise)
 
-    def dense(self) -> Array:
-        """The one kernel [d, c of a group, *sizes] to which the chain composes, in float64."""
-        first, *others = (self._by_group(link) for link in self.links)
-        for other in others:
-            # Each axis is carried by one link only: of two sizes along it, one is 1.
-            first = np.einsum("gom...,gmc...->goc...", other, first)
-        return first.reshape(-1, *first.shape[2:])
+def compose(shapes: Sequence[LinkShape], sizes: Sequence[int], values: Sequence[Array], bias: Array) -> Factorization:
+    """Make a chain of one group from the values of its kernels.
 
-    def _by_group(self, link: Link) -> Array:
-        kernel = link.kernel.astype(np.float64).reshape(self.group, -1, *link.kernel.shape[1:])
-        if not link.depthwise:
-            return kernel
-        rank = kernel.shape[1]
-        full = np.zeros((self.group, rank, rank, *kernel.shape[3:]))
-        full[:, range(rank), range(rank)] = kernel[:, :, 0]
-        return full
-
-    def parameters(self) -> int:
-        """The number of stored weights, biases included."""
-        return sum(link.kernel.size for link in self.links) + self.bias.size
+    Parameters
+    ----------
+    shapes
+        The links from the input to the output.
+    sizes
+        The sizes of the original kernel along the spatial axes.
+    values
+        An array for every link whose entries stand in the order of its kernel, whatever its shape.
+    bias
+        [d].
+    """
+    links = (
+        Link(own.reshape(shape.kernel_shape(sizes)), shape.carries, shape.depthwise)
+        for shape, own in zip(shapes, values, strict=True)
+    )
+    return Factorization(tuple(links), bias)
 
 
 def side_by_side(parts: Sequence[Factorization]) -> Factorization:
-    """The chain of a grouped convolution, made of those of its groups, which have the same form and ranks."""
+    """Return the chain of a grouped convolution, made of the chains of its groups, whose links have equal shapes."""
     links = tuple(
-        Link(np.concatenate([link.kernel for link in of_groups]), of_groups[0].carries, of_groups[0].depthwise)
-        for of_groups in zip(*(part.links for part in parts), strict=True)
+        Link(np.concatenate([link.kernel for link in links]), links[0].carries, links[0].depthwise)
+        for links in zip(*(part.links for part in parts), strict=True)
     )
-    return Factorization(parts[0].form, links, np.concatenate([part.bias for part in parts]), len(parts))
+    return Factorization(links, np.concatenate([part.bias for part in parts]), len(parts))

@@ -1,12 +1,13 @@
-"""Means and centred second moments of rows, added up over blocks and over sets of rows.
+"""Means and centred second moments of rows, accumulated over blocks and over sets of rows.
 
 Products are float32 within a block, where they are fast, and float64 across blocks. Rows are shifted by a common
 reference before they are multiplied, so that large means do not eat the precision of small variances; sets of rows are
 merged by the parallel formula of Chan, Golub and LeVeque (1983).
 
-A fully connected layer has one row of every sample, often fewer than it has responses y = W x. What the samples do not
-show, W tells: if the inputs were uncorrelated, the responses' covariance would be a multiple of W Wᵀ. So it is counted
-in, as in shrinkage estimators of covariances (Ledoit and Wolf, 2004), like some more samples of their mean size.
+A fully connected layer has one row per sample, often fewer than it has responses y = W x. The weights complete what the
+samples do not show: if the inputs were uncorrelated, the responses' covariance would be a multiple of W Wᵀ. This matrix
+therefore counts as a few more samples of their mean size, as in shrinkage estimators of covariances (Ledoit and Wolf,
+2004).
 """
 
 from dataclasses import dataclass
@@ -18,21 +19,20 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 BLOCK = 1024
-"""Rows that are handled together: a few megabytes at 512 channels, about a processor's second-level cache."""
-
+"""The number of rows that are handled together: a few megabytes at 512 channels, about a second-level cache."""
 
 WEIGHTS_WORTH = 20
-"""How many samples W Wᵀ counts as."""
-
+"""The number of samples as which W Wᵀ counts."""
 
 FLOOR = 1e-3
-"""Added to a covariance, as a share of its mean variance: directions that no sample showed still count a little."""
+"""A share of the mean variance that is added to a covariance: directions that no sample showed still count a little."""
 
 
 def root(covariance: Array) -> Array:
-    """L of C = L Lᵀ, lower triangular, for a covariance C with a floor; a covariance of nothing counts as I.
+    """Return the lower triangular L of C = L Lᵀ for a covariance C [p, p] with a floor.
 
-    Of inputs so small that their squares are none, rounding leaves less than nothing.
+    A covariance without variance counts as I. Its trace may be negative, because the squares of very small inputs
+    vanish and rounding goes either way.
     """
     variance = np.trace(covariance) / len(covariance)
     return np.linalg.cholesky(covariance + FLOOR * (variance if variance > 0 else 1.0) * np.eye(len(covariance)))
@@ -40,18 +40,18 @@ def root(covariance: Array) -> Array:
 
 @dataclass(frozen=True)
 class Moments:
-    """Of n rows of regressors X [n, p] and targets Y [n, d].
+    """The moments of n rows of regressors X [n, p] and targets Y [n, d].
 
     Attributes
     ----------
     n
         The number of rows.
     x_mean, y_mean
-        [p], [d].
+        x̄ [p] and ȳ [d].
     xx, yx, yy
         (X − x̄)ᵀ(X − x̄) [p, p], (Y − ȳ)ᵀ(X − x̄) [d, p], (Y − ȳ)ᵀ(Y − ȳ) [d, d], float64.
     unseen
-        What ``with_weights`` has added to each of the three.
+        The matrix that ``with_weights`` has added to each of the three; 0.0 where it was not used.
     """
 
     n: int
@@ -64,7 +64,7 @@ class Moments:
 
     @classmethod
     def of(cls, X: Array, Y: Array) -> "Moments":
-        """The moments of float32 rows X [n, p] and Y [n, d]."""
+        """Compute the moments of float32 rows X [n, p] and Y [n, d]."""
         n, p, d = len(X), X.shape[1], Y.shape[1]
         x_mean, y_mean = X.mean(axis=0, dtype=np.float64), Y.mean(axis=0, dtype=np.float64)
         x_shift, y_shift = x_mean.astype(X.dtype), y_mean.astype(Y.dtype)
@@ -78,7 +78,7 @@ class Moments:
         return cls(n, x_mean, y_mean, xx, yx, yy)
 
     def __add__(self, other: "Moments") -> "Moments":
-        """The moments of both sets of rows together."""
+        """Return the moments of both sets of rows together."""
         n = self.n + other.n
         share = other.n / n
         dx, dy = other.x_mean - self.x_mean, other.y_mean - self.y_mean
@@ -94,6 +94,34 @@ class Moments:
         )
 
     def with_weights(self, gram: Array) -> "Moments":
-        """These moments, where X and Y are responses, with those of ``WEIGHTS_WORTH`` rows that W Wᵀ [d, d] implies."""
+        """Return these moments with those of ``WEIGHTS_WORTH`` more rows whose covariance is a multiple of W Wᵀ [d, d].
+
+        X and Y are both responses of the layer with the weights W.
+        """
         extra = gram * (WEIGHTS_WORTH / self.n * np.trace(self.yy) / (np.trace(gram) or 1.0))
         return Moments(self.n, self.x_mean, self.y_mean, self.xx + extra, self.yx + extra, self.yy + extra, extra)
+
+
+class RowCovariance:
+    """The mean and covariance of rows, which come in batches [n, p], float32."""
+
+    def __init__(self) -> None:
+        self._n = 0
+
+    def add(self, rows: Array) -> None:
+        """Accumulate rows [n, p]."""
+        p = rows.shape[1]
+        if not self._n:
+            # Squares of large means would leave nothing of a small variance in float32. One reference serves all.
+            self._shift = rows.mean(axis=0, dtype=np.float64).astype(rows.dtype)
+            self._total, self._squares = np.zeros(p), np.zeros((p, p))
+        shifted = rows - self._shift
+        self._n += len(rows)
+        self._total += shifted.sum(axis=0, dtype=np.float64)
+        self._squares += shifted.T @ shifted
+
+    @property
+    def covariance(self) -> Array:
+        """The covariance of all rows, [p, p]."""
+        mean = self._total / self._n
+        return np.asarray(self._squares / self._n - np.outer(mean, mean))

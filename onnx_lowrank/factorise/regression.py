@@ -1,4 +1,4 @@
-"""Reduced-rank ridge regression, the M-step of the paper (§2.2-2.4, eq. 6 and 10), from second moments.
+"""Reduced-rank ridge regression from second moments, the step of the paper that solves for M (§2.2-2.4, eq. 6, 10).
 
 Regressors x (p), auxiliary responses z (d), a prior map H₀ (d×p), a ridge τ ≥ 0:
 
@@ -22,14 +22,13 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-
 LARGE, SWEEPS = 1024, 8
-"""Rows of a matrix whose eigenvectors take long, all of them, and the sweeps that approximate the leading ones."""
+"""The size above which all eigenvectors of a matrix take too long, and the sweeps that approximate the leading ones."""
 
 
 @dataclass(frozen=True)
 class LowRankMap:
-    """ŷ = left @ (right @ x) + bias.
+    """The map ŷ = left @ (right @ x) + bias.
 
     Attributes
     ----------
@@ -46,7 +45,7 @@ class LowRankMap:
     bias: Array
 
     def __call__(self, rows: Array) -> Array:
-        """Predictions [n, d], float32, for rows [n, p]."""
+        """Return the predictions [n, d], float32, for rows [n, p]."""
         predicted = rows
         for factor in self._factors:
             predicted = predicted @ factor
@@ -55,7 +54,7 @@ class LowRankMap:
 
     @functools.cached_property
     def _factors(self) -> tuple[Array, ...]:
-        """What rows are multiplied by, in turn: both factors, or their product where that is cheaper."""
+        """The matrices by which rows are multiplied in turn: both factors, or their product where that is cheaper."""
         d, r = self.left.shape
         p = self.right.shape[1]
         factors = (self.right.T, self.left.T) if r * (p + d) < p * d else ((self.left @ self.right).T,)
@@ -63,34 +62,35 @@ class LowRankMap:
 
     @functools.cached_property
     def _bias(self) -> Array:
+        """The bias in the precision of the predictions."""
         return self.bias.astype(np.float32)
 
     def shifted(self, reference: Array) -> "LowRankMap":
-        """The same map for rows x, where this one is for x − reference [p]."""
+        """Return the map of rows x that equals this map of x − reference [p]."""
         return LowRankMap(self.left, self.right, self.bias - self.left @ (self.right @ reference))
 
 
-def leading_subspace(S: Array, rank: int) -> Array:
-    """The ``rank`` leading eigenvectors of a positive semidefinite S [d, d], as columns [d, rank].
+def leading_subspace(S: Array, rank: int, large: int = LARGE) -> Array:
+    """Return the ``rank`` leading eigenvectors of a positive semidefinite S [d, d] as columns [d, rank].
 
-    Of a large matrix, of which few are wanted, they are found by randomised subspace iteration (Halko, Martinsson and
-    Tropp, SIAM Review 2011), so up to directions that hold as much as others that are left out.
+    Where d exceeds ``large`` and few are wanted, randomised subspace iteration approximates them (Halko, Martinsson and
+    Tropp, SIAM Review 2011). It may confuse a direction with another one of nearly the same eigenvalue.
     """
     d = len(S)
     if rank == d:
         return np.eye(rank)
     wider = rank + rank // 10 + 10
-    if d > LARGE and 2 * wider < d:
+    if d > large and 2 * wider < d:
         V = np.random.default_rng(0).standard_normal((d, wider))
         for _ in range(SWEEPS):
             V = np.linalg.qr(S @ V)[0]
-        return np.asarray(V @ leading_subspace(V.T @ S @ V, rank))
+        return np.asarray(V @ leading_subspace(V.T @ S @ V, rank, large))
     # Divide and conquer for all of them is faster than any driver for some of them (measured: half the time at 512).
     return np.ascontiguousarray(np.linalg.eigh(S)[1][:, ::-1][:, :rank])
 
 
 class Regression:
-    """The regressors' side of the problem, factorised once and used for every z and every iteration.
+    """The part of the problem that depends on the regressors alone, factorised once for all z and all iterations.
 
     Parameters
     ----------
@@ -114,14 +114,14 @@ class Regression:
         self._prior = tau * prior
 
     def whitened(self, cross: Array) -> Array:
-        """C, [d, p], from the cross moment ZcᵀXc."""
+        """Return C, [d, p], for the cross moment ZcᵀXc [d, p]."""
         return np.asarray((cross + self._prior) @ self._whitener)
 
     def right(self, C: Array, V: Array) -> Array:
-        """VᵀC L⁻¹, [r, p]: what the subspace V [d, r] takes from centred regressors."""
+        """Return VᵀC L⁻¹, [r, p], for a subspace V [d, r]."""
         return np.asarray((V.T @ C) @ self._whitener.T)
 
     def map(self, C: Array, V: Array, z_mean: Array) -> LowRankMap:
-        """The solution in the subspace V, with b = z̄ − Bx̄."""
+        """Return the solution in the subspace V [d, r], with b = z̄ − Bx̄ for z̄ [d]."""
         right = self.right(C, V)
         return LowRankMap(V, right, z_mean - V @ (right @ self._mean))

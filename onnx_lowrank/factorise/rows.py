@@ -16,11 +16,11 @@ class Rows:
     Attributes
     ----------
     regressors
-        X, [n, p], float32.
+        X, [n, p], float32; before the first factor of a form is applied, its columns [n, s, q].
     targets
         Y, [n, d], float32: the original's responses before the activation, with its shortcut where one joins.
     judges
-        [n], bool: rows that judge and take no part in the solution.
+        [n], bool: the rows that judge solutions and take no part in them.
     shortcut
         ŝ, [n, d], float32: what is added to the predictions before the activation; None where nothing is.
     """

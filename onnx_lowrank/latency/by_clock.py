@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from onnx_lowrank.factorise.forms.kind import PreparedKernel
+from onnx_lowrank.factorise.forms.preparation import PreparedKernel
 from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.latency.clocked import Clocked
 from onnx_lowrank.latency.proposals import Found, LayerProposal, TimedLayer

@@ -8,7 +8,8 @@ import onnx
 
 from onnx_lowrank.factorise.factors import Factorization, side_by_side
 from onnx_lowrank.factorise.forms.form import from_weights
-from onnx_lowrank.factorise.forms.kind import PreparedKernel, form_of, placeholder
+from onnx_lowrank.factorise.forms.kind import form_of, placeholder
+from onnx_lowrank.factorise.forms.preparation import PreparedKernel
 from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.graph.edit.rewrite import rewrite
 from onnx_lowrank.graph.files.save import export

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibration.shard import LayerSample, ProfileQuestion, Shard
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
-from onnx_lowrank.factorise.forms.kind import PatchMoments, Preparation, PreparedKernel, preparations
-from onnx_lowrank.factorise.forms.spatial import ColumnMoments
+from onnx_lowrank.factorise.forms.kind import preparations
+from onnx_lowrank.factorise.forms.preparation import PatchMoments, Preparation, PreparedKernel
 from onnx_lowrank.factorise.forms.table import FormTable
+from onnx_lowrank.factorise.moments import RowCovariance
 from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.runtime import blas_threads
@@ -181,8 +182,7 @@ class _Collector:
         self._rows = np.empty((per_sample * samples, len(site.kernel)), np.float32)
         self._filled, self._per_sample = 0, per_sample
         self._moments = {kind: tuple(kind.moments() for _ in range(site.group)) for kind in kinds}
-        # Only the covariance of the responses is needed: a response counts as a column of its own.
-        self._responses = ColumnMoments() if site.join else None
+        self._responses = RowCovariance() if site.join else None
 
     def add(self, sample: LayerSample) -> None:
         """Count in what a batch shows.
@@ -201,7 +201,7 @@ class _Collector:
         self._rows[self._filled : self._filled + len(sample.rows)] = sample.rows
         self._filled += len(sample.rows)
         if self._responses is not None and sample.responses is not None:
-            self._responses.add(sample.responses[:, :, None, None])
+            self._responses.add(sample.responses)
         for moments in self._moments.values() if sample.patches else ():
             for group, patches in zip(moments, sample.patches, strict=True):
                 group.add(patches)

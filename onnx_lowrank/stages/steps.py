@@ -15,7 +15,8 @@ from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.calibration.shard import Shard
 from onnx_lowrank.factorise.factors import Factorization, side_by_side
 from onnx_lowrank.factorise.forms.form import Form, from_weights
-from onnx_lowrank.factorise.forms.kind import FormKind, PreparedKernel, form_of
+from onnx_lowrank.factorise.forms.kind import FormKind, form_of
+from onnx_lowrank.factorise.forms.preparation import PreparedKernel
 from onnx_lowrank.factorise.rows import Rows
 from onnx_lowrank.factorise.solve.groups import Outcome, solve_groups
 from onnx_lowrank.graph.edit.rewrite import rewrite

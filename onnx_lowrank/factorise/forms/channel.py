@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from onnx_lowrank.factorise.chain import Chain
 from onnx_lowrank.factorise.energy import log_shares
 from onnx_lowrank.factorise.evidence import Evidence, gram
-from onnx_lowrank.factorise.factors import Factorization, Link
+from onnx_lowrank.factorise.factors import LinkShape, compose
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.form import Form
-from onnx_lowrank.factorise.forms.kind import Energies, FormKind, LinkShape
+from onnx_lowrank.factorise.forms.kind import Energies, FormKind
 
 Array = NDArray[Any]
 
@@ -28,35 +28,37 @@ class ChannelForm(FormKind):
     rank_names = ("d'",)
 
     def highest_ranks(self, shape: ConvShape) -> tuple[int, ...]:
-        """d' = d."""
+        """Return d, where the map M has full rank."""
         return (shape.filters,)
 
     def macs(self, shape: ConvShape, ranks: Array) -> Array:
-        """d'·(c·k·l + d)·positions.
+        """Return d'·(c·k·k + d)·positions.
 
         The paper's budget (§2.5) leaves out the second convolution, d·d': 11% of a 3×3 layer, all of a 1×1 layer.
         """
         return np.asarray(ranks[:, 0] * (shape.channels * shape.taps + shape.filters) * shape.positions)
 
     def log_energies(self, evidence: Evidence) -> Energies:
-        """The share of the responses' variance that d' principal components hold (§2.5, eq. 13)."""
+        """Return the share of the responses' variance that d' principal components hold (§2.5, eq. 13)."""
         shares = log_shares(evidence.spectrum)
         return lambda ranks: np.asarray(shares[ranks[:, 0] - 1])
 
     def form(self, kernel: Array, ranks: tuple[int, ...], prepared: None = None) -> Form:
-        """The regression of the responses on themselves, at rank d'."""
+        """Return the regression of the responses on themselves, at rank d'."""
+        W = kernel.reshape(len(kernel), -1)
+        links = self.links(kernel.shape, ranks)
         return Form(
-            lambda patches: responses(patches, kernel)[:, None, :],
-            None,
-            np.eye(len(kernel)),
-            ranks[0],
-            lambda solution: Chain(solution.right, (solution.left,), solution.bias),
-            lambda chain: compose(kernel, chain),
-            gram(kernel) if kernel.ndim == 2 else None,  # a layer without positions has one row of every sample
+            inputs=lambda patches: responses(patches, kernel)[:, None, :],
+            first=None,
+            prior=np.eye(len(kernel)),
+            rank=ranks[0],
+            chain=lambda solution: Chain(solution.right, (solution.left,), solution.bias),
+            compose=lambda chain: compose(links, kernel.shape[2:], (chain.first @ W, chain.rest[0]), chain.bias),
+            gram=gram(kernel) if kernel.ndim == 2 else None,  # a fully connected layer has one row per sample
         )
 
     def links(self, kernel: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[LinkShape, ...]:
-        """The first convolution carries all axes."""
+        """Return a link that carries all axes and one that carries none."""
         d, c, *sizes = kernel
         return (
             LinkShape(ranks[0], c, (True,) * len(sizes)),
@@ -68,13 +70,5 @@ CHANNEL = ChannelForm()
 
 
 def responses(patches: Array, kernel: Array) -> Array:
-    """The layer's responses without bias, [n, d], for patches [n, c, *sizes] and its kernel [d, c, *sizes]."""
+    """Return the responses [n, d], without bias, of a kernel [d, c, *sizes] to patches [n, c, *sizes]."""
     return np.asarray(patches.reshape(len(patches), -1) @ kernel.reshape(len(kernel), -1).T.astype(patches.dtype))
-
-
-def compose(kernel: Array, chain: Chain) -> Factorization:
-    """The two convolutions that factors of a map of the responses stand for."""
-    d, axes = len(kernel), kernel.ndim - 2
-    first = (chain.first @ kernel.reshape(d, -1)).reshape(-1, *kernel.shape[1:])
-    second = chain.rest[0].reshape(d, -1, *(1,) * axes)
-    return Factorization(CHANNEL.name, (Link(first, (True,) * axes), Link(second, (False,) * axes)), chain.bias)

@@ -1,4 +1,4 @@
-"""The geometry that decides what a convolution costs, whatever its form."""
+"""The geometry of a convolution, which decides what any of its forms costs."""
 
 import math
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 class ConvShape:
     """The sizes of one convolution.
 
-    The ranks of a grouped convolution are those of one of its groups, and so are the filters and channels here.
+    The groups of a grouped convolution all have the same ranks, so filters and channels are those of one group.
 
     Attributes
     ----------
     filters, channels
         d and c of one group.
     kernel
-        The sizes along every spatial axis; none for a fully connected layer.
+        The sizes of the kernel along the spatial axes; empty for a fully connected layer.
     input, output
-        The sizes of one sample along every spatial axis.
+        The sizes of one sample along the spatial axes.
     group
         The number of groups.
     """
@@ -36,15 +36,18 @@ class ConvShape:
 
     @property
     def pixels(self) -> int:
-        """The input pixels of all groups: a grouped convolution costs what one group costs at that many pixels."""
+        """The number of input pixels, counted once for every group.
+
+        A grouped convolution costs what one of its groups costs at that many pixels.
+        """
         return self.group * math.prod(self.input)
 
     @property
     def positions(self) -> int:
-        """The output pixels of all groups."""
+        """The number of output pixels, counted once for every group."""
         return self.group * math.prod(self.output)
 
     @property
     def macs(self) -> int:
-        """d·c·taps·positions: the multiply-accumulates of the convolution as it is."""
+        """The multiply-accumulates of the convolution as it is, d·c·taps·positions."""
         return self.filters * self.channels * self.taps * self.positions

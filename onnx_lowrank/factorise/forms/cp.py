@@ -17,7 +17,7 @@ least squares (ALS) goes on from there. With fewer filters than channels the two
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -26,47 +26,46 @@ from numpy.typing import NDArray
 from onnx_lowrank.factorise.als import alternate
 from onnx_lowrank.factorise.chain import Chain
 from onnx_lowrank.factorise.evidence import Evidence
-from onnx_lowrank.factorise.factors import Factorization, Link
+from onnx_lowrank.factorise.factors import Factorization, LinkShape, compose
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
-from onnx_lowrank.factorise.forms.form import Form
-from onnx_lowrank.factorise.forms.kind import Energies, FormKind, LinkShape
+from onnx_lowrank.factorise.forms.form import Form, pixels_of
+from onnx_lowrank.factorise.forms.kind import Energies, FormKind
 from onnx_lowrank.factorise.moments import root
 
 Array = NDArray[Any]
 
 FEWEST_SWEEPS, MOST_SWEEPS, WORK = 20, 60, 8e10
-"""Of alternating least squares: as many as this number of multiply-accumulates allows, within bounds. The regression
-and the refinement by descent go on from there."""
+"""Bounds on the number of ALS sweeps, and the multiply-accumulates that may be spent on them between the bounds. The
+regression and the refinement by descent go on from there."""
 
-
-ENOUGH = 1e-10
-"""A share of the kernel's energy that need not be looked for."""
+NEGLIGIBLE = 1e-10
+"""A share of the kernel's energy for which no sweep is worth its time."""
 
 BLOCK = 8
-"""Channels that a CPU computes at once, at least. A depthwise convolution whose channels do not fill such blocks leaves
-the fast layout, and takes the 1×1 convolutions around it along (measured on the embedded model: 1.4 against 2.9 times
-as fast, at the same MACs). The ranks of this form are so high that going by blocks loses nothing."""
+"""The number of channels that a CPU computes at once, at least. A depthwise convolution whose channels do not fill such
+blocks leaves the fast layout, and the 1×1 convolutions around it follow (measured on the embedded model: 1.4 against
+2.9 times as fast, at the same MACs). The ranks of this form are so high that going by blocks loses nothing."""
 
 GAIN = 6.0
-"""Of the energy that r of the m components of the start miss, alternating least squares leaves about the share
-exp(−6 r/m). On VGG-16's layers, at a quarter of their MACs, the exponent is 5 to 7 where they are wide, 7 to 12 where
-they are narrow and have more sweeps, and 16 in the first one.
-"""
+"""ALS leaves about the share exp(−6 r/m) of the energy that r of the m components of the start miss. On VGG-16's
+layers, at a quarter of their MACs, the exponent is 5 to 7 where they are wide, 7 to 12 where they are narrow and have
+more sweeps, and 16 in the first one."""
 
 
 class PixelMoments:
     """Covariances of the channels and of the taps of patches, which come in batches [n, c, *sizes]."""
 
-    def __init__(self, *batches: Array) -> None:
+    def __init__(self) -> None:
         self._n = 0
         self._total: Array | float = 0.0  # [c, s]
         self._channels: Array | float = 0.0  # Σ over patches and taps, [c, c]
         self._taps: Array | float = 0.0  # Σ over patches and channels, [s, s]
-        for patches in batches:
-            self.add(patches)
 
     def add(self, patches: Array) -> None:
-        """Count in patches [n, c, *sizes], in double precision: squares of large means leave nothing of less."""
+        """Accumulate patches [n, c, *sizes].
+
+        Sums are in double precision: in single precision, squares of large means would leave nothing of the rest.
+        """
         n, c = patches.shape[:2]
         P = patches.reshape(n, c, -1).astype(np.float64)
         by_channel = P.transpose(0, 2, 1).reshape(-1, c)
@@ -78,12 +77,30 @@ class PixelMoments:
 
     @property
     def covariances(self) -> tuple[Array, Array]:
-        """Of the channels at one tap, [c, c], and of the taps in units of the mean channel, [s, s]."""
+        """C [c, c], the channels' covariance at one tap, and D [s, s], that of the taps relative to a mean channel."""
         mean = np.asarray(self._total) / self._n
         c, s = mean.shape
         channels = np.asarray(self._channels) / (self._n * s) - mean @ mean.T / s
         taps = np.asarray(self._taps) / (self._n * c) - mean.T @ mean / c
         return channels, taps / (np.trace(channels) / c or 1.0)
+
+
+class _Components(NamedTuple):
+    """The components of the spectral start, ordered by energy.
+
+    Attributes
+    ----------
+    energies
+        [m], descending: what each component contributes to the responses.
+    directions
+        [c, m], the principal channel of each component's slice; principal filters, [d, m], where filters are fewer.
+    taps
+        [s, m], the right singular vector in the slice.
+    """
+
+    energies: Array
+    directions: Array
+    taps: Array
 
 
 @dataclass(frozen=True)
@@ -97,7 +114,8 @@ class Polyadic:
     channels, taps
         L⁻¹ [c, c] and M⁻¹ [s, s].
     sweeps
-        Of alternating least squares; 0 takes the spectral start, None as many as are worth their time.
+        The number of ALS sweeps; with 0 the factors are those of the spectral start, and with None there are as many
+        as ``WORK`` allows.
     """
 
     whitened: Array
@@ -106,22 +124,22 @@ class Polyadic:
     sweeps: int | None = None
 
     @classmethod
-    def moments(cls) -> "PixelMoments":
-        """Empty statistics of the channels and taps of patches."""
+    def moments(cls) -> PixelMoments:
+        """Return empty statistics of the channels and taps of patches."""
         return PixelMoments()
 
     @classmethod
-    def of(cls, kernel: Array, moments: "PixelMoments | None") -> "Polyadic":
-        """Prepare a kernel [d, c, *sizes], for the covariances of channels and taps, or for C = D = I (None)."""
+    def of(cls, kernel: Array, moments: PixelMoments | None) -> "Polyadic":
+        """Prepare a kernel [d, c, *sizes] for the covariances of channels and taps, or for C = D = I (None)."""
         return cls.weighted_by(kernel, moments.covariances if moments else None)
 
     def quick(self) -> "Polyadic":
-        """The spectral start alone, without alternating least squares."""
+        """Return the spectral start alone, without ALS."""
         return replace(self, sweeps=0)
 
     @classmethod
     def weighted_by(cls, kernel: Array, covariances: tuple[Array, Array] | None) -> "Polyadic":
-        """Prepare a kernel [d, c, *sizes], for C [c, c] and D [s, s], or for C = D = I (None)."""
+        """Prepare a kernel [d, c, *sizes] for C [c, c] and D [s, s], or for C = D = I (None)."""
         d, c = kernel.shape[:2]
         W = kernel.reshape(d, c, -1).astype(np.float64)
         C, D = covariances or (np.eye(c), np.eye(W.shape[2]))
@@ -131,8 +149,8 @@ class Polyadic:
         return cls(V, inverse[0], inverse[1])
 
     @cached_property
-    def _components(self) -> tuple[Array, Array, Array]:
-        """Of every slice: energies [m], descending, their slices' principal directions, and their taps."""
+    def _components(self) -> _Components:
+        """All components of the spectral start."""
         V = self._along
         principal = np.linalg.eigh(np.tensordot(V, V, axes=((0, 2), (0, 2))))[1][:, ::-1]
         slices = np.tensordot(principal.T, V, axes=(1, 1))  # [c, d, s]
@@ -140,32 +158,33 @@ class Polyadic:
         keep = min(V.shape[0], V.shape[2])
         energies, right = np.maximum(energies[:, ::-1][:, :keep], 0), right[:, :, ::-1][:, :, :keep]
         order = np.argsort(-energies, axis=None, kind="stable")
-        which, number = np.unravel_index(order, energies.shape)
-        return energies.ravel()[order], principal[:, which], right[which, :, number].T
+        slice_number, component = np.unravel_index(order, energies.shape)
+        taps = right[slice_number, :, component].T
+        return _Components(energies.ravel()[order], principal[:, slice_number], taps)
 
     @property
     def _along(self) -> Array:
-        """V with channels in the middle, or filters where they are fewer."""
+        """V with the channels on its middle axis, or with the filters there where they are fewer."""
         d, c, _ = self.whitened.shape
         return self.whitened if c <= d else self.whitened.transpose(1, 0, 2)
 
     @property
     def energies(self) -> Array:
         """What every component of the start contributes to the responses, [c·min(d, s)], descending."""
-        return self._components[0]
+        return self._components.energies
 
     def factors(self, rank: int) -> tuple[Array, Array, Array]:
-        """A [d, r], B [r, c] and S [s, r] of the kernel itself."""
-        energies, principal, taps = (part[..., :rank] for part in self._components)
+        """Return A [d, r], B [r, c] and S [s, r] of the kernel itself."""
+        energies, directions, taps = (part[..., :rank] for part in self._components)
         V = self._along
-        products = (principal[:, None, :] * taps).reshape(-1, rank)
+        products = (directions[:, None, :] * taps).reshape(-1, rank)
         left = V.reshape(len(V), -1) @ products
         missing = 1 - energies.sum() / (self.energies.sum() or 1.0)
-        if missing > ENOUGH:
+        if missing > NEGLIGIBLE:
             sweeps = min(max(round(WORK / (3 * V.size * rank)), FEWEST_SWEEPS), MOST_SWEEPS)
             sweeps = sweeps if self.sweeps is None else self.sweeps
-            left, principal, taps = alternate(V, left, principal, taps, sweeps)
-        A, B = (left, principal) if V is self.whitened else (principal, left)
+            left, directions, taps = alternate(V, left, directions, taps, sweeps)
+        A, B = (left, directions) if V is self.whitened else (directions, left)
         return A, (B.T @ self.channels), self.taps.T @ taps
 
 
@@ -179,45 +198,51 @@ class CpForm(FormKind):
     preparation = Polyadic
 
     def takes(self, shape: ConvShape) -> bool:
-        """Whether the kernel covers more than one pixel."""
+        """Tell whether the kernel covers more than one pixel."""
         return shape.taps > 1
 
     def rank_step(self, shape: ConvShape, multiple: int) -> int:
-        """A multiple of ``BLOCK``, unless the layer has so few channels that this would leave no choice of ranks."""
+        """Return a multiple of ``BLOCK``, unless a layer has so few channels that this would leave it no choice."""
         blocked = min(shape.filters, shape.channels) >= 2 * BLOCK
         return math.lcm(multiple, BLOCK) if blocked else multiple
 
     def highest_ranks(self, shape: ConvShape) -> tuple[int, ...]:
-        """The number of components of the spectral start, at which it is exact."""
+        """Return the number of components of the spectral start, at which it is exact."""
         d, c = shape.filters, shape.channels
         return (min(d * c, min(d, c) * shape.taps),)
 
     def macs(self, shape: ConvShape, ranks: Array) -> Array:
-        """r·(c·pixels + (k·l + d)·positions): the first 1×1 convolution runs on every pixel of the input."""
+        """Return r·(c·pixels + (k·l + d)·positions): the first 1×1 convolution runs on every pixel of the input."""
         behind = (shape.taps + shape.filters) * shape.positions
         return np.asarray(ranks[:, 0] * (shape.channels * shape.pixels + behind))
 
     def log_energies(self, evidence: Evidence) -> Energies:
-        """The share that alternating least squares are expected to keep; see ``kept``."""
+        """Return the share of the responses' energy that ALS is expected to keep (``kept_shares``)."""
         energies = np.sum([polyadic.energies for polyadic in evidence.preparations(Polyadic)], axis=0)
-        shares = np.log(kept(energies))
+        shares = np.log(kept_shares(energies))
         return lambda ranks: np.asarray(shares[ranks[:, 0] - 1])
 
     def form(self, kernel: Array, ranks: tuple[int, ...], prepared: Polyadic) -> Form:
-        """The regression on the r sums of pixels, S ∘ B, at full rank, with A as H₀."""
+        """Return the regression on the r sums of pixels, S ∘ B, at full rank, with A as H₀."""
+        links = self.links(kernel.shape, ranks)
         A, B, S = prepared.factors(ranks[0])
+
+        def factorization(chain: Chain) -> Factorization:
+            assert chain.taps is not None
+            return compose(links, kernel.shape[2:], (chain.first, chain.taps.T, chain.rest[0]), chain.bias)
+
         return Form(
-            taps_of,
-            B,
-            A,
-            len(kernel),
-            lambda solution: Chain(B, (solution.left @ solution.right,), solution.bias, S),
-            lambda chain: compose(chain, kernel.shape[2:]),
+            inputs=pixels_of,
+            first=B,
+            prior=A,
+            rank=len(kernel),
+            chain=lambda solution: Chain(B, (solution.left @ solution.right,), solution.bias, S),
+            compose=factorization,
             taps=S,
         )
 
     def links(self, kernel: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[LinkShape, ...]:
-        """The depthwise convolution carries all axes."""
+        """Return a link without an axis, a depthwise one that carries all axes, and another without an axis."""
         d, c, *sizes = kernel
         everywhere, nowhere = (True,) * len(sizes), (False,) * len(sizes)
         return (
@@ -230,30 +255,11 @@ class CpForm(FormKind):
 CP = CpForm()
 
 
-def taps_of(patches: Array) -> Array:
-    """The pixels under every tap of patches [n, c, *sizes], as a view [n, s, c]."""
-    n, c = patches.shape[:2]
-    return patches.reshape(n, c, -1).transpose(0, 2, 1)
+def kept_shares(energies: Array) -> Array:
+    """Return the shares of the responses' energy that ranks 1.. are expected to keep, [m], rising to 1.
 
-
-def compose(chain: Chain, sizes: tuple[int, ...]) -> Factorization:
-    """The three convolutions that the factors stand for."""
-    assert chain.taps is not None
-    ones = (1,) * len(sizes)
-    everywhere, nowhere = (True,) * len(sizes), (False,) * len(sizes)
-    depthwise = chain.taps.T.reshape(-1, 1, *sizes)
-    links = (
-        Link(chain.first.reshape(*chain.first.shape, *ones), nowhere),
-        Link(depthwise, everywhere, depthwise=True),
-        Link(chain.rest[0].reshape(*chain.rest[0].shape, *ones), nowhere),
-    )
-    return Factorization(CP.name, links, chain.bias)
-
-
-def kept(energies: Array) -> Array:
-    """The shares of the responses' energy that ranks 1.. are expected to keep, [m], rising to 1.
-
-    A layer without any response loses nothing at any rank.
+    A rank r misses a share exp(−``GAIN`` r/m) of what the first r components miss, whose energies [m] are given. A
+    layer without any response loses nothing at any rank.
     """
     m, total = len(energies), energies.sum()
     if total <= 0:

@@ -1,7 +1,8 @@
-"""One form of one convolution, at ranks that are chosen: the regression problem that solves it.
+"""One form of one convolution at chosen ranks, as the regression problem that solves it.
 
-Every form takes regressors that its first kernel makes of a patch, a rank, and the map H₀ that the weights alone give.
-The solution becomes a chain of factors, which may be refined together, and then a chain of convolutions.
+Every form reduces to one problem. Its first factor makes regressors x of a patch, and a map B of rank r from x to the
+responses is sought, near the map H₀ that the weights alone give. The solution is a chain of factors, which may be
+refined together, and finally becomes a chain of convolutions.
 """
 
 from collections.abc import Callable
@@ -19,14 +20,14 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Form:
-    """One form of one convolution, ready to be solved.
+    """One form of one convolution at chosen ranks.
 
     Attributes
     ----------
     inputs
-        Maps patches [n, c, *sizes] to what the form reads of them, [n, s, q]: s columns of q numbers.
+        Maps patches [n, c, *sizes] to s columns u of q numbers each, [n, s, q], which are all that the form reads.
     first
-        [r, q], the fixed first factor, which makes the regressors; None where the inputs are the regressors.
+        V, [r, q], the fixed first factor, which makes the regressors; None where the columns are the regressors.
     prior
         H₀, [d, p].
     rank
@@ -38,7 +39,7 @@ class Form:
     gram
         W Wᵀ, [d, d], where samples are so few that it has to stand in for more of them (see ``Fitter``); else None.
     taps
-        [s, r], how the columns are weighted where they are added up; else None.
+        S, [s, r], the weights with which the columns are added up (see ``Chain``); None where they are not.
     """
 
     inputs: Callable[[Array], Array]
@@ -51,17 +52,22 @@ class Form:
     taps: Array | None = None
 
     def regressors(self, inputs: Array) -> Array:
-        """The rows [n, p] for inputs [n, s, q]."""
+        """Return the regressors [n, p] for columns [n, s, q]."""
         return inputs.reshape(len(inputs), -1) if self.first is None else features(inputs, self.first, self.taps)
 
 
 def from_weights(form: Form, kernel: Array, bias: Array) -> Factorization:
-    """Factorise from the weights alone: the prior, projected on the kernel's leading left singular vectors.
+    """Factorise a kernel [d, c, *sizes] without data: H₀ projected on the kernel's leading left singular vectors.
 
     For the channel form this is the truncated SVD of the kernel as a d×ckl matrix (Denton et al., NIPS 2014), for the
     spatial form the scheme of Jaderberg et al. (BMVC 2014): baselines that look at no data.
     """
-    d = len(kernel)
-    W = kernel.reshape(d, -1)
+    W = kernel.reshape(len(kernel), -1)
     U = leading_subspace(W @ W.T, form.rank)
     return form.compose(form.chain(LowRankMap(U, U.T @ form.prior, bias)))
+
+
+def pixels_of(patches: Array) -> Array:
+    """View patches [n, c, *sizes] as the pixels under every tap, [n, s, c]."""
+    n, c = patches.shape[:2]
+    return patches.reshape(n, c, -1).transpose(0, 2, 1)

@@ -1,94 +1,62 @@
-"""What a kind of form has to know: everything that the rest of the program asks about a form, in one class.
+"""Everything that the rest of the program asks about a form, in one class.
 
-A kind lives in a file of its own and is listed in ``table.py``; nothing else in the program names a form. A new kind
-subclasses ``FormKind``, states its names and answers the abstract methods. Plans, reports, options and help take its
-names from the table.
+A kind of form lives in a file of its own and is listed in ``table.py``; no other code depends on which kinds there are.
+A new kind subclasses ``FormKind``, states its names and answers the abstract methods. Plans, reports, options and help
+take the names from the table.
 
-A kind speaks of what it is applied to by shapes and kernels alone. The kinds of today are applied to one convolution.
-The planner (``plan``) knows nothing but named choices with costs and energies, and the walk (``stages.steps``) nothing
-but steps, so a kind that spans several layers, such as the removal of channels between a producer and its consumers,
-brings a shape of its own and a step of its own.
+Today's kinds replace one convolution, and ``FormKind`` asks two sorts of questions about it. The planner wants to know
+which ranks there are, what they cost and how much of the response they keep (``rank_choices``, ``macs``,
+``log_energies``); the solver wants a regression problem and a chain of links (``form``, ``links``). Only these methods
+know that the subject is one convolution: they take a ``ConvShape``, an ``Evidence`` or a kernel. The stages around them
+are more general, which leaves room for a kind that removes channels between a producer, the layers behind it and
+several consumers:
+
+* The planner (``plan``) sees a named subject with a list of choices, and assumes that costs and log-energies add up
+  over subjects. Layers whose costs depend on one another are therefore one subject, whose choices are the combinations.
+* A plan and the report name a subject, a kind and a tuple of ranks, one for each of ``rank_names``. A rank is any whole
+  number that the planner chooses, a number of channels that stay for example.
+* The walk (``stages``) goes through steps in the order of the network. A kind that changes several layers brings a step
+  of its own.
+
+Such a kind answers the planner's questions for a geometry of its own and not the solver's, so ``FormKind`` will fall
+into two classes along this line when the first one is written.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self, TypeAlias
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.evidence import Evidence
-from onnx_lowrank.factorise.factors import Factorization, Link
+from onnx_lowrank.factorise.factors import Factorization, LinkShape, compose
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.form import Form
+from onnx_lowrank.factorise.forms.preparation import Preparation, PreparedKernel
 
 Array = NDArray[Any]
 Energies: TypeAlias = Callable[[Array], Array]
-"""Maps ranks [m, number of ranks] to the log-energies [m] that a form is expected to keep of a layer's responses."""
-
-
-class PatchMoments(Protocol):
-    """Statistics of the patches that a convolution reads, added up over batches."""
-
-    def add(self, patches: Array) -> None:
-        """Count in patches [n, c, *sizes]."""
-
-
-class Preparation(Protocol):
-    """What a form derives from one kernel before any rank is chosen.
-
-    Kinds that name the same class of preparation share what it has computed.
-    """
-
-    @classmethod
-    def moments(cls) -> PatchMoments:
-        """Empty statistics of patches, to be filled while the original network is profiled."""
-
-    @classmethod
-    def of(cls, kernel: Array, moments: Any) -> Self:
-        """Prepare a kernel [d, c, *sizes], for statistics of its patches, or for none that matter (None)."""
-
-    def quick(self) -> Self:
-        """The same, for a trial whose factors need not be good."""
-
-
-@dataclass(frozen=True)
-class LinkShape:
-    """One convolution of the chain that a form makes of one group.
-
-    Attributes
-    ----------
-    filters, channels
-        How many it makes and reads.
-    carries
-        Along which spatial axes it has the original's size, stride, padding and dilation.
-    depthwise
-        Whether every channel has a filter of its own.
-    """
-
-    filters: int
-    channels: int
-    carries: tuple[bool, ...]
-    depthwise: bool = False
+"""A function from ranks [m, number of ranks] to the log-energies [m] that a form keeps of a layer's responses."""
 
 
 class FormKind(ABC):
-    """One kind of form; see the module.
+    """One kind of form.
 
     Attributes
     ----------
     name
-        As options, plans and reports call it.
+        The name by which options, plans and reports refer to it.
     summary
-        The chain of convolutions in one line, for the help and the pages.
+        The chain of convolutions in one line, for the help and the documentation.
     rank_names
         The symbols of its ranks, from the input on.
     needs
-        The kernel that it needs, as in "the form NAME needs a kernel that extends …".
+        The kernel that it needs, as the object of "the form NAME needs …".
     preparation
-        The class of what it derives from a kernel before ranks are chosen; None where there is nothing.
+        The class of what it derives from a kernel before ranks are chosen; None where it derives nothing.
     """
 
     name: ClassVar[str]
@@ -98,42 +66,48 @@ class FormKind(ABC):
     preparation: ClassVar[type[Preparation] | None] = None
 
     def takes(self, shape: ConvShape) -> bool:
-        """Whether the kernel extends as the form needs it."""
+        """Tell whether the form can replace a convolution of this geometry."""
         return True
 
     def rank_step(self, shape: ConvShape, multiple: int) -> int:
-        """The number that every rank is a multiple of, where ranks are to be multiples of ``multiple``."""
+        """Return the number of which every rank is a multiple, where the user asks for multiples of ``multiple``."""
         return multiple
 
     @abstractmethod
     def highest_ranks(self, shape: ConvShape) -> tuple[int, ...]:
-        """The ranks at which the form holds the whole kernel."""
+        """Return the ranks at which the form represents every kernel exactly."""
 
     @abstractmethod
     def macs(self, shape: ConvShape, ranks: Array) -> Array:
-        """The multiply-accumulates [m] of one sample at ranks [m, number of ranks]."""
+        """Return the multiply-accumulates [m] of one sample at ranks [m, number of ranks]."""
 
     @abstractmethod
     def log_energies(self, evidence: Evidence) -> Energies:
-        """The energies that the form is expected to keep of a layer, as a function of the ranks."""
+        """Return the log-energies that the form is expected to keep, as a function of the ranks.
+
+        They never fall as a rank grows, and reach 0 at the highest ranks.
+        """
 
     @abstractmethod
     def form(self, kernel: Array, ranks: tuple[int, ...], prepared: Any) -> Form:
-        """The form of a kernel [d, c, *sizes] at these ranks.
+        """Return the regression problem for a kernel [d, c, *sizes] at these ranks.
 
         ``prepared`` is an instance of ``preparation``, or None where the kind has none.
         """
 
     @abstractmethod
     def links(self, kernel: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[LinkShape, ...]:
-        """The convolutions that take the place of one with a kernel of this shape, [d, c, *sizes]."""
+        """Return the links that replace one convolution whose kernel has the shape (d, c, *sizes)."""
 
     def cost(self, shape: ConvShape, ranks: tuple[int, ...]) -> int:
-        """The multiply-accumulates of one sample at one choice of ranks."""
+        """Return the multiply-accumulates of one sample at one choice of ranks."""
         return int(self.macs(shape, np.array([ranks]))[0])
 
     def rank_choices(self, shape: ConvShape, multiple: int = 1) -> Array:
-        """All ranks [m, number of ranks] that the form can have, in lexicographic order; none where it does not fit."""
+        """Return all ranks [m, number of ranks] that the form can have, in lexicographic order.
+
+        There are none where the form does not take the kernel.
+        """
         if not self.takes(shape):
             return np.empty((0, len(self.rank_names)), np.int64)
         step = self.rank_step(shape, multiple)
@@ -141,29 +115,25 @@ class FormKind(ABC):
         return np.stack([side.ravel() for side in np.meshgrid(*sides, indexing="ij")], axis=1)
 
     def lowest_cost(self, shape: ConvShape, multiple: int = 1) -> int | None:
-        """The multiply-accumulates at the lowest ranks; None where there are no ranks to choose."""
+        """Return the multiply-accumulates at the lowest ranks, or None where there are no ranks to choose."""
         step = self.rank_step(shape, multiple)
         if not self.takes(shape) or min(self.highest_ranks(shape)) < step:
             return None
         return self.cost(shape, (step,) * len(self.rank_names))
 
 
-PreparedKernel: TypeAlias = Mapping[type[Preparation], Preparation]
-"""What all kinds in question have derived from one kernel, by the class that they name."""
-
-
 def form_of(kind: FormKind, kernel: Array, ranks: tuple[int, ...], prepared: PreparedKernel) -> Form:
-    """The form of a kernel [d, c, *sizes] at these ranks, with what its kind has derived from the kernel."""
+    """Return the regression problem for a kernel [d, c, *sizes], given all preparations of this kernel."""
     return kind.form(kernel, ranks, prepared[kind.preparation] if kind.preparation else None)
 
 
 def preparations(kinds: Sequence[FormKind], shape: ConvShape) -> tuple[type[Preparation], ...]:
-    """The preparations that these kinds need of a layer, each once."""
+    """Return the classes of preparation that these kinds need for a layer, without repetitions."""
     return tuple(dict.fromkeys(kind.preparation for kind in kinds if kind.preparation and kind.takes(shape)))
 
 
 def placeholder(kind: FormKind, kernel: tuple[int, ...], group: int, ranks: tuple[int, ...]) -> Factorization:
-    """Factors of the right shapes whose values mean nothing, to measure what a form costs before anything is solved.
+    """Return links of the right shapes with random values, to measure what a form costs before anything is solved.
 
     The values keep responses near the size of the inputs, because numbers close to zero would take longer.
 
@@ -172,7 +142,7 @@ def placeholder(kind: FormKind, kernel: tuple[int, ...], group: int, ranks: tupl
     kind
         The form.
     kernel
-        [d of all groups, c of one group, *sizes] of the convolution.
+        The shape (d of all groups, c of one group, *sizes) of the original kernel.
     group
         The number of groups.
     ranks
@@ -180,10 +150,10 @@ def placeholder(kind: FormKind, kernel: tuple[int, ...], group: int, ranks: tupl
     """
     d, c, *sizes = kernel
     rng = np.random.default_rng(0)
-    links = []
-    for shape in kind.links((d // group, c, *sizes), ranks):
-        own = tuple(size if carried else 1 for size, carried in zip(sizes, shape.carries, strict=True))
-        values = rng.random((shape.filters * group, shape.channels, *own), np.float32) - np.float32(0.5)
-        scale = np.float32((12 / (shape.channels * math.prod(own))) ** 0.5)
-        links.append(Link(values * scale, shape.carries, shape.depthwise))
-    return Factorization(kind.name, tuple(links), np.ones(d, np.float32), group)
+    links = [replace(link, filters=link.filters * group) for link in kind.links((d // group, c, *sizes), ranks)]
+    values = []
+    for link in links:
+        own = link.kernel_shape(sizes)
+        scale = np.float32((12 / math.prod(own[1:])) ** 0.5)
+        values.append((rng.random(own, np.float32) - np.float32(0.5)) * scale)
+    return replace(compose(links, sizes, values, np.ones(d, np.float32)), group=group)

@@ -1,4 +1,4 @@
-"""The table of forms: where a new kind is listed, and where everything that shows forms takes them from."""
+"""The table of forms, in which a new kind is listed and from which all other code takes them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from onnx_lowrank.factorise.forms.spatial import SPATIAL
 from onnx_lowrank.factorise.forms.three_d import THREE_D
 
 AUTO = "auto"
-"""The choice of the best form for every layer."""
+"""The value of the option ``form`` with which every layer gets the kind that suits it best."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,10 @@ class FormTable:
         return any(kind.name == name for kind in self.kinds)
 
     def __getitem__(self, name: str) -> FormKind:
-        return next(kind for kind in self.kinds if kind.name == name)
+        for kind in self.kinds:
+            if kind.name == name:
+                return kind
+        raise KeyError(name)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -35,12 +38,12 @@ class FormTable:
         return tuple(kind.name for kind in self.kinds)
 
     def allowed(self, choice: str) -> "FormTable":
-        """The kinds that an option allows: the one that it names, or all of them for "auto".
+        """Return the kinds that the option ``form`` allows: the one that it names, or all of them for "auto".
 
         Raises
         ------
         UsageError
-            Where the table has no such kind.
+            If the table has no such kind.
         """
         if choice == AUTO:
             return self

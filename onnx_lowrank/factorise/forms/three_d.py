@@ -1,7 +1,7 @@
 """The 3D form (§2.6): k×1 c→d'', 1×l d''→d' and then 1×1 d'→d.
 
-It makes both cuts: the spatial one of the kernel and, of the map from V of every column to the d responses, the
-reduced-rank one of the channel form. With V fixed, its regression is that of the spatial form at rank d'.
+It combines the spatial cut of the kernel with the reduced-rank map of the channel form. With V fixed, its regression is
+that of the spatial form at rank d': the solution P Qᵀ gives the 1×l kernel Qᵀ and the 1×1 kernel P.
 """
 
 from typing import Any
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from onnx_lowrank.factorise.chain import Chain
 from onnx_lowrank.factorise.energy import log_shares
 from onnx_lowrank.factorise.evidence import Evidence
+from onnx_lowrank.factorise.factors import LinkShape, compose
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.form import Form
-from onnx_lowrank.factorise.forms.kind import Energies, FormKind, LinkShape
+from onnx_lowrank.factorise.forms.kind import Energies, FormKind
 from onnx_lowrank.factorise.forms.spatial import (
     SPATIAL,
     Columns,
     column_shares,
     columns_of,
-    compose,
-    shared_axes,
+    kernel_values,
     two_sizes,
     vertical_macs,
 )
@@ -39,45 +39,42 @@ class ThreeDForm(FormKind):
     preparation = Columns
 
     def takes(self, shape: ConvShape) -> bool:
-        """Whether the kernel can be cut in space."""
+        """Tell whether k×1 and 1×l are both smaller than the kernel."""
         return SPATIAL.takes(shape)
 
     def highest_ranks(self, shape: ConvShape) -> tuple[int, ...]:
-        """The highest rank of the spatial cut, and d."""
+        """Return the highest rank of the spatial form, and d."""
         return (*SPATIAL.highest_ranks(shape), shape.filters)
 
     def macs(self, shape: ConvShape, ranks: Array) -> Array:
-        """d''·c·k·between + d'·(d''·l + d)·positions."""
+        """Return d''·c·k·between + d'·(d''·l + d)·positions; ``vertical_macs`` explains the first term."""
         columns, rank = ranks[:, 0], ranks[:, 1]
         behind = rank * (columns * two_sizes(shape.kernel)[1] + shape.filters) * shape.positions
         return np.asarray(columns * vertical_macs(shape) + behind)
 
     def log_energies(self, evidence: Evidence) -> Energies:
-        """The sum of the log-energies of both cuts."""
+        """Return the sum of the log-energies of the spatial cut at d'' and of the responses at d'."""
         columns, responses = column_shares(evidence), log_shares(evidence.spectrum)
         return lambda ranks: np.asarray(columns[ranks[:, 0] - 1] + responses[ranks[:, 1] - 1])
 
     def form(self, kernel: Array, ranks: tuple[int, ...], prepared: Columns) -> Form:
-        """The regression on V of every column, at rank d', with the 1×l kernel of the cut as H₀."""
+        """Return the regression on V of every column, at rank d', with the 1×l kernel of the cut as H₀."""
+        sizes, links = kernel.shape[2:], self.links(kernel.shape, ranks)
         first = prepared.filters[: ranks[0]]
         return Form(
-            columns_of,
-            first,
-            prepared.prior(ranks[0]),
-            ranks[1],
-            lambda solution: Chain(first, (solution.right, solution.left), solution.bias),
-            lambda chain: compose(chain, kernel.shape[2:], self.name),
+            inputs=columns_of,
+            first=first,
+            prior=prepared.prior(ranks[0]),
+            rank=ranks[1],
+            chain=lambda solution: Chain(first, (solution.right, solution.left), solution.bias),
+            compose=lambda chain: compose(links, sizes, kernel_values(chain, sizes), chain.bias),
         )
 
     def links(self, kernel: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[LinkShape, ...]:
-        """The first two convolutions carry their own axes, the last one none."""
-        d, c, *sizes = kernel
-        vertical, horizontal = shared_axes(sizes)
-        return (
-            LinkShape(ranks[0], c, vertical),
-            LinkShape(ranks[1], ranks[0], horizontal),
-            LinkShape(d, ranks[1], (False,) * len(sizes)),
-        )
+        """Return the two links of the spatial form, the second with d' filters, and one that carries no axis."""
+        d, _, *sizes = kernel
+        vertical, horizontal = SPATIAL.links((ranks[1], *kernel[1:]), ranks[:1])
+        return vertical, horizontal, LinkShape(d, ranks[1], (False,) * len(sizes))
 
 
 THREE_D = ThreeDForm()
