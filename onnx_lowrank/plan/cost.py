@@ -20,27 +20,30 @@ class Costs(Protocol):
         """The cost of the layer as it is."""
 
     def of(self, kind: FormKind, ranks: Array) -> Array:
-        """The costs [m] of a form at ranks [m, number of its ranks] from the input on; infinite where unknown."""
+        """Return the costs [m] of a form at ranks [m, number of ranks], from the input on.
+
+        Where a cost is unknown, it is infinite.
+        """
 
 
 @dataclass(frozen=True)
 class MacsCosts:
-    """MACs as costs."""
+    """The MACs of one sample as costs."""
 
     shape: ConvShape
 
     @property
     def untouched(self) -> int:
-        """See ``Costs``."""
+        """The MACs of the layer as it is."""
         return self.shape.macs
 
     def of(self, kind: FormKind, ranks: Array) -> Array:
-        """See ``Costs``."""
+        """Return the MACs [m] of a form at ranks [m, number of ranks]."""
         return kind.macs(self.shape, ranks)
 
 
 def lowest_macs(shape: ConvShape, kinds: Iterable[FormKind], multiple: int = 1) -> int:
-    """The least MACs that a layer can have: at the lowest ranks in some of these forms, or as it is.
+    """Return the least MACs that a layer can have, in one of these forms at its lowest ranks or as it is.
 
     Every rank is a multiple of ``multiple``.
     """

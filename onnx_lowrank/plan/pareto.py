@@ -1,7 +1,7 @@
-"""All that can be done with one layer: every form at all its ranks, as points of cost and log-energy.
+"""The choices of one layer: every form at all its ranks, as points of cost and log-energy.
 
-Each kind of form says what it is expected to keep of the layer's responses at its ranks, and what that costs. Only
-points on the Pareto front are kept: a costlier one must hold more energy.
+Each kind of form states the log-energy that it is expected to keep at its ranks, and their cost. Only the points on the
+Pareto front are kept: a costlier one must hold more energy.
 """
 
 from collections.abc import Mapping
@@ -20,20 +20,20 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class LayerChoices:
-    """One layer's choices, by rising cost and never falling log-energy; the last one leaves the layer alone.
+    """The choices of one layer, by rising cost and rising log-energy; the last one leaves the layer alone.
 
     Attributes
     ----------
     name
-        The site's name.
+        The name of the site.
     costs
-        [m], whole numbers: MACs, or nanoseconds.
+        [m], whole numbers: MACs or nanoseconds.
     log_energies
-        [m], ≤ 0; 0 for the last.
+        [m], at most 0; 0 for the last choice.
     forms
-        [m], the names of the forms; None for the last.
+        [m], the names of the forms; None for the last choice.
     ranks
-        [m], the ranks of each choice from the input on; empty for the last.
+        [m], the ranks from the input on; empty for the last choice.
     """
 
     name: str
@@ -44,11 +44,11 @@ class LayerChoices:
 
     @property
     def untouched(self) -> int:
-        """What the layer costs as it is."""
+        """The cost of the layer as it is."""
         return int(self.costs[-1])
 
     def choice(self, index: int) -> tuple[str | None, tuple[int, ...]]:
-        """The form and the ranks of a choice; (None, ()) for leaving the layer alone."""
+        """Return the form and the ranks of a choice; they are (None, ()) for the last one."""
         return self.forms[index], self.ranks[index]
 
 
@@ -59,23 +59,24 @@ def pareto_front(
     multiple: int = 1,
     costs: Costs | None = None,
 ) -> LayerChoices:
-    """The Pareto front of a layer.
+    """Return the Pareto front of a layer.
 
     Parameters
     ----------
     name
-        The site's name.
+        The name of the site.
     shape
         Its geometry.
     energies
-        What every kind of form that is allowed is expected to keep. Kinds that do not take the kernel are left out.
+        The log-energies that every allowed kind of form is expected to keep. A kind that does not take the kernel has
+        no choices.
     multiple
         A number of which every rank must be a multiple.
     costs
         The costs of the choices; None for their MACs.
     """
     costs = costs or MacsCosts(shape)
-    # Point 0 leaves the layer alone; behind it come the points of one kind after the other.
+    # Point 0 leaves the layer alone. The points of one kind after the other follow.
     points = [_Points(None, np.zeros((1, 0), np.int64), np.array([costs.untouched], np.float64), np.zeros(1))]
     for kind, expected in energies.items():
         ranks = kind.rank_choices(shape, multiple)
@@ -99,7 +100,7 @@ def pareto_front(
 
 
 class _Points(NamedTuple):
-    """All choices of one kind: its name, ranks [m, number of ranks], costs [m] and log-energies [m]."""
+    """The choices of one kind: its name, ranks [m, number of ranks], costs [m] and log-energies [m]."""
 
     form: str | None
     ranks: Array
@@ -108,9 +109,9 @@ class _Points(NamedTuple):
 
 
 def _pareto(cost: Array, energy: Array, untouched: int) -> Array:
-    """Indices of the front, by ascending cost; it ends with index 0, the untouched layer."""
+    """Return the indices of the points on the front, by ascending cost; the last one is 0, the untouched layer."""
     saving = np.flatnonzero(cost < untouched)
-    # By cost, and of equal costs the most energy first; then only what exceeds everything cheaper.
+    # Points are ordered by cost, and those of equal cost by falling energy; only what exceeds all before it is kept.
     order = saving[np.lexsort((-energy[saving], cost[saving]))]
     if not len(order):
         return np.array([0])

@@ -1,4 +1,4 @@
-"""A plan: which convolutions are factorised, and at which ranks. It can be saved, edited and replayed."""
+"""A plan: the form and the ranks of every convolution. It can be saved, edited and replayed."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,6 @@ from typing import Any
 
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
-from onnx_lowrank.factorise.forms.kind import FormKind
 from onnx_lowrank.factorise.forms.table import FORMS, FormTable
 
 SCHEMA = 1
@@ -21,11 +20,11 @@ class SitePlan:
     Attributes
     ----------
     name
-        Of the site.
+        The name of the site.
     form
         The name of a form, or None where the convolution is left alone.
     ranks
-        The numbers of channels between the stages, from the input on; empty where it is left alone.
+        The ranks of the form, from the input on; empty where the convolution is left alone.
     """
 
     name: str
@@ -48,53 +47,65 @@ class Plan:
         skipped: Mapping[str, str] = MappingProxyType({}),
         forms: FormTable = FORMS,
     ) -> "Plan":
-        """The plan for exactly these sites, in their order; sites that it does not name are left alone.
+        """Return the plan for exactly these sites, in their order; sites without an entry in this plan are left alone.
 
         Parameters
         ----------
         shapes
             The geometry of every site, by name.
         skipped
-            The reasons, by name, why other convolutions are no sites.
+            The reasons, by name, why other convolutions are not factorised.
         forms
             The table of forms.
 
         Raises
         ------
         DataError
-            Where it names a site that is not there, a form that its kernel cannot take, or a rank that is too high.
+            If the plan names a site that does not exist, a form that is unknown or does not take the kernel, or ranks
+            that the form cannot have.
         """
         for site in self.sites:
             if site.name in skipped:
                 if site.form is None:
                     continue
-                raise DataError(f"the plan asks {site.name!r} for the form {site.form}; skipped: {skipped[site.name]}")
+                raise DataError(
+                    f"the plan has the form {site.form} for {site.name!r}, which is skipped: {skipped[site.name]}"
+                )
             if site.name not in shapes:
-                raise DataError(f"the plan names {site.name!r}, which is no convolution to factorise in this model")
+                raise DataError(f"the plan names {site.name!r}, which is not a convolution to factorise in this model")
             if site.form is not None:
-                _check_ranks(site, forms[site.form], shapes[site.name])
+                _check_form(site, shapes[site.name], forms)
         named = {site.name: site for site in self.sites}
         return Plan(tuple(named.get(name, SitePlan(name, None)) for name in shapes))
 
     def to_json(self) -> str:
-        """As text that ``from_json`` reads."""
+        """Return the text that ``from_json`` reads."""
         return json.dumps({"schema": SCHEMA, "sites": [asdict(site) for site in self.sites]}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str = "the plan", forms: FormTable = FORMS) -> "Plan":
-        """Read a saved plan; ``source`` names it in errors.
+        """Read a saved plan.
+
+        Parameters
+        ----------
+        text
+            What ``to_json`` returned, perhaps edited.
+        source
+            The name of the plan in error messages.
+        forms
+            The table of forms.
 
         Raises
         ------
         DataError
-            Where the text is no plan.
+            If the text is not a plan.
         """
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{source} is not JSON ({error}): save a plan with --dry-run --plan FILE") from None
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-            raise DataError(f"{source} is no plan of schema {SCHEMA}: save a plan with --dry-run --plan FILE")
+            raise DataError(f"{source} is not a plan of schema {SCHEMA}: save a plan with --dry-run --plan FILE")
         sites = document.get("sites")
         if not isinstance(sites, list):
             raise DataError(f'{source} has no list of "sites": save a plan with --dry-run --plan FILE')
@@ -102,14 +113,14 @@ class Plan:
 
 
 def _site(entry: Any, source: str, forms: FormTable) -> SitePlan:
+    """Read the entry of one site."""
     name, form, ranks = (
         (entry.get(key) for key in ("name", "form", "ranks")) if isinstance(entry, dict) else (None,) * 3
     )
     if not isinstance(name, str):
         raise DataError(f"{source} has a site without a name: {json.dumps(entry)[:80]}")
     if form is not None and form not in forms:
-        known = ", ".join(json.dumps(known) for known in (*forms.names, None))
-        raise DataError(f"{source}: site {name!r} has form {json.dumps(form)}; use one of {known}")
+        raise DataError(f"{source}: site {name!r} has form {json.dumps(form)}; use one of {_known(forms)}")
     expected = 0 if form is None else len(forms[form].rank_names)
     if (
         not isinstance(ranks, list)
@@ -120,9 +131,24 @@ def _site(entry: Any, source: str, forms: FormTable) -> SitePlan:
     return SitePlan(name, form, tuple(ranks))
 
 
-def _check_ranks(site: SitePlan, kind: FormKind, shape: ConvShape) -> None:
+def _known(forms: FormTable) -> str:
+    """Return the values that a plan file may give for a form."""
+    return ", ".join(json.dumps(form) for form in (*forms.names, None))
+
+
+def _check_form(site: SitePlan, shape: ConvShape, forms: FormTable) -> None:
+    """Refuse a form or ranks that a convolution cannot have."""
+    if site.form not in forms:
+        raise DataError(f"the plan has form {json.dumps(site.form)} for {site.name!r}; use one of {_known(forms)}")
+    kind = forms[str(site.form)]
     if not kind.takes(shape):
-        raise DataError(f"the plan asks {site.name!r} for the form {site.form}; its kernel is {shape.kernel}")
-    for rank, highest in zip(site.ranks, kind.highest_ranks(shape), strict=True):
+        sizes = "×".join(map(str, shape.kernel)) or "that of a fully connected layer"
+        raise DataError(
+            f"the plan has the form {kind.name} for {site.name!r}: it needs {kind.needs}; the kernel is {sizes}"
+        )
+    if len(site.ranks) != len(kind.rank_names):
+        expected = ", ".join(kind.rank_names)
+        raise DataError(f"the plan has ranks {site.ranks} for {site.name!r}; the form {kind.name} takes {expected}")
+    for symbol, rank, highest in zip(kind.rank_names, site.ranks, kind.highest_ranks(shape), strict=True):
         if rank > highest:
-            raise DataError(f"the plan asks {site.name!r} for rank {rank}; it can have {highest} at most")
+            raise DataError(f"the plan has {symbol} = {rank} for {site.name!r}; it can be {highest} at most")

@@ -1,1 +1,1 @@
-"""What follows a layer, each kind of function with its z-step."""
+"""The activations behind a layer, each kind with its z-step."""

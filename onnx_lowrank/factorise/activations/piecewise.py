@@ -21,7 +21,10 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Piece:
-    """r(z) = slope · z + offset for lower ≤ z ≤ upper; ``slope`` has one value, or one for each of the d channels."""
+    """A piece r(z) = slope·z + offset for lower ≤ z ≤ upper.
+
+    ``slope`` has one value, or one for each of the d channels.
+    """
 
     lower: float
     upper: float
@@ -31,20 +34,20 @@ class Piece:
 
 @dataclass(frozen=True)
 class PiecewiseLinear:
-    """A continuous function of straight pieces, from the left to the right, the channels on the last axis."""
+    """A continuous function of straight pieces, in ascending order; channels are on the last axis of its argument."""
 
     name: str
     pieces: tuple[Piece, ...]
 
     def apply(self, y: Array) -> Array:
-        """r(y); see ``Activation``."""
+        """Return r(y); see ``Activation``."""
         result = _line(self.pieces[0], y)
         for piece in self.pieces[1:]:
             np.copyto(result, _line(piece, y), where=y > piece.lower)
         return result
 
     def z_step(self, target: Array, prediction: Array, weight: float) -> Array:
-        """z in closed form; see ``Activation``."""
+        """Return z in closed form; see ``Activation``."""
         best, least = _on_piece(self.pieces[0], target, prediction, weight)
         for piece in self.pieces[1:]:
             z, cost = _on_piece(piece, target, prediction, weight)
@@ -54,7 +57,7 @@ class PiecewiseLinear:
 
 
 def _on_piece(piece: Piece, target: Array, prediction: Array, weight: float) -> tuple[Array, Array]:
-    """(z, cost) of the best z that lies on a piece."""
+    """Return the best z that lies on a piece, and its cost."""
     s = np.asarray(piece.slope, prediction.dtype)
     z: Array = (target - piece.offset) * (s / (s * s + weight))
     z += prediction * (weight / (s * s + weight))
@@ -65,11 +68,15 @@ def _on_piece(piece: Piece, target: Array, prediction: Array, weight: float) -> 
 
 
 def _line(piece: Piece, z: Array) -> Array:
+    """Return slope·z + offset, on the piece or beyond its ends."""
     return np.asarray(z * np.asarray(piece.slope, z.dtype) + piece.offset, z.dtype)
 
 
 def clip(lower: float, upper: float) -> Activation:
-    """Clip to [lower, upper], either of which may be infinite; ReLU6 is Clip to [0, 6], the ReLU Clip to [0, ∞]."""
+    """Return the function that clips to [lower, upper], either of which may be infinite.
+
+    ReLU6 clips to [0, 6]; what clips to [0, ∞] is the ReLU itself.
+    """
     if (lower, upper) == (0, math.inf):
         return RELU
     pieces = [Piece(lower, upper, (1.0,), 0.0)]
@@ -81,21 +88,22 @@ def clip(lower: float, upper: float) -> Activation:
 
 
 def leaky_relu(alpha: float) -> Activation:
-    """Z for z ≥ 0, αz below."""
+    """Return the leaky ReLU, which is z for z ≥ 0 and αz below."""
     return PiecewiseLinear("LeakyRelu", _two_slopes((alpha,)))
 
 
 def prelu(slopes: tuple[float, ...]) -> Activation:
-    """The leaky ReLU with slopes for each of the d channels, or one for all."""
+    """Return the leaky ReLU with a slope for each of the d channels, or one for all."""
     return PiecewiseLinear("PRelu", _two_slopes(slopes))
 
 
 def _two_slopes(below: tuple[float, ...]) -> tuple[Piece, ...]:
+    """Return the pieces of a function with these slopes below 0 and slope 1 above."""
     return (Piece(-math.inf, 0.0, below, 0.0), Piece(0.0, math.inf, (1.0,), 0.0))
 
 
 def hard_sigmoid(alpha: float, beta: float) -> Activation:
-    """max(0, min(1, αz + β)), α > 0."""
+    """Return max(0, min(1, αz + β)) for α > 0."""
     low, high = -beta / alpha, (1 - beta) / alpha
     pieces = (
         Piece(-math.inf, low, (0.0,), 0.0),

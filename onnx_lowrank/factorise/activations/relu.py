@@ -1,4 +1,4 @@
-"""What follows a layer, and the z-step: the auxiliary response that serves it and the regression at once (§2.3).
+"""The activation behind a layer and its z-step: auxiliary responses that serve it and the regression at once (§2.3).
 
 For an activation r, a target y, a prediction ŷ and a weight λ, elementwise:
 
@@ -11,7 +11,7 @@ Comparing their costs gives one threshold: with κ = √(1 + 1/λ) − 1, z₁ w
 
 For ŷ ≥ 0 the difference of the costs is (r(y) + λŷ)² / (λ+1) ≥ 0; for ŷ < 0 it is r(y)² − λ/(λ+1) (r(y) − ŷ)².
 
-The paper has the ReLU alone. Other activations of straight pieces are in ``piecewise``, curved ones in ``smooth``.
+The paper treats the ReLU only. Other activations of straight pieces are in ``piecewise``, curved ones in ``smooth``.
 """
 
 import math
@@ -32,20 +32,20 @@ class Activation(Protocol):
 
     @property
     def name(self) -> str:
-        """As ONNX or the field names it."""
+        """The name that ONNX or the literature gives it."""
         ...
 
     def apply(self, y: Array) -> Array:
-        """r(y), for responses [n, d], in a new array."""
+        """Return r(y) for responses [n, d], in a new array."""
         ...
 
     def z_step(self, target: Array, prediction: Array, weight: float) -> Array:
-        """The minimising auxiliary responses.
+        """Return the minimising auxiliary responses.
 
         Parameters
         ----------
         target
-            r(y), the original's responses behind the activation, [n, d].
+            r(y), [n, d]: the original's responses behind the activation.
         prediction
             ŷ, [n, d].
         weight
@@ -61,16 +61,16 @@ class Activation(Protocol):
 
 @dataclass(frozen=True)
 class Relu:
-    """r(z) = max(0, z)."""
+    """The rectifier r(z) = max(0, z)."""
 
     name: str = "Relu"
 
     def apply(self, y: Array) -> Array:
-        """r(y); see ``Activation``."""
+        """Return r(y); see ``Activation``."""
         return np.maximum(y, 0)
 
     def z_step(self, target: Array, prediction: Array, weight: float) -> Array:
-        """z in closed form; see ``Activation``."""
+        """Return z in closed form; see ``Activation``."""
         kappa = math.sqrt(1 + 1 / weight) - 1
         step = target - prediction
         step *= 1 / (weight + 1)
@@ -83,12 +83,15 @@ RELU = Relu()
 
 
 def apply(activation: Activation | None, y: Array) -> Array:
-    """r(y), elementwise; y itself where there is no activation."""
+    """Return r(y), elementwise; without an activation this is y itself."""
     return y if activation is None else activation.apply(y)
 
 
 def slope(activation: Activation | None, y: Array) -> Array:
-    """r′(y), elementwise, in the type of y: central differences, exact away from the kinks of piecewise-linear ones."""
+    """Return r′(y), elementwise and in the type of y.
+
+    Central differences are exact away from the kinks of piecewise-linear functions.
+    """
     if activation is None:
         return np.ones_like(y)
     if isinstance(activation, Relu):

@@ -6,7 +6,7 @@ on the two numbers t and ŷ alone, so for every λ the minima are scanned for on
 table over the (t, ŷ) plane. The plane is mapped to a square by u(x) = x / (c + |x|): fine cells where r is curved,
 wide ones where it is straight. A z-step then
 
-* starts from its cell's minimum (where the abrupt change runs nearby, from the best of the neighbours' too),
+* starts from its cell's minimum (where an abrupt change runs nearby, from the best of the neighbouring cells'),
 * takes one Gauss-Newton step, Δz = (r'(t − r) − λ (z − ŷ)) / (r'² + λ), exact where r is straight,
 * and returns the cheapest of the start, the step, the kinks of r and ŷ itself.
 """
@@ -23,25 +23,25 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 CELLS = 512
-"""Of the table, along t and along ŷ: a megabyte, which a processor's second-level cache holds."""
+"""The cells of the table along t and along ŷ: a megabyte, which a processor's second-level cache holds."""
 
 SCANNED = 1024
-"""Values of z that are tried for every cell."""
+"""The values of z that are tried for every cell."""
 
 SCALE = 4.0
-"""c: half of the cells lie within ±c, where these functions bend."""
+"""The constant c: half of the cells lie within ±c, where these functions bend."""
 
 POLISH = 4
-"""Gauss-Newton steps for every cell, after the scan."""
+"""The Gauss-Newton steps for every cell after the scan."""
 
 ABRUPT = 8
-"""A difference between neighbouring cells' minima, in cells, that marks an abrupt change."""
+"""The difference between neighbouring cells' minima, in cells, above which a change is abrupt."""
 
 DIAGONAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
-"""The neighbours that are asked where the minimum changes abruptly."""
+"""The neighbours whose minima are tried where the minimum changes abruptly."""
 
 CHUNK = 1 << 14
-"""Values that are handled together, so that all temporary arrays stay in the cache."""
+"""The number of values that are handled together, so that all temporary arrays stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Smooth:
     Attributes
     ----------
     name
-        As ONNX or the field names it.
+        The name that ONNX or the literature gives it.
     curve
-        z, and the parameters → (r(z), r'(z)), elementwise.
+        Maps z and the parameters to (r(z), r'(z)), elementwise.
     parameters
-        Passed on to ``curve``.
+        The parameters of ``curve``.
     kinks
-        Where r' jumps: a minimum may sit there.
+        The points where r' jumps; a minimum may lie there.
     """
 
     name: str
@@ -66,11 +66,11 @@ class Smooth:
     kinks: tuple[float, ...] = ()
 
     def at(self, z: Array) -> tuple[Array, Array]:
-        """(r(z), r'(z))."""
+        """Return (r(z), r'(z))."""
         return self.curve(z, *self.parameters)
 
     def apply(self, y: Array) -> Array:
-        """r(y); see ``Activation``."""
+        """Return r(y); see ``Activation``."""
         if y.size <= CHUNK:
             return self.at(y)[0]
         flat, result = np.ravel(y), np.empty(y.size, y.dtype)
@@ -79,7 +79,7 @@ class Smooth:
         return result.reshape(y.shape)
 
     def z_step(self, target: Array, prediction: Array, weight: float) -> Array:
-        """Z to within a small tolerance, never worse than ŷ; see ``Activation``."""
+        """Return z to within a small tolerance, never worse than ŷ; see ``Activation``."""
         t, p = np.ravel(target), np.ravel(prediction)
         z = np.empty_like(p)
         for start in range(0, len(p), CHUNK):
@@ -88,24 +88,25 @@ class Smooth:
         return z.reshape(prediction.shape)
 
     def _minimise(self, t: Array, p: Array, weight: float) -> Array:
+        """Return the minimising z for targets t and predictions p, [n] each, that fit the cache."""
         table = minima(self, float(weight))
         row, column = _cell(t), _cell(p)
-        place = row * CELLS + column
-        z, cost = self._improve(table.z[place].astype(p.dtype), t, p, weight)
-        near = np.flatnonzero(table.abrupt[place])
+        cell = row * CELLS + column
+        z, cost = self.improved(table.z[cell].astype(p.dtype), t, p, weight)
+        near = np.flatnonzero(table.abrupt[cell])
         for down, right in DIAGONAL if len(near) else ():
             beside = np.clip(row[near] + down, 0, CELLS - 1) * CELLS + np.clip(column[near] + right, 0, CELLS - 1)
-            other, its_cost = self._improve(table.z[beside].astype(p.dtype), t[near], p[near], weight)
-            cheaper = its_cost < cost[near]
-            z[near[cheaper]], cost[near[cheaper]] = other[cheaper], its_cost[cheaper]
+            other, other_cost = self.improved(table.z[beside].astype(p.dtype), t[near], p[near], weight)
+            cheaper = other_cost < cost[near]
+            z[near[cheaper]], cost[near[cheaper]] = other[cheaper], other_cost[cheaper]
         for other in (*(np.full((), kink, p.dtype) for kink in self.kinks), p):
-            its_cost = np.square(t - self.apply(other)) + weight * np.square(other - p)
-            np.copyto(z, other, where=its_cost < cost)
-            np.minimum(cost, its_cost, out=cost)
+            other_cost = np.square(t - self.apply(other)) + weight * np.square(other - p)
+            np.copyto(z, other, where=other_cost < cost)
+            np.minimum(cost, other_cost, out=cost)
         return z
 
-    def _improve(self, z: Array, t: Array, p: Array, weight: float) -> tuple[Array, Array]:
-        """(z, f) after a Gauss-Newton step, where that is an improvement."""
+    def improved(self, z: Array, t: Array, p: Array, weight: float) -> tuple[Array, Array]:
+        """Take one Gauss-Newton step from z, [n], where it lowers the cost; return z, which is overwritten, and f."""
         r, slope = self.at(z)
         residual, away = t - r, z - p
         cost = residual * residual + weight * (away * away)
@@ -120,14 +121,22 @@ class Smooth:
 
 @dataclass(frozen=True)
 class Minima:
-    """The minimising z of every cell, [CELLS²], by t and then by ŷ, and whether the minimum jumps near it."""
+    """The table of minima over the (t, ŷ) plane.
+
+    Attributes
+    ----------
+    z
+        [CELLS²], the minimising z of every cell, by t and then by ŷ.
+    abrupt
+        [CELLS²], whether the minimum changes abruptly near the cell.
+    """
 
     z: Array
     abrupt: NDArray[np.bool_]
 
 
 def _warped(x: Array) -> Array:
-    """Where each x lies along one side of the square, in cells."""
+    """Map each x to its place along one side of the square, in cells."""
     u = x / (np.abs(x) + SCALE)
     u *= CELLS / 2
     u += CELLS / 2
@@ -135,19 +144,22 @@ def _warped(x: Array) -> Array:
 
 
 def _cell(x: Array) -> Array:
-    """The number of the cell of each x, along one side."""
+    """Return the number of the cell along one side in which each x lies."""
     return np.minimum(_warped(x).astype(np.int32), CELLS - 1)
 
 
 def _centres(count: int) -> Array:
-    """The middles of ``count`` cells along one side, [count]."""
+    """Return the middles of ``count`` cells along one side, [count]."""
     u = (2 * np.arange(count) + 1) / count - 1
     return np.asarray(SCALE * u / (1 - np.abs(u)))
 
 
 @functools.lru_cache(maxsize=32)
 def minima(activation: Smooth, weight: float) -> Minima:
-    """The table of an activation for a λ: scanned, then polished."""
+    """Return the table of an activation for one λ, which is scanned and then polished.
+
+    The tables of the last few pairs are kept: a run asks for the same ones in every iteration of every layer.
+    """
     centres = _centres(CELLS)
     grid = np.sort(np.concatenate([_centres(SCANNED), activation.kinks]))
     r = activation.apply(grid)
@@ -159,7 +171,7 @@ def minima(activation: Smooth, weight: float) -> Minima:
     t, p = np.repeat(centres, CELLS), np.tile(centres, CELLS)
     flat = z.ravel()
     for _ in range(POLISH):
-        flat, _ = activation._improve(flat, t, p, weight)
+        flat, _ = activation.improved(flat, t, p, weight)
     u = _warped(flat).reshape(CELLS, CELLS)
     spread = scipy.ndimage.maximum_filter(u, 3) - scipy.ndimage.minimum_filter(u, 3)
     return Minima(flat.astype(np.float32), (spread > ABRUPT).ravel())

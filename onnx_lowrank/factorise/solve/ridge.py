@@ -1,4 +1,4 @@
-"""A fully connected layer fitted again, at full rank, to what the layers before it now deliver.
+"""The refit of a fully connected layer, at full rank, to what the layers before it now deliver.
 
 Targets y (d) are the original network's responses of the layer, regressors x (p) what it reads in the factorised
 network, W (d×p) and b its weights there. The error of the factorised layers is systematic, so a change of the weights
@@ -6,8 +6,8 @@ undoes part of it. With the residuals r = y − Wx − b of n samples, X (n×p) 
 
     ΔW = argmin ‖R − X ΔWᵀ‖² + τ ‖ΔW‖²,    Δb = r̄ − ΔW x̄,    τ = ridge · trace(XᵀX)/p.
 
-The ridge shrinks towards the weights that are there; at an infinite one only the bias changes. Without a bias to
-change, nothing is centred and Δb = 0. One eigendecomposition, of the smaller of two matrices, serves all ridges:
+The ridge shrinks towards the present weights; where it is infinite, only the bias changes. Without a bias to change,
+nothing is centred and Δb = 0. One eigendecomposition, of the smaller of two matrices, serves all ridges:
 
     primal, p ≤ n    XᵀX = QΛQᵀ,    ΔWᵀ = Q (Λ + τI)⁻¹ QᵀXᵀR
     dual,   p > n    XXᵀ = QΛQᵀ,    ΔWᵀ = Xᵀ Q (Λ + τI)⁻¹ QᵀR
@@ -29,7 +29,7 @@ RIDGES = (np.inf, 1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.
 """Strengths of the shrinkage, in units of the regressors' mean variance."""
 
 BLOCK_BYTES = 1 << 26
-"""Of a block in double precision: the weights of a large layer would take gigabytes at once."""
+"""The bytes of a block in double precision: the weights of a large layer would take gigabytes at once."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Refit:
     weight, bias
         [d, p] and [d]; None where the layer keeps its own.
     ridge
-        The one that won; infinite where the bias alone changes, None where nothing does.
+        The ridge that won; infinite where the bias alone changes, None where nothing does.
     error_before, error_after
-        Σ(y − ŷ)² / Σ y² over the judging samples, of the layer as it was and of the winner, solved without them.
+        Σ(y − ŷ)² / Σ y² over the judging samples, for the layer as it was and for the winner, solved without them.
     """
 
     weight: Array | None
@@ -59,11 +59,11 @@ def refit(X: Array, Y: Array, judges: NDArray[np.bool_], weight: Array, bias: Ar
     Parameters
     ----------
     X, Y
-        [n, p] and [n, d], finite: what the layer reads, and what it should answer.
+        [n, p] and [n, d], finite: the regressors and the targets.
     judges
-        [n]: which samples judge. Where all or none do, the layer stays.
+        [n]: whether a sample judges. Where all or none do, the layer stays.
     weight, bias
-        [d, p] and [d], the layer as it is. New weights have the precision of the old, but at least the single one.
+        W [d, p] and b [d]. New weights have the precision of the old ones, or single precision where that is higher.
     intercept
         Whether the bias may be changed.
     """
@@ -72,23 +72,27 @@ def refit(X: Array, Y: Array, judges: NDArray[np.bool_], weight: Array, bias: Ar
         R[:, part] -= X @ weight[part].astype(np.float64).T
     scale = float(np.square(Y[judges], dtype=np.float64).sum()) or 1.0
     before = float(np.square(R[judges]).sum()) / scale
+    unchanged = Refit(None, None, None, before, before)
     if judges.all() or not judges.any():
-        return Refit(None, None, None, before, before)
-    part_solved = Ridge(X[~judges], R[~judges], intercept=intercept)
-    judging = part_solved.projected(X[judges])
-    errors = {
-        ridge: float(np.square(R[judges] - part_solved.correction(judging, ridge)).sum()) / scale for ridge in RIDGES
-    }
+        return unchanged
+    without_judges = Ridge(X[~judges], R[~judges], intercept=intercept)
+    projected = without_judges.projected(X[judges])
+
+    def error(ridge: float) -> float:
+        return float(np.square(R[judges] - without_judges.correction(projected, ridge)).sum()) / scale
+
+    errors = {ridge: error(ridge) for ridge in RIDGES}
     best = min(errors, key=lambda ridge: errors[ridge])
     if not errors[best] + _rounding(X[judges], weight) / scale < before:
-        return Refit(None, None, None, before, before)
+        return unchanged
     solved = Ridge(X, R, intercept=intercept)
-    changed = None if np.isinf(best) else solved.added_to(weight, best)
-    return Refit(changed, bias + solved.offset(best) if intercept else None, best, before, errors[best])
+    new_weight = None if np.isinf(best) else solved.added_to(weight, best)
+    new_bias = bias + solved.offset(best) if intercept else None
+    return Refit(new_weight, new_bias, best, before, errors[best])
 
 
 def _rounding(X: Array, weight: Array) -> float:
-    """What rounding the weights to their type adds to Σ(y − ŷ)² over the rows X, if their last digits are random."""
+    """Return what rounding the weights adds to Σ(y − ŷ)² over the rows X, if their last digits are random."""
     # Not numpy.finfo, which does not know the types that NumPy itself does not have.
     one = np.ones((), weight.dtype)
     eps = float(one)
@@ -101,15 +105,22 @@ def _rounding(X: Array, weight: Array) -> float:
 
 
 def _blocks(count: int, width: int) -> Iterator[slice]:
-    """Parts of ``count`` rows or columns that hold ``width`` numbers each."""
+    """Divide ``count`` rows or columns of ``width`` numbers each into blocks of ``BLOCK_BYTES``."""
     step = max(1, BLOCK_BYTES // (8 * max(1, width)))
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
 class Ridge:
-    """The regression of R [n, d] on X [n, p], for every ridge.
+    """The regression of residuals on regressors for every ridge.
 
-    ``dual`` says which matrix is decomposed; None: the smaller one.
+    Parameters
+    ----------
+    X, R
+        [n, p] and [n, d].
+    intercept
+        Whether both are centred and Δb is solved for.
+    dual
+        Whether XXᵀ is decomposed and not XᵀX; None for the smaller one.
     """
 
     def __init__(self, X: Array, R: Array, *, intercept: bool, dual: bool | None = None) -> None:
@@ -129,38 +140,38 @@ class Ridge:
         self._mean_variance = float(values.sum()) / p
 
     def _products(self, rows: Array) -> Array:
-        """Scalar products [m, n] of the centred rows [m, p] with those that were solved on."""
+        """Return the scalar products [m, n] of rows [m, p], centred, with those of X."""
         total = np.zeros((len(rows), len(self._X)))
         for part in _blocks(self._X.shape[1], len(self._X) + len(rows)):
             total += (rows[:, part] - self._mean[part]) @ (self._X[:, part] - self._mean[part]).T
         return total
 
     def _coefficients(self, ridge: float) -> Array:
-        """(Λ + τI)⁻¹ QᵀR or (Λ + τI)⁻¹ QᵀXᵀR, [n or p, d]."""
+        """Return (Λ + τI)⁻¹ QᵀR or (Λ + τI)⁻¹ QᵀXᵀR, [n or p, d]."""
         # Constant regressors have no variance; any positive number then keeps the division regular.
         tau = ridge * self._mean_variance or 1.0
         coefficients: Array = self._projected / (self._values + tau)[:, None]
         return coefficients
 
     def projected(self, rows: Array) -> Array:
-        """Rows [m, p] as ``correction`` takes them, for any number of ridges: [m, n or p]."""
+        """Project rows [m, p] on Q for ``correction``; one projection [m, n or p] serves all ridges."""
         return np.asarray((self._products(rows) if self._dual else rows - self._mean) @ self._Q)
 
     def correction(self, projected: Array, ridge: float) -> Array:
-        """What the change of the layer adds to its responses, [m, d]."""
+        """Return ΔW x + Δb, [m, d], for projected rows."""
         if np.isinf(ridge):
             return np.broadcast_to(self._shift, (len(projected), len(self._shift)))
         return np.asarray(projected @ self._coefficients(ridge) + self._shift)
 
     def offset(self, ridge: float) -> Array:
-        """Δb, [d]."""
+        """Return Δb, [d]."""
         return np.asarray(self.correction(self.projected(np.zeros((1, len(self._mean)))), ridge)[0])
 
     def added_to(self, weight: Array, ridge: float) -> Array:
-        """W + ΔW, [d, p]."""
-        turned = self._Q @ self._coefficients(ridge)
+        """Return W + ΔW, [d, p]."""
+        coefficients = self._Q @ self._coefficients(ridge)
         changed = np.empty(weight.shape, np.result_type(weight.dtype, np.float32))
         for part in _blocks(weight.shape[1], len(weight) + len(self._X)):
-            difference = turned.T @ (self._X[:, part] - self._mean[part]) if self._dual else turned[part].T
+            difference = coefficients.T @ (self._X[:, part] - self._mean[part]) if self._dual else coefficients[part].T
             changed[:, part] = weight[:, part].astype(np.float64) + difference
         return changed
