@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forms_for_tests import fit, judging
 from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.activations import curves, smooth
@@ -18,7 +19,7 @@ from onnx_lowrank.factorise.activations.piecewise import (
 )
 from onnx_lowrank.factorise.activations.relu import RELU, Activation, apply
 from onnx_lowrank.factorise.rows import Rows
-from onnx_lowrank.factorise.solve.alternation import SCHEDULE, fit
+from onnx_lowrank.factorise.solve.alternation import SCHEDULE
 
 Array = NDArray[Any]
 EPS32 = float(np.finfo(np.float32).eps)
@@ -101,11 +102,11 @@ def test_z_step_of_a_curve_is_near_the_minimum_and_never_worse_than_the_predicti
     y, prediction = pairs(1, spread)
     target = activation.apply(y)
     z = activation.z_step(target, prediction, weight)
-    found = cost(activation, target, prediction, weight, z)
+    reached = cost(activation, target, prediction, weight, z)
     best = least_on_a_grid(activation, target, prediction, weight)
-    assert (found - best <= 1e-2 * (1 + best)).all()
-    assert (found - best).mean() <= 1e-4 * (best.mean() + 1e-2)
-    assert (found <= cost(activation, target, prediction, weight, prediction)).all()
+    assert (reached - best <= 1e-2 * (1 + best)).all()
+    assert (reached - best).mean() <= 1e-4 * (best.mean() + 1e-2)
+    assert (reached <= cost(activation, target, prediction, weight, prediction)).all()
 
 
 @pytest.mark.parametrize("weight", WEIGHTS)
@@ -117,12 +118,12 @@ def test_z_step_in_single_precision_is_as_good(name: str, weight: float) -> None
     z = activation.z_step(single, guess, weight)
     assert single.dtype == z.dtype == np.float32
     target = activation.apply(y)
-    found = cost(activation, target, prediction, weight, z.astype(np.float64))
+    reached = cost(activation, target, prediction, weight, z.astype(np.float64))
     exact = cost(activation, target, prediction, weight, activation.z_step(target, prediction, weight))
     # Where two minima cost the same, rounding may choose either.
     tolerance = 1e-2 if name in CURVED else 100 * EPS32 * (1 + exact.max())
-    assert (found <= exact + tolerance).all()
-    assert found.mean() <= exact.mean() * (1 + 1e-4) + EPS32
+    assert (reached <= exact + tolerance).all()
+    assert reached.mean() <= exact.mean() * (1 + 1e-4) + EPS32
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -214,7 +215,7 @@ def test_the_nonlinear_solution_beats_the_linear_one_on_unseen_rows(name: str) -
     mixing = rng.standard_normal((12, 12)) * 0.85 ** np.arange(12)
     Y = (rng.standard_normal((9000, 12)) @ mixing.T + rng.standard_normal(12)).astype(np.float32)
     activation = prelu((0.25, -0.3, 0.0, 2.0) * 3) if name == "PRelu" else EVERY[name]
-    rows, unseen = Rows(Y[:6000], Y[:6000], np.arange(6000) % 5 == 2), Y[6000:]
+    rows, unseen = Rows(Y[:6000], Y[:6000], judging(6000)), Y[6000:]
 
     def error(*, nonlinear: bool) -> float:
         solution = fit(rows, np.eye(12), 4, activation, nonlinear=nonlinear).map

@@ -5,15 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forms_for_tests import dense, highest_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise.als import _least_squares, alternate
-from onnx_lowrank.factorise.forms import cp
-from onnx_lowrank.factorise.forms.conv_shape import ConvShape
-from onnx_lowrank.factorise.forms.cp import PixelMoments, Polyadic, kept
-from onnx_lowrank.factorise.forms.form import Cuts, from_weights, make_form
+from onnx_lowrank.factorise.als import alternate
+from onnx_lowrank.factorise.forms.cp import CP, PixelMoments, Polyadic, kept_shares
+from onnx_lowrank.factorise.forms.form import from_weights
 from onnx_lowrank.factorise.forms.spatial import ColumnMoments
 from onnx_lowrank.factorise.moments import root
 
@@ -33,6 +32,13 @@ def draw(d: int, c: int, sizes: tuple[int, ...], seed: int) -> tuple[Array, Arra
     return W, patches.reshape(400, c, *sizes).astype(np.float32)
 
 
+def pixel_moments(*batches: Array) -> PixelMoments:
+    moments = PixelMoments()
+    for patches in batches:
+        moments.add(patches)
+    return moments
+
+
 def composed(factors: tuple[Array, Array, Array]) -> Array:
     """The kernel [d, c, s] that factors stand for."""
     A, B, S = factors
@@ -43,14 +49,12 @@ def composed(factors: tuple[Array, Array, Array]) -> Array:
 @settings(max_examples=60, deadline=None)
 def test_at_full_rank_the_factors_are_the_kernel(drawn: tuple[int, int, tuple[int, ...], int]) -> None:
     W, patches = draw(*drawn)
-    d, c, *sizes = W.shape
-    for covariances in (None, PixelMoments(patches).covariances):
-        polyadic = Polyadic.of(W, covariances)
-        (most,) = ConvShape(d, c, (int(np.prod(sizes)), 1), 1, 1, 1).highest_ranks("cp")
-        assert len(polyadic.energies) == most
-        form = make_form("cp", W, (most,), Cuts(polyadic=polyadic))
-        dense = from_weights(form, W, np.zeros(d)).dense()
-        np.testing.assert_allclose(dense, W, atol=1e-8 * np.abs(W).max())
+    ranks = highest_ranks(CP, W)
+    for moments in (None, pixel_moments(patches)):
+        polyadic = Polyadic.of(W, moments)
+        assert (len(polyadic.energies),) == ranks
+        chain = from_weights(CP.form(W, ranks, polyadic), W, np.zeros(len(W)))
+        np.testing.assert_allclose(dense(chain), W, atol=1e-8 * np.abs(W).max())
 
 
 @given(kernels, st.floats(0.1, 0.9))
@@ -80,8 +84,8 @@ def test_least_squares_finds_a_kernel_that_is_of_low_rank() -> None:
     A, B, S = (rng.standard_normal((size, 4)) for size in (9, 8, 9))
     V = np.einsum("dr,cr,xr->dcx", A, B, S)
     near = [factor + 0.05 * rng.standard_normal(factor.shape) for factor in (A, B, S)]
-    found = np.einsum("dr,cr,xr->dcx", *alternate(V, near[0], near[1], near[2], 40))
-    assert np.square(found - V).sum() < 1e-6 * np.square(V).sum()
+    result = np.einsum("dr,cr,xr->dcx", *alternate(V, near[0], near[1], near[2], 40))
+    assert np.square(result - V).sum() < 1e-6 * np.square(V).sum()
 
 
 @pytest.mark.parametrize("copies", [1, 8])
@@ -90,17 +94,22 @@ def test_more_components_than_the_kernel_has_do_no_harm(copies: int) -> None:
     rng = np.random.default_rng(1)
     A, B, S = (np.tile(rng.standard_normal((size, 5)), copies) for size in (30, 40, 9))
     V = np.einsum("dr,cr,xr->dcx", A[:, :5], B[:, :5], S[:, :5])
-    found = np.einsum("dr,cr,xr->dcx", *alternate(V, A / copies, B, S, 10))
-    assert np.square(found - V).sum() < 1e-6 * np.square(V).sum()
+    result = np.einsum("dr,cr,xr->dcx", *alternate(V, A / copies, B, S, 10))
+    assert np.square(result - V).sum() < 1e-6 * np.square(V).sum()
 
 
-def test_the_ridge_shrinks_steps_and_not_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ridge_shrinks_steps_and_not_factors() -> None:
     rng = np.random.default_rng(2)
     A, B, S = (rng.standard_normal((size, 3)) for size in (9, 8, 9))
     V = np.einsum("dr,cr,xr->dcx", A, B, S)
-    monkeypatch.setattr(cp, "RIDGES", (0.1,))
-    found = np.einsum("dr,cr,xr->dcx", *alternate(V, A, B, S, 60))
-    assert np.square(found - V).sum() < 1e-9 * np.square(V).sum()
+    A, B, S = (factor + 0.05 * rng.standard_normal(factor.shape) for factor in (A, B, S))
+    errors = {}
+    for ridge in (1e-4, 0.1):
+        for sweeps in (2, 60):
+            result = np.einsum("dr,cr,xr->dcx", *alternate(V, A, B, S, sweeps, ridges=(ridge,)))
+            errors[ridge, sweeps] = np.square(result - V).sum() / np.square(V).sum()
+    assert errors[0.1, 2] > 10 * errors[1e-4, 2]
+    assert max(errors[0.1, 60], errors[1e-4, 60]) < 1e-9
 
 
 @pytest.mark.parametrize("power", [-200, -70, 70, 200])
@@ -117,16 +126,19 @@ def test_kernels_of_any_size_are_solved_alike(power: int) -> None:
 @pytest.mark.parametrize("size", [1e-30, 1e-22, 1e12])
 def test_patches_of_any_size_have_a_covariance_with_a_root(size: float) -> None:
     patches = (size * np.random.default_rng(4).standard_normal((60, 3, 3, 3))).astype(np.float32)
-    channels, taps = PixelMoments(patches[:10], patches[10:]).covariances
-    columns = ColumnMoments(patches[:10], patches[10:]).covariance
-    for covariance in (channels, taps, columns):
+    columns = ColumnMoments()
+    columns.add(patches)
+    for covariance in (*pixel_moments(patches[:10], patches[10:]).covariances, columns.covariance):
         assert np.isfinite(root(covariance)).all()
 
 
 def test_a_factor_that_cannot_be_solved_for_stays() -> None:
-    near = np.ones((3, 2), np.float32)
-    gram = np.array([[1, 100], [100, 1]], np.float32)  # not that of anything
-    np.testing.assert_array_equal(_least_squares(np.zeros((3, 2), np.float32), gram, near), near)
+    rng = np.random.default_rng(5)
+    V, A, B, S = (rng.standard_normal(shape).astype(np.float32) for shape in ((9, 8, 9), (9, 2), (8, 2), (9, 2)))
+    B, S = (factor / np.linalg.norm(factor, axis=0) for factor in (B, S))
+    # With a negative ridge no matrix is positive definite.
+    for factor, result in zip((A, B, S), alternate(V, A, B, S, 3, ridges=(-10.0,)), strict=True):
+        np.testing.assert_allclose(result, factor, rtol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -145,14 +157,14 @@ def test_looking_at_the_patches_serves_the_responses(seed: int) -> None:
         P = patches.reshape(400, 5, 9) - patches.reshape(400, 5, 9).mean(axis=0)
         return float(np.square(np.einsum("ncx,dcx->nd", P, difference)).sum())
 
-    assert error(Polyadic.of(W, PixelMoments(patches).covariances)) < 0.8 * error(Polyadic.of(W, None))
+    assert error(Polyadic.of(W, pixel_moments(patches))) < 0.8 * error(Polyadic.of(W, None))
 
 
 @pytest.mark.parametrize("mean", [0.0, 3e3])
 def test_moments_add_up_over_batches_and_large_means_do_not_eat_them(mean: float) -> None:
     rng = np.random.default_rng(0)
     patches = (rng.standard_normal((300, 4, 2, 3)) + mean).astype(np.float32)
-    channels, taps = PixelMoments(patches[:100], patches[100:]).covariances
+    channels, taps = pixel_moments(patches[:100], patches[100:]).covariances
     P = patches.astype(np.float64).reshape(300, 4, 6)
     P = P - P.mean(axis=0)
     np.testing.assert_allclose(channels, np.einsum("ncx,nex->ce", P, P) / 1800, atol=1e-6)
@@ -162,7 +174,7 @@ def test_moments_add_up_over_batches_and_large_means_do_not_eat_them(mean: float
 
 def test_a_dead_kernel_loses_nothing_and_shares_rise_to_all() -> None:
     dead = Polyadic.of(np.zeros((4, 3, 3, 3)), None)
-    assert (kept(dead.energies) == 1).all()
+    assert (kept_shares(dead.energies) == 1).all()
     assert (composed(dead.factors(2)) == 0).all()
-    shares = kept(Polyadic.of(draw(6, 5, (3, 3), 0)[0], None).energies)
+    shares = kept_shares(Polyadic.of(draw(6, 5, (3, 3), 0)[0], None).energies)
     assert (np.diff(shares) >= 0).all() and shares[-1] == 1

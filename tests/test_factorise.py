@@ -6,25 +6,26 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.linalg
+from forms_for_tests import dense, fit, judging
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.activations.relu import RELU, Activation, apply
-from onnx_lowrank.factorise.chain import Chain
+from onnx_lowrank.factorise.evidence import weight_energies
 from onnx_lowrank.factorise.factors import Factorization, Link
-from onnx_lowrank.factorise.forms import channel
-from onnx_lowrank.factorise.forms.form import from_weights, make_form
-from onnx_lowrank.factorise.moments import Moments
+from onnx_lowrank.factorise.forms.channel import CHANNEL, responses
+from onnx_lowrank.factorise.forms.form import from_weights
+from onnx_lowrank.factorise.moments import Moments, RowCovariance
 from onnx_lowrank.factorise.regression import LowRankMap, Regression, leading_subspace
 from onnx_lowrank.factorise.rows import Rows
-from onnx_lowrank.factorise.solve.alternation import Fit, fit
+from onnx_lowrank.factorise.solve.fit import Fit
 
 Array = NDArray[Any]
 EPS32 = float(np.finfo(np.float32).eps)
 
 
-def responses(seed: int, n: int = 3000, d: int = 12, decay: float = 0.7) -> Array:
+def correlated(seed: int, n: int = 3000, d: int = 12, decay: float = 0.7) -> Array:
     """Correlated rows [n, d] with a falling spectrum and unequal means."""
     rng = np.random.default_rng(seed)
     mixing = rng.standard_normal((d, d)) * decay ** np.arange(d)
@@ -40,7 +41,7 @@ def disturbed(Y: Array, seed: int, amount: float = 0.3) -> Array:
 
 
 def rows(X: Array, Y: Array) -> Rows:
-    return Rows(X, Y, np.arange(len(X)) % 5 == 2)
+    return Rows(X, Y, judging(len(X)))
 
 
 def solve_channel(rows: Rows, rank: int, activation: Activation | None, *, nonlinear: bool) -> Fit:
@@ -66,8 +67,8 @@ def solve(X: Array, Z: Array, ridge: float, rank: int, prior: Array) -> LowRankM
 
 
 def test_reduced_rank_regression_is_the_papers_generalised_svd() -> None:
-    Y = responses(0).astype(np.float64)
-    Z = np.maximum(responses(1).astype(np.float64) * 0.3 + Y, -0.1)
+    Y = correlated(0).astype(np.float64)
+    Z = np.maximum(correlated(1).astype(np.float64) * 0.3 + Y, -0.1)
     rank, d = 4, Y.shape[1]
     Yc, Zc = Y - Y.mean(axis=0), Z - Z.mean(axis=0)
     M = Zc.T @ Yc @ np.linalg.inv(Yc.T @ Yc)
@@ -79,7 +80,7 @@ def test_reduced_rank_regression_is_the_papers_generalised_svd() -> None:
 
 
 def test_symmetric_linear_solution_is_the_pca_of_the_responses() -> None:
-    Y = responses(2)
+    Y = correlated(2)
     rank = 5
     solution = solve_channel(Rows(Y, Y, np.arange(len(Y)) % 5 == 0), rank, None, nonlinear=False).map
     _, vectors = np.linalg.eigh(np.cov(Y.T.astype(np.float64)))
@@ -89,8 +90,8 @@ def test_symmetric_linear_solution_is_the_pca_of_the_responses() -> None:
 
 @pytest.mark.parametrize("ridge", [1e-3, 1.0, 1e9])
 def test_the_regression_minimises_its_objective(ridge: float) -> None:
-    Y = responses(3).astype(np.float64)
-    X = disturbed(responses(3), 4).astype(np.float64)
+    Y = correlated(3).astype(np.float64)
+    X = disturbed(correlated(3), 4).astype(np.float64)
     rank, d = 3, Y.shape[1]
     rng = np.random.default_rng(5)
     prior = rng.standard_normal((d, 2)) @ rng.standard_normal((2, d))
@@ -109,23 +110,20 @@ def test_the_regression_minimises_its_objective(ridge: float) -> None:
 
 
 def test_an_endless_ridge_gives_the_prior() -> None:
-    Y = responses(6)
+    Y = correlated(6)
     prior = np.diag([1.0, 2.0, 3.0] + [0.0] * 9)
     solution = solve(disturbed(Y, 7), Y, 1e12, 3, prior)
     np.testing.assert_allclose(solution.left @ solution.right, prior, atol=1e-6)
 
 
 @pytest.mark.parametrize("decay", [0.99, 0.999])
-def test_leading_subspaces_of_large_matrices_hold_what_the_exact_ones_hold(
-    decay: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_leading_subspaces_of_large_matrices_hold_what_the_exact_ones_hold(decay: float) -> None:
     rng = np.random.default_rng(8)
     A = rng.standard_normal((400, 400)) * decay ** np.arange(400)
     S = A.T @ A
     exact = np.linalg.eigvalsh(S)[::-1]
-    monkeypatch.setattr("onnx_lowrank.factorise.regression.LARGE", 100)
     for rank in (1, 20, 100):
-        V = leading_subspace(S, rank)
+        V = leading_subspace(S, rank, large=100)
         np.testing.assert_allclose(V.T @ V, np.eye(rank), atol=1e-10)
         assert 0.98 * exact[:rank].sum() < np.vdot(V, S @ V) <= exact[:rank].sum() * (1 + 1e-9)
 
@@ -134,15 +132,25 @@ def test_leading_subspaces_of_large_matrices_hold_what_the_exact_ones_hold(
 
 
 def test_moments_of_parts_add_up_to_those_of_the_whole() -> None:
-    X, Y = responses(20, n=2500, d=5) + np.float32(30), responses(21, n=2500, d=7)
+    X, Y = correlated(20, n=2500, d=5) + np.float32(30), correlated(21, n=2500, d=7)
     whole, added = Moments.of(X, Y), Moments.of(X[:900], Y[:900]) + Moments.of(X[900:], Y[900:])
     Xc, Yc = (a.astype(np.float64) - a.mean(axis=0, dtype=np.float64) for a in (X, Y))
     expected = (X.mean(axis=0, dtype=float), Y.mean(axis=0, dtype=float), Xc.T @ Xc, Yc.T @ Xc, Yc.T @ Yc)
     for moments in (whole, added):
         assert moments.n == len(X)
-        found = (moments.x_mean, moments.y_mean, moments.xx, moments.yx, moments.yy)
-        for a, b in zip(found, expected, strict=True):
+        parts = (moments.x_mean, moments.y_mean, moments.xx, moments.yx, moments.yy)
+        for a, b in zip(parts, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("mean", [0.0, 2.0**13])
+def test_a_covariance_adds_up_over_batches_and_large_means_do_not_eat_it(mean: float) -> None:
+    rows = correlated(22, n=2500, d=5) + np.float32(mean)
+    before, moments = rows.copy(), RowCovariance()
+    for batch in (rows[:900], rows[900:]):
+        moments.add(batch)
+    np.testing.assert_allclose(moments.covariance, np.cov(rows.T.astype(np.float64), bias=True), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(rows, before)
 
 
 # ---- the fit
@@ -153,7 +161,7 @@ def test_moments_of_parts_add_up_to_those_of_the_whole() -> None:
 def test_the_choice_is_never_worse_for_the_judges_than_any_candidate_kind(
     seed: int, rank: int, nonlinear: bool
 ) -> None:
-    Y = responses(seed, n=600)
+    Y = correlated(seed, n=600)
     result = solve_channel(rows(disturbed(Y, seed + 1), Y), rank, RELU, nonlinear=nonlinear)
     if not nonlinear:
         assert result.error_nonlinear is None and result.iterations == 0
@@ -163,13 +171,13 @@ def test_the_choice_is_never_worse_for_the_judges_than_any_candidate_kind(
 
 
 def test_full_rank_on_the_networks_own_responses_is_the_identity() -> None:
-    Y = responses(8)
+    Y = correlated(8)
     result = solve_channel(rows(Y, Y), Y.shape[1], RELU, nonlinear=True)
     np.testing.assert_allclose(result.map(Y), Y, atol=200 * EPS32 * np.abs(Y).max())
 
 
 def test_asymmetric_on_undisturbed_inputs_is_the_symmetric_solution() -> None:
-    Y = responses(9)
+    Y = correlated(9)
     shifted = Y - np.float32(0.5)  # the bias takes up a constant shift of the regressors
     a = solve_channel(rows(Y, Y), 4, RELU, nonlinear=True)
     b = solve_channel(rows(shifted, Y), 4, RELU, nonlinear=True)
@@ -178,7 +186,7 @@ def test_asymmetric_on_undisturbed_inputs_is_the_symmetric_solution() -> None:
 
 
 def test_the_asymmetric_solution_undoes_error_that_the_symmetric_one_leaves() -> None:
-    Y = responses(10, n=6000)
+    Y = correlated(10, n=6000)
     X = disturbed(Y, 11, amount=0.4)
     asymmetric = solve_channel(rows(X[:4000], Y[:4000]), 6, RELU, nonlinear=True)
     symmetric = solve_channel(rows(Y[:4000], Y[:4000]), 6, RELU, nonlinear=True)
@@ -186,7 +194,7 @@ def test_the_asymmetric_solution_undoes_error_that_the_symmetric_one_leaves() ->
 
 
 def test_the_nonlinear_solution_beats_the_linear_one_on_unseen_rows_where_relu_hides_much() -> None:
-    Y = responses(12, n=12000, decay=0.9) - np.float32(1.5)
+    Y = correlated(12, n=12000, decay=0.9) - np.float32(1.5)
     seen, unseen = Y[:8000], Y[8000:]
     linear = solve_channel(rows(seen, seen), 4, RELU, nonlinear=False)
     nonlinear = solve_channel(rows(seen, seen), 4, RELU, nonlinear=True)
@@ -195,7 +203,7 @@ def test_the_nonlinear_solution_beats_the_linear_one_on_unseen_rows_where_relu_h
 
 
 def test_error_falls_as_rank_grows() -> None:
-    Y = responses(13)
+    Y = correlated(13)
     X = disturbed(Y, 14, amount=0.1)
     errors = [solve_channel(rows(X, Y), rank, RELU, nonlinear=True) for rank in range(1, 13)]
     chosen = [min(e.error_linear, e.error_nonlinear or np.inf) for e in errors]
@@ -206,14 +214,10 @@ def test_error_falls_as_rank_grows() -> None:
 def test_few_rows_never_do_much_worse_than_the_symmetric_solution(n: int) -> None:
     worse = []
     for seed in range(20):
-        Y = responses(seed, n=4000)
+        Y = correlated(seed, n=4000)
         X = disturbed(Y, seed + 100, amount=0.15)
-        few = Rows(X[:n], Y[:n], np.arange(n) % 5 == 2)
-        own = Rows(Y[:n], Y[:n], np.arange(n) % 5 == 2)
-        asymmetric, symmetric = (
-            solve_channel(few, 4, RELU, nonlinear=True),
-            solve_channel(own, 4, RELU, nonlinear=True),
-        )
+        few, own = rows(X[:n], Y[:n]), rows(Y[:n], Y[:n])
+        asymmetric, symmetric = (solve_channel(samples, 4, RELU, nonlinear=True) for samples in (few, own))
         worse.append(error(asymmetric.map, X[n:], Y[n:]) / error(symmetric.map, X[n:], Y[n:]))
     assert np.median(worse) <= 1.0
 
@@ -242,32 +246,33 @@ def test_composed_channel_kernels_equal_the_map_times_the_kernel(
     W = rng.standard_normal((d, c, *kernel))
     rank = int(rng.integers(1, d + 1))
     solution = LowRankMap(rng.standard_normal((d, rank)), rng.standard_normal((rank, d)), rng.standard_normal(d))
-    factorization = channel.compose(W, Chain(solution.right, (solution.left,), solution.bias))
-    assert factorization.ranks == (rank,)
+    form = CHANNEL.form(W, (rank,))
+    factorization = form.compose(form.chain(solution))
+    assert [link.kernel.shape for link in factorization.links] == [(rank, c, *kernel), (d, rank, 1, 1)]
+    np.testing.assert_array_equal(factorization.bias, solution.bias)
     expected = np.einsum("od,dchw->ochw", solution.left @ solution.right, W)
-    np.testing.assert_allclose(factorization.dense(), expected, atol=1e-12 * max(1, np.abs(expected).max()))
+    np.testing.assert_allclose(dense(factorization), expected, atol=1e-12 * max(1, np.abs(expected).max()))
 
 
 def test_weights_alone_give_the_closest_kernel_and_at_full_rank_the_kernel_itself() -> None:
     rng = np.random.default_rng(0)
     W, bias = rng.standard_normal((8, 3, 3, 3)), rng.standard_normal(8)
-    full = from_weights(make_form("channel", W, (8,)), W, bias)
-    np.testing.assert_allclose(full.dense(), W, atol=1e-12)
-    lost = np.square(from_weights(make_form("channel", W, (3,)), W, bias).dense() - W).sum()
-    assert lost == pytest.approx(channel.weight_energies(W)[3:].sum())
+    full, low = (dense(from_weights(CHANNEL.form(W, (rank,)), W, bias)) for rank in (8, 3))
+    np.testing.assert_allclose(full, W, atol=1e-12)
+    assert np.square(low - W).sum() == pytest.approx(weight_energies(W)[3:].sum())
 
 
 def test_responses_are_the_convolution_at_the_patches() -> None:
     rng = np.random.default_rng(1)
     patches, W = rng.standard_normal((7, 3, 2, 4)), rng.standard_normal((5, 3, 2, 4))
-    np.testing.assert_allclose(channel.responses(patches, W), np.einsum("nchw,dchw->nd", patches, W), atol=1e-12)
+    np.testing.assert_allclose(responses(patches, W), np.einsum("nchw,dchw->nd", patches, W), atol=1e-12)
 
 
-def test_spatial_stages_compose_to_an_outer_product() -> None:
+def test_spatial_links_compose_to_an_outer_product() -> None:
     rng = np.random.default_rng(2)
     column, row = rng.standard_normal((4, 3, 3, 1)), rng.standard_normal((5, 4, 1, 2))
-    dense = Factorization("spatial", (Link(column, (True, False)), Link(row, (False, True))), np.zeros(5)).dense()
-    np.testing.assert_allclose(dense, np.einsum("omx,mcy->ocyx", row[:, :, 0], column[..., 0]), atol=1e-12)
+    chain = Factorization((Link(column, (True, False)), Link(row, (False, True))), np.zeros(5))
+    np.testing.assert_allclose(dense(chain), np.einsum("omx,mcy->ocyx", row[:, :, 0], column[..., 0]), atol=1e-12)
 
 
 def test_what_won_is_described() -> None:

@@ -10,6 +10,7 @@ import models_for_tests
 import numpy as np
 import onnx
 import pytest
+from forms_for_tests import dense, every_kind, form_at, highest_ranks, judging
 from google.protobuf.message import DecodeError
 from models_for_tests import build, conv, photo, relu, run_model, weights
 from onnx import TensorProto, helper, numpy_helper
@@ -18,11 +19,9 @@ from PIL import Image
 from onnx_lowrank import compress
 from onnx_lowrank.errors import DataError, ModelError, TargetError
 from onnx_lowrank.factorise.activations.curves import HARD_SWISH
-from onnx_lowrank.factorise.forms.cp import Polyadic
-from onnx_lowrank.factorise.forms.form import Cuts, make_form
-from onnx_lowrank.factorise.forms.spatial import cut
+from onnx_lowrank.factorise.forms.kind import FormKind
 from onnx_lowrank.factorise.rows import Rows
-from onnx_lowrank.factorise.solve.alternation import EXACT
+from onnx_lowrank.factorise.solve.fit import EXACT
 from onnx_lowrank.factorise.solve.layer import solve
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.find.sites import find_sites
@@ -79,20 +78,19 @@ def test_a_fully_connected_layer_of_half_precision() -> None:
     assert [layer.name for layer in report.refitted] == ["head"]
 
 
-@pytest.mark.parametrize("form", ["channel", "spatial", "3d", "cp"])
+@every_kind
 @pytest.mark.parametrize("spread", [0, 1e-7, 1e-4, 1])
-def test_noise_does_not_move_a_solution_that_is_exact(form: str, spread: float) -> None:
+def test_noise_does_not_move_a_solution_that_is_exact(kind: FormKind, spread: float) -> None:
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=(5, 5, 3, 3)) / 7
     # Far fewer than the unknowns, and what they differ in may be round-off alone.
     patches = (rng.normal(size=(1, 5, 3, 3)) + spread * rng.normal(size=(12, 5, 3, 3))).astype(np.float32)
-    ranks = {"channel": (5,), "spatial": (15,), "3d": (15, 5), "cp": (25,)}[form]
-    whole = make_form(form, kernel, ranks, Cuts(cut(kernel, None), Polyadic.of(kernel, None)))
+    form = form_at(kind, kernel, highest_ranks(kind, kernel))
     targets = (patches.reshape(12, -1) @ kernel.reshape(5, -1).T).astype(np.float32)
-    rows = Rows(whole.inputs(patches), targets, np.arange(12) % 5 == 2)
-    chain, found = solve(whole, rows, HARD_SWISH, nonlinear=True)
-    assert found.error_linear <= EXACT and found.description == "the symmetric solution: it is exact"
-    np.testing.assert_allclose(whole.compose(chain).dense(), kernel, rtol=0, atol=1e-6)
+    rows = Rows(form.inputs(patches), targets, judging(12))
+    chain, fit = solve(form, rows, HARD_SWISH, nonlinear=True)
+    assert fit.error_linear <= EXACT and fit.description == "the symmetric solution: it is exact"
+    np.testing.assert_allclose(dense(form.compose(chain)), kernel, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -187,9 +185,9 @@ def test_photos_of_which_pillow_warns() -> None:
         if number == 3:
             path.write_bytes(path.read_bytes()[:60])
     before = list(warnings.filters)
-    said: list[str] = []
-    compress("in.onnx", "photos", 1.5, preprocess="unit,resize=12x10", threads=1, warn=said.append)
-    assert len(said) == 1 and "3.tiff cannot be used" in said[0]
+    messages: list[str] = []
+    compress("in.onnx", "photos", 1.5, preprocess="unit,resize=12x10", threads=1, warn=messages.append)
+    assert len(messages) == 1 and "3.tiff cannot be used" in messages[0]
     assert warnings.filters == before
 
 

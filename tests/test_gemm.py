@@ -11,10 +11,10 @@ import pytest
 from models_for_tests import HEADS, IR, OPSET, classifier, photo, run_model, weights, with_function, with_if
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from onnx_lowrank.plan.energy import held_out_spectrum, log_energies
 
 from onnx_lowrank import Result, compress
 from onnx_lowrank.errors import ModelError
+from onnx_lowrank.factorise.energy import held_out_spectrum, log_shares
 from onnx_lowrank.factorise.moments import Moments
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.find.sites import find_sites
@@ -36,8 +36,8 @@ def plan(**ranks: int) -> Plan:
 
 
 def relative_error(result: Result, model: onnx.ModelProto, samples: Array, x: str = "x", y: str = "y") -> float:
-    expected, found = (run_model(one, {x: samples})[y].astype(np.float64) for one in (model, result.model))
-    return float(np.square(found - expected).sum() / np.square(expected).sum())
+    expected, outputs = (run_model(one, {x: samples})[y].astype(np.float64) for one in (model, result.model))
+    return float(np.square(outputs - expected).sum() / np.square(expected).sum())
 
 
 def perceptron(sizes: tuple[int, ...] = (60, 48, 40, 10), *, opset: int = OPSET, dtype: Any = np.float32) -> Any:
@@ -152,12 +152,12 @@ def test_the_speedup_counts_convolutions_and_fully_connected_layers(options: dic
 def test_data_tell_more_than_weights_however_few_they_are(count: int) -> None:
     """Twelve rows of 48 responses know nothing of most directions; of these the weights tell."""
     model, data, unseen = perceptron(), samples(1, count), samples(2, 300)
-    found = {
+    errors = {
         solver: relative_error(run(model, data, 3.0, solver=solver), model, unseen)
         for solver in ("nonlinear", "linear", "weights")
     }
-    assert found["nonlinear"] < found["weights"]
-    assert found["nonlinear"] < 1.05 * found["linear"]
+    assert errors["nonlinear"] < errors["weights"]
+    assert errors["nonlinear"] < 1.05 * errors["linear"]
     full = run(model, data, plan=plan(fc0=48, fc1=40, last=10))
     assert relative_error(full, model, unseen) < 1e-9
 
@@ -166,12 +166,12 @@ def test_held_out_energies_are_not_those_of_the_samples() -> None:
     rng = np.random.default_rng(3)
     W = rng.standard_normal((20, 30))
     Y = (rng.standard_normal((16, 30)) @ W.T).astype(np.float32)
-    held = log_energies(held_out_spectrum(Y, W @ W.T))
+    held = log_shares(held_out_spectrum(Y, W @ W.T))
     assert held.shape == (20,) and (np.diff(held) >= 0).all() and held[-1] == pytest.approx(0)
     # Eight samples span seven directions about their mean, and the other eight lie in them by chance alone.
     assert held[7] < np.log(0.9)
     np.testing.assert_allclose(held_out_spectrum(Y[:1], W @ W.T), np.linalg.eigvalsh(W @ W.T)[::-1])
-    dead = log_energies(held_out_spectrum(np.zeros((9, 20), np.float32), W @ W.T))
+    dead = log_shares(held_out_spectrum(np.zeros((9, 20), np.float32), W @ W.T))
     assert (dead == 0).all()
 
 

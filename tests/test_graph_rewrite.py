@@ -5,15 +5,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from forms_for_tests import dense, every_kind, form_at, highest_ranks, shape_of
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from models_for_tests import OPSET, one_conv, photo, plain, residual, run_model, shared_weights, weights
 from onnx import TensorProto, helper
 
 from onnx_lowrank.errors import ValidationError
 from onnx_lowrank.factorise.factors import Factorization, Link
-from onnx_lowrank.factorise.forms import cp, spatial
-from onnx_lowrank.factorise.forms.form import Cuts, from_weights, make_form
+from onnx_lowrank.factorise.forms.form import from_weights
+from onnx_lowrank.factorise.forms.kind import FormKind
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.edit.rewrite import rewrite
 from onnx_lowrank.graph.files.load import load
@@ -41,8 +42,8 @@ def exact(site: ConvSite, form: str) -> Factorization:
             rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(d, d)))[0]
             turned = np.einsum("ed,drij->erij", rotation.T, horizontal.kernel)
             stages = [vertical, Link(turned, (False, True)), Link(rotation[:, :, None, None], NEITHER)]
-    factorization = Factorization(form, tuple(stages), site.bias)
-    np.testing.assert_allclose(factorization.dense(), site.kernel, atol=1e-9)
+    factorization = Factorization(tuple(stages), site.bias)
+    np.testing.assert_allclose(dense(factorization), site.kernel, atol=1e-9)
     return factorization
 
 
@@ -103,10 +104,11 @@ def test_an_exact_chain_computes_the_dense_convolution(
     np.testing.assert_allclose(run_model(same, {"x": x})["y"], expected, atol=2e-5)
 
 
-@settings(deadline=None, max_examples=150)
-@given(**ANY_CONV, weighted=st.booleans())
+@every_kind
+@settings(deadline=None, max_examples=50)
+@given(size=ANY_CONV["size"], image=ANY_CONV["image"], geometry=GEOMETRY, padding=PADDING, weighted=st.booleans())
 def test_what_the_solver_makes_of_the_weights_at_full_rank_computes_the_dense_convolution(
-    form: str,
+    kind: FormKind,
     size: tuple[int, int],
     image: tuple[int, int],
     geometry: dict[str, Any],
@@ -119,20 +121,14 @@ def test_what_the_solver_makes_of_the_weights_at_full_rank_computes_the_dense_co
     loaded = load(model)
     network = normalise(loaded.proto)
     site = find_sites(network, include="").sites[0]
-    rows, columns = 3 * size[0], 4 * size[1]
-    # Any covariance of the columns will do at full rank.
-    mixing = np.eye(rows) + 0.3 * np.random.default_rng(9).normal(size=(rows, rows)) / np.sqrt(rows)
-    cut = spatial.cut(site.kernel, mixing @ mixing.T if weighted else None)
-    channels, taps = mixing[:3, :3] @ mixing[:3, :3].T + np.eye(3), np.eye(size[0] * size[1]) + 0.5
-    cuts = Cuts(cut, cp.Polyadic.of(site.kernel, (channels, taps) if weighted else None))
-    ranks = {
-        "channel": (4,),
-        "spatial": (min(rows, columns),),
-        "3d": (min(rows, columns), 4),
-        "cp": (3 * min(4, size[0] * size[1]),),
-    }[form]
-    factors = from_weights(make_form(form, site.kernel, ranks, cuts), site.kernel, site.bias)
-    assert (factors.form, factors.ranks) == (form, ranks)
+    assume(kind.takes(shape_of(site.kernel)))
+    # At full rank the statistics of the patches do not matter.
+    numbers = site.kernel[0].size
+    mixing = np.eye(numbers) + 0.3 * np.random.default_rng(9).normal(size=(numbers, numbers)) / np.sqrt(numbers)
+    patches = photo(9, (200, numbers)) @ mixing.T.astype(np.float32)
+    batches = [patches.reshape(200, *site.kernel.shape[1:])] if weighted else []
+    form = form_at(kind, site.kernel, highest_ranks(kind, site.kernel), *batches)
+    factors = from_weights(form, site.kernel, site.bias)
     rewrite(network, site, factors)
     result = export(network, loaded)
     validate(result, model)
@@ -211,7 +207,7 @@ def test_a_factor_beyond_the_range_of_its_type_is_refused() -> None:
     network = normalise(one_conv(weights(1, 4, 3, 3, 3)))
     site = find_sites(network, include="conv").sites[0]
     chain = exact(site, "channel")
-    large = Factorization("channel", (Link(chain.links[0].kernel * 1e300, BOTH), chain.links[1]), chain.bias)
+    large = Factorization((Link(chain.links[0].kernel * 1e300, BOTH), chain.links[1]), chain.bias)
     with pytest.raises(ValidationError, match=r"conv: a factor of size .* does not fit float32"):
         rewrite(network, site, large)
     assert len(network.nodes) == 1

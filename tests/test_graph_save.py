@@ -94,7 +94,7 @@ def factorised(model: onnx.ModelProto, pattern: str = "^conv2$", rank: int = 4) 
             Link(np.full((rank, c, h, w), 0.01), (True, True)),
             Link(np.full((d, rank, 1, 1), 0.1), (False, False)),
         )
-        rewrite(graph, site, Factorization("channel", stages, site.bias))
+        rewrite(graph, site, Factorization(stages, site.bias))
     return export(graph, loaded)
 
 

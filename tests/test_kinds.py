@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from forms_for_tests import dense, every_kind, form_at, highest_ranks, shape_of
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from models_for_tests import build, conv, photo, relu, run_model, weights
 from numpy.typing import NDArray
@@ -17,12 +18,13 @@ from onnx import helper, numpy_helper
 from onnx_lowrank import compress
 from onnx_lowrank.factorise.activations.piecewise import prelu
 from onnx_lowrank.factorise.activations.relu import RELU
-from onnx_lowrank.factorise.factors import side_by_side
-from onnx_lowrank.factorise.forms import cp, spatial
-from onnx_lowrank.factorise.forms.form import Cuts, from_weights, make_form
+from onnx_lowrank.factorise.factors import Factorization, side_by_side
+from onnx_lowrank.factorise.forms.form import from_weights
+from onnx_lowrank.factorise.forms.kind import FormKind
+from onnx_lowrank.factorise.forms.spatial import SPATIAL, two_sizes
 from onnx_lowrank.factorise.regression import LowRankMap
-from onnx_lowrank.factorise.solve.alternation import Fit
-from onnx_lowrank.factorise.solve.groups import of_channels, together
+from onnx_lowrank.factorise.solve.fit import Fit
+from onnx_lowrank.factorise.solve.groups import combine, of_channels
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.edit.rewrite import rewrite
 from onnx_lowrank.graph.files.load import load
@@ -37,11 +39,11 @@ from onnx_lowrank.stages.request import Request
 Array = NDArray[Any]
 
 SIZES = {1: (40,), 2: (12, 10), 3: (7, 6, 5)}
-"""Of an input, by the number of spatial axes."""
+"""The sizes of an input, by the number of spatial axes."""
 
 
 @dataclass(frozen=True)
-class Kind:
+class Convolution:
     """What is drawn of one convolution."""
 
     axes: int
@@ -62,59 +64,53 @@ class Kind:
 
 
 @st.composite
-def kinds(draw: st.DrawFn) -> Kind:
+def convolutions(draw: st.DrawFn) -> Convolution:
     axes = draw(st.sampled_from([1, 2, 3]))
 
     def numbers(low: int, high: int, count: int = axes) -> list[int]:
         return draw(st.lists(st.integers(low, high), min_size=count, max_size=count))
 
     attributes: dict[str, Any] = {"strides": numbers(1, 3)}
-    how = draw(st.sampled_from(["pads", "SAME_UPPER", "SAME_LOWER", "VALID"]))
-    if how == "pads":
+    padding = draw(st.sampled_from(["pads", "SAME_UPPER", "SAME_LOWER", "VALID"]))
+    if padding == "pads":
         attributes["pads"] = numbers(0, 3, 2 * axes)
     else:
-        attributes["auto_pad"] = how
-    if not how.startswith("SAME"):  # ONNX Runtime refuses the two together.
+        attributes["auto_pad"] = padding
+    if not padding.startswith("SAME"):  # ONNX Runtime refuses the two together.
         attributes["dilations"] = numbers(1, 2)
     group = draw(st.sampled_from([1, 2, 3]))
-    return Kind(axes, group, tuple(numbers(1, 3)), attributes, draw(st.booleans()))
+    return Convolution(axes, group, tuple(numbers(1, 3)), attributes, draw(st.booleans()))
 
 
-def at_full_rank(site: ConvSite, form: str) -> Any:
+def at_full_rank(site: ConvSite, kind: FormKind) -> Factorization:
     """What the solver makes of the weights of every group at full rank."""
     parts = []
     for kernel, bias in zip(site.kernels, np.split(site.bias, site.group), strict=True):
-        columns = spatial.cut(kernel, None)
-        most = len(columns.energies)
-        polyadic = cp.Polyadic.of(kernel, None)
-        ranks = {
-            "channel": (len(kernel),),
-            "spatial": (most,),
-            "3d": (most, len(kernel)),
-            "cp": (len(polyadic.energies),),
-        }[form]
-        parts.append(from_weights(make_form(form, kernel, ranks, Cuts(columns, polyadic)), kernel, bias))
+        form = form_at(kind, kernel, highest_ranks(kind, kernel))
+        parts.append(from_weights(form, kernel, bias))
     return side_by_side(parts)
 
 
-@settings(deadline=None, max_examples=120)
-@given(kind=kinds(), form=st.sampled_from(["channel", "spatial", "3d", "cp"]))
-def test_at_full_rank_every_kind_computes_the_dense_convolution(kind: Kind, form: str) -> None:
-    model = kind.model()
+@every_kind
+@settings(deadline=None, max_examples=40)
+@given(convolution=convolutions())
+def test_at_full_rank_every_form_computes_the_dense_convolution(kind: FormKind, convolution: Convolution) -> None:
+    model = convolution.model()
     loaded = load(model)
     graph = normalise(loaded.proto)
     site = find_sites(graph, include="").sites[0]
-    chain = at_full_rank(site, form)
-    np.testing.assert_allclose(chain.dense(), site.kernel, atol=1e-9)
+    assume(kind.takes(shape_of(site.kernels[0])))
+    chain = at_full_rank(site, kind)
+    np.testing.assert_allclose(dense(chain), site.kernel, atol=1e-9)
     rewrite(graph, site, chain)
     result = export(graph, loaded)
     validate(result, model)
-    depthwise = [link.kernel.shape[0] if link.depthwise else kind.group for link in chain.links]
-    groups = [helper.get_node_attr_value(node, "group") for node in result.graph.node if kind.group > 1]
-    assert groups == (depthwise if kind.group > 1 else [])
-    x = {"x": photo(1, (2, 12, *SIZES[kind.axes]))}
+    depthwise = [link.kernel.shape[0] if link.depthwise else convolution.group for link in chain.links]
+    groups = [helper.get_node_attr_value(node, "group") for node in result.graph.node if convolution.group > 1]
+    assert groups == (depthwise if convolution.group > 1 else [])
+    x = {"x": photo(1, (2, 12, *SIZES[convolution.axes]))}
     expected = run_model(model, x)["y"]
-    assert site.output_size(SIZES[kind.axes]) == expected.shape[2:]
+    assert site.output_size(SIZES[convolution.axes]) == expected.shape[2:]
     np.testing.assert_allclose(run_model(result, x)["y"], expected, atol=2e-5)
 
 
@@ -152,9 +148,9 @@ def samples(axes: int, count: int = 40, seed: int = 7) -> Array:
 
 def relative_error(model: onnx.ModelProto, result: Result, axes: int) -> float:
     fresh = {"x": samples(axes, 60, 99)}
-    expected, found = (run_model(one, fresh)["y"].astype(np.float64) for one in (model, result.model))
-    assert found.shape == expected.shape
-    return float(np.square(found - expected).sum() / np.square(expected).sum())
+    expected, outputs = (run_model(one, fresh)["y"].astype(np.float64) for one in (model, result.model))
+    assert outputs.shape == expected.shape
+    return float(np.square(outputs - expected).sum() / np.square(expected).sum())
 
 
 def conv_macs(model: onnx.ModelProto, axes: int) -> int:
@@ -164,9 +160,9 @@ def conv_macs(model: onnx.ModelProto, axes: int) -> int:
     tapped.CopyFrom(model)
     del tapped.graph.output[:]
     tapped.graph.output.extend(onnx.ValueInfoProto(name=node.output[0]) for node in nodes)
-    made = run_model(tapped, {"x": samples(axes, 1)})
+    outputs = run_model(tapped, {"x": samples(axes, 1)})
     stored = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
-    return sum(stored[node.input[1]] * math.prod(made[node.output[0]].shape[2:]) for node in nodes)
+    return sum(stored[node.input[1]] * math.prod(outputs[node.output[0]].shape[2:]) for node in nodes)
 
 
 CASES = [(axes, group) for axes, group in itertools.product((1, 2, 3), (1, 3)) if (axes, group) != (2, 1)]
@@ -212,22 +208,20 @@ def test_nonlinear_and_asymmetric_are_no_worse_for_any_kind(axes: int, group: in
 
 
 @pytest.mark.parametrize(("axes", "group"), [(1, 3), (3, 1)])
-@pytest.mark.parametrize("form", ["channel", "spatial", "3d", "cp"])
-def test_a_plan_is_saved_and_replayed_for_every_kind(axes: int, group: int, form: str) -> None:
+@every_kind
+def test_a_plan_is_saved_and_replayed_for_every_kind(axes: int, group: int, kind: FormKind) -> None:
     model = network(axes, group)
-    if axes == 1 and form in ("spatial", "3d"):
-        sites = plan_only(Request(model, samples(axes), options=Options(1.0, form, threads=1))).sites
-        assert {s.reason for s in sites} == {
-            f"left alone: the form {form} needs a kernel that extends in two directions"
-        }
+    if not kind.takes(shape_of(np.zeros((12, 12 // group, *(3,) * axes)))):
+        sites = plan_only(Request(model, samples(axes), options=Options(1.0, kind.name, threads=1))).sites
+        assert {s.reason for s in sites} == {f"left alone: the form {kind.name} needs {kind.needs}"}
         return
-    planned = plan_only(Request(model, samples(axes), options=Options(2.0, form, threads=1)))
+    planned = plan_only(Request(model, samples(axes), options=Options(2.0, kind.name, threads=1)))
     plan = Plan.from_json(planned.plan.to_json())
     result = compress(model, samples(axes), threads=1, plan=plan)
     assert [(s.name, s.form, s.ranks, s.macs_after) for s in result.report.sites] == [
         (s.name, s.form, s.ranks, s.macs_after) for s in planned.sites
     ]
-    assert form in {site.form for site in result.report.sites}
+    assert kind.name in {site.form for site in result.report.sites}
 
 
 def test_full_ranks_solved_on_data_reproduce_a_grouped_network() -> None:
@@ -284,11 +278,11 @@ def test_what_follows_a_group_is_that_of_its_channels() -> None:
 def test_groups_are_judged_together() -> None:
     nothing = LowRankMap(np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1))
     fits = [Fit(nothing, nothing, 0.1, 0.05, 0.1, 3), Fit(nothing, nothing, 0.3, None, 0.1, 0)]
-    outcome = together(fits, [3.0, 1.0])
+    outcome = combine(fits, [3.0, 1.0])
     assert outcome.error_linear == pytest.approx(0.15)
     assert outcome.error_nonlinear == pytest.approx((3 * 0.05 + 0.3) / 4)
     assert outcome.description == "1 of 2 groups: nonlinear, 3 iterations, ridge 0.1"
-    assert together(fits[:1], [0.0]).description == "nonlinear, 3 iterations, ridge 0.1"
+    assert combine(fits[:1], [0.0]).description == "nonlinear, 3 iterations, ridge 0.1"
 
 
 def test_small_groups_that_cannot_gain_have_a_reason() -> None:
@@ -306,11 +300,10 @@ def test_small_groups_that_cannot_gain_have_a_reason() -> None:
 
 def test_a_kernel_is_cut_behind_the_first_axis_along_which_it_extends() -> None:
     cuts = {(3,): (3, 1), (3, 5): (3, 5), (1, 3): (1, 3), (3, 5, 2): (3, 10), (1, 3, 5): (3, 5), (3, 1, 1): (3, 1)}
-    assert {sizes: spatial.two_sizes(sizes) for sizes in cuts} == cuts
-    assert spatial.two_sizes(()) == (1, 1)
+    assert {sizes: two_sizes(sizes) for sizes in cuts} == cuts
+    assert two_sizes(()) == (1, 1)
     W = weights(1, 4, 2, 1, 3, 2).astype(np.float64)
-    columns = spatial.cut(W, None)
-    chain = from_weights(make_form("spatial", W, (len(columns.energies),), Cuts(columns)), W, np.zeros(4))
+    chain = from_weights(form_at(SPATIAL, W, highest_ranks(SPATIAL, W)), W, np.zeros(4))
     assert [link.carries for link in chain.links] == [(True, True, False), (False, False, True)]
     assert [link.kernel.shape[2:] for link in chain.links] == [(1, 3, 1), (1, 1, 2)]
 

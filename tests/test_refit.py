@@ -23,6 +23,7 @@ from onnx_lowrank.graph.find.dense import DenseLayer, refittable
 from onnx_lowrank.graph.find.sites import find_sites
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.tensors import BFLOAT16, FLOATS
+from onnx_lowrank.report.schema import RefittedReport
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 MNIST, CALIBRATION, TEST = (MODELS / f"mnist_{name}" for name in ("vgg.onnx", "calib.npz", "test.npz"))
@@ -51,22 +52,22 @@ SHAPES = pytest.mark.parametrize(("n", "p"), [(60, 8), (40, 200), (30, 30)])
 def test_primal_equals_dual_and_the_normal_equations(n: int, p: int, intercept: bool, ridge: float) -> None:
     X, Y, _, weight, bias = problem(n, p)
     R = Y - X @ weight.T.astype(np.float64) - bias
-    primal, dual = (Ridge(X, R, intercept=intercept, dual=which) for which in (False, True))
+    primal, dual = (Ridge(X, R, intercept=intercept, dual=dual) for dual in (False, True))
     Xc = X - intercept * X.mean(axis=0, dtype=np.float64)
     gram = Xc.T @ Xc
     tau = ridge * np.trace(gram) / p
     expected = np.linalg.solve(gram + tau * np.eye(p), Xc.T @ (R - intercept * R.mean(axis=0))).T
     condition = np.linalg.norm(gram, 2) / tau + 1
     zero = np.zeros((len(weight), p))
-    for found in (primal, dual):
-        change = found.added_to(zero, ridge)
+    for solved in (primal, dual):
+        change = solved.added_to(zero, ridge)
         np.testing.assert_allclose(change, expected, rtol=0, atol=100 * p * condition * EPS * np.abs(expected).max())
         shift = intercept * (R.mean(axis=0) - change @ X.mean(axis=0, dtype=np.float64))
         size = np.abs(R).max() + np.abs(change).sum(axis=1).max() * np.abs(X).max()
-        np.testing.assert_allclose(found.offset(ridge), shift, rtol=0, atol=100 * p * condition * EPS * size)
-        predicted = found.correction(found.projected(X), ridge)
+        np.testing.assert_allclose(solved.offset(ridge), shift, rtol=0, atol=100 * p * condition * EPS * size)
+        predicted = solved.correction(solved.projected(X), ridge)
         np.testing.assert_allclose(
-            predicted, X @ change.T + found.offset(ridge), rtol=0, atol=100 * p * condition * EPS * size
+            predicted, X @ change.T + solved.offset(ridge), rtol=0, atol=100 * p * condition * EPS * size
         )
 
 
@@ -142,13 +143,19 @@ def test_every_spelling_gains(head: str) -> None:
     assert list(refitted.model.graph.node) == list(plain.model.graph.node)
 
 
-def test_more_features_than_samples() -> None:
+def wide_network() -> onnx.ModelProto:
+    """A head that reads every position of the last feature map: 1,920 features."""
     model = network("transB 1")
     nodes = model.graph.node
     nodes.remove(next(node for node in nodes if node.op_type == "GlobalAveragePool"))
     next(node for node in nodes if node.op_type == "Flatten").input[0] = "r3"
     wide = next(tensor for tensor in model.graph.initializer if tensor.name == "wf")
     wide.CopyFrom(numpy_helper.from_array(weights(5, 12, 16 * 12 * 10), "wf"))
+    return model
+
+
+def test_more_features_than_samples() -> None:
+    model = wide_network()
     data, unseen = photo(1, (100, 3, 12, 10)), photo(2, (200, 3, 12, 10))
     refitted, plain = (run(model, data, 5.0, refit=which) for which in (True, False))
     assert not refitted.report.refitted[0].kept
@@ -162,14 +169,14 @@ def dense_layers(network: Network, *sources: str) -> dict[str, DenseLayer]:
 @pytest.mark.parametrize("head", HEADS)
 def test_every_spelling_is_found(head: str) -> None:
     model = network(head)
-    found = dense_layers(normalise(model), "c2")
+    sites = dense_layers(normalise(model), "c2")
     arrays = stored(model)
-    assert list(found) == ["fc", "head"]
-    for site, w, b in ((found["fc"], "wf", "bf"), (found["head"], "wg", "bg")):
+    assert list(sites) == ["fc", "head"]
+    for site, w, b in ((sites["fc"], "wf", "bf"), (sites["head"], "wg", "bg")):
         np.testing.assert_array_equal(site.weight, arrays[w] if head == "transB 1" else arrays[w].T)
         np.testing.assert_array_equal(site.bias, arrays.get(b, np.zeros(len(site.weight))))
         assert site.intercept == (head != "MatMul")
-    assert (found["fc"].target, found["head"].target) == ("h", "y")
+    assert (sites["fc"].target, sites["head"].target) == ("h", "y")
     assert not dense_layers(normalise(model))
 
 
@@ -223,9 +230,9 @@ def test_what_is_left_alone(edit: Callable[[Any], object]) -> None:
 
 @pytest.mark.parametrize("head", ["transB 1", "MatMul and Add"])
 def test_a_bias_that_another_node_reads_stays(head: str) -> None:
-    found = edited(lambda g: g.node.append(helper.make_node("Identity", ["bg"], ["copy"])), head)["head"]
-    assert not found.intercept
-    assert found.target == ("y" if head == "transB 1" else "y_product")
+    site = edited(lambda g: g.node.append(helper.make_node("Identity", ["bg"], ["copy"])), head)["head"]
+    assert not site.intercept
+    assert site.target == ("y" if head == "transB 1" else "y_product")
 
 
 def test_a_shared_weight_stays_as_it_is() -> None:
@@ -266,8 +273,7 @@ def test_weights_are_written_in_the_models_type(head: str, element: np.dtype[Any
     model = network(head)
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor).astype(element)
-        made = helper.make_tensor(tensor.name, FLOATS[element], values.shape, values.tobytes(), raw=True)
-        tensor.CopyFrom(made)
+        tensor.CopyFrom(helper.make_tensor(tensor.name, FLOATS[element], values.shape, values.tobytes(), raw=True))
     loaded = load(model)
     graph = normalise(loaded.proto)
     for site in dense_layers(graph, "c2").values():
@@ -305,3 +311,15 @@ def test_the_embedded_model_gains() -> None:
     assert layer.error_before is not None and layer.error_after is not None and layer.error_after < layer.error_before
     assert error(refitted, model, images, "input", "logits") < error(plain, model, images, "input", "logits")
     assert refitted.report.macs == plain.report.macs
+
+
+def test_a_layer_whose_samples_take_too_much_memory_is_left_alone() -> None:
+    model, data = wide_network(), photo(1, (100, 3, 12, 10))
+
+    def refitted(memory: int) -> dict[str, RefittedReport]:
+        return {layer.name: layer for layer in run(model, data, 5.0, memory=memory).report.refitted}
+
+    small, large = refitted(1 << 20), refitted(64 << 20)
+    assert small["fc"].kept and "too much memory (--memory)" in small["fc"].reason and small["fc"].error_before is None
+    for layer in (small["head"], large["fc"], large["head"]):
+        assert "memory" not in layer.reason and layer.error_before is not None
