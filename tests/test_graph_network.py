@@ -89,7 +89,7 @@ def of_rank_two(site: ConvSite) -> Factorization:
     first = np.full((2 * site.group, c, *sizes), 0.01)
     last = np.full((d, 2, *(1 for _ in sizes)), 0.1)
     links = Link(first, (True,) * len(sizes)), Link(last, (False,) * len(sizes))
-    return Factorization("channel", links, site.bias + 1, site.group)
+    return Factorization(links, site.bias + 1, site.group)
 
 
 def edit(network: Network, *, gemm: bool = False) -> None:

@@ -11,9 +11,8 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx_lowrank.factorise.forms.placeholder import placeholder
 
-from onnx_lowrank.bench.turns import Budget, Rounds
+from onnx_lowrank.bench.turns import Rounds
 from onnx_lowrank.errors import DataError, UsageError
 from onnx_lowrank.factorise.forms.channel import CHANNEL
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
@@ -185,10 +184,10 @@ def test_times_compare_whatever_else_the_machine_did_meanwhile(slower: list[floa
     choices: list[Choice] = [("channel", (rank,)) for rank in range(1, 13)]
 
     def times_at(disturbance: list[float]) -> dict[Choice, float]:
-        def take_turns(runs: Sequence[Callable[[], object]], budget: Budget) -> Rounds:
+        def turns(runs: Sequence[Callable[[], object]]) -> Rounds:
             return Rounds(disturbance.pop() * np.array([[run() for run in runs]], np.float64), 1, True)
 
-        measure = partial(measure_layer, take_turns=take_turns)
+        measure = partial(measure_layer, turns=turns)
         stopwatch = Stopwatch(Table(), HERE, cast(Opener, open_session), measure_layer=measure)
         stopwatch.layer(GEOMETRY, choices[:first])
         return stopwatch.layer(GEOMETRY, choices)

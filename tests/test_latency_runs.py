@@ -9,28 +9,27 @@ import numpy as np
 import onnx
 import pytest
 from models_for_tests import photo, plain, three_convs
-from onnx_lowrank.plan.energy import log_energies
 
 from onnx_lowrank import compress
 from onnx_lowrank.bench.turns import Interval
-from onnx_lowrank.calibration.macs import measure_macs
-from onnx_lowrank.calibration.sampling import split
 from onnx_lowrank.cli import compress as cli
 from onnx_lowrank.data.arrays import ArraySource
 from onnx_lowrank.errors import TargetError, UsageError
-from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.energy import log_shares
+from onnx_lowrank.factorise.forms.channel import CHANNEL
+from onnx_lowrank.factorise.forms.kind import Energies, FormKind
+from onnx_lowrank.factorise.forms.preparation import PreparedKernel
+from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.graph.edit.normalise import normalise
-from onnx_lowrank.graph.files.load import inputs, load
-from onnx_lowrank.graph.find.sites import ConvSite, find_sites
+from onnx_lowrank.graph.files.load import load
 from onnx_lowrank.graph.layer_model import ConvGeometry
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.latency.by_clock import LatencyPlan, choose_by_clock
 from onnx_lowrank.latency.clocked import clock_layers
-from onnx_lowrank.latency.deployment import Deployment, model_key
+from onnx_lowrank.latency.deployment import model_key
 from onnx_lowrank.latency.layer_times import LayerTimes, ModelTimes
 from onnx_lowrank.latency.stopwatch import Stopwatch
 from onnx_lowrank.latency.table import ORIGINAL, Choice, Setting, Table
-from onnx_lowrank.latency.trial import folds
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import measure_only, plan_only
 from onnx_lowrank.plan.cost import Costs
@@ -38,9 +37,14 @@ from onnx_lowrank.plan.pareto import LayerChoices, pareto_front
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import silent
 from onnx_lowrank.runtime.providers import device_name, runtime_version
-from onnx_lowrank.runtime.session import Opener, Session, opener
-from onnx_lowrank.stages.report import latency_plan
+from onnx_lowrank.runtime.session import Opener, Session
+from onnx_lowrank.stages.count import count
+from onnx_lowrank.stages.latency_report import latency_plan
+from onnx_lowrank.stages.reach import deploy
+from onnx_lowrank.stages.read import read
 from onnx_lowrank.stages.request import Request
+from onnx_lowrank.stages.run import Run
+from onnx_lowrank.stages.sample import sample
 
 SHAPE = (12, 3, 12, 10)
 DEVICE = "a processor that is not here"
@@ -274,13 +278,7 @@ def test_a_file_that_is_no_table_is_named(
 
 
 def test_only_models_with_something_to_fold_are_measured_without_a_layer_rewritten() -> None:
-    assert folds(load(plain())) and not folds(load(three_convs()))
-
-
-def shape_of(site: ConvSite) -> ConvShape:
-    """Return a site's shape on a map of 120 pixels."""
-    d, c, height, width = site.kernel.shape
-    return ConvShape(d, c, (height, width), 120, 120, 120)
+    assert normalise(plain()).folded and not normalise(three_convs()).folded
 
 
 class Machine:
@@ -307,28 +305,24 @@ class Machine:
 
     def plan(self, model: onnx.ModelProto, options: Options) -> tuple[Plan, LatencyPlan]:
         """Choose for a model in the channel form, at energies that fall as the ranks do."""
-        loaded, source = load(model), ArraySource({"x": photo(1, SHAPE)})
-        graph = normalise(loaded.proto)
-        sites, _ = find_sites(graph)
-        sampling = split(source, inputs(loaded.proto), seed=0)
-        open_session = opener(options.providers, options.threads, spinning=False)
-        macs = measure_macs(graph, sampling, open_session)
-        shapes = {site.name: shape_of(site) for site in sites}
-        deployment = Deployment(loaded, sites, shapes, macs, sampling, options)
+        run = Run.start(Request(model, photo(1, SHAPE), options))
+        network = read(run)
+        sampled = sample(run, network)
+        counted = count(run, network, sampled)
         setting = Setting(DEVICE, "CPUExecutionProvider", runtime_version(), 1, 1)
         stopwatch = Stopwatch(
-            Table(), setting, open_session, measure_layer=self.measure_layer, measure_models=self.measure_models
+            Table(), setting, run.open_session, measure_layer=self.measure_layer, measure_models=self.measure_models
         )
+        shares = log_shares(0.8 ** np.arange(100))
 
         def choices_at(costs: Mapping[str, Costs]) -> list[LayerChoices]:
-            energies = {site.name: log_energies(0.8 ** np.arange(len(site.kernel))) for site in sites}
-            return [
-                pareto_front(name, shapes[name], energy, None, ("channel",), 2, costs=costs[name])
-                for name, energy in energies.items()
-            ]
+            energies: dict[FormKind, Energies] = {CHANNEL: lambda ranks: np.asarray(shares[ranks[:, 0] - 1])}
+            return [pareto_front(name, shape, energies, 2, costs[name]) for name, shape in counted.shapes.items()]
 
-        clocked = clock_layers(deployment, ("channel",), 4, silent, stopwatch)
-        return choose_by_clock(clocked, {}, choices_at)
+        deployment = deploy(run, network, sampled, counted)
+        clocked = clock_layers(deployment, FormTable((CHANNEL,)), 4, silent, stopwatch)
+        kernels: dict[str, tuple[PreparedKernel, ...]] = {s.name: ({},) * s.group for s in counted.sites}
+        return choose_by_clock(clocked, kernels, choices_at)
 
 
 @pytest.mark.parametrize(("asked", "after_ms"), [(1.3, [7.0]), (1.8, [7.0, 5.0])])

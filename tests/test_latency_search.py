@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx_lowrank.plan.energy import log_energies
 
 from onnx_lowrank.errors import TargetError
+from onnx_lowrank.factorise.energy import log_shares
+from onnx_lowrank.factorise.forms.channel import CHANNEL
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.forms.kind import Energies
+from onnx_lowrank.factorise.forms.spatial import SPATIAL
 from onnx_lowrank.latency.proposals import Found, LayerProposal, ModelProposal, Proposal, TimedLayer, WholeTime
 from onnx_lowrank.latency.search import (
     CLOSE,
@@ -29,8 +32,14 @@ from onnx_lowrank.latency.search import (
 from onnx_lowrank.latency.table import ORIGINAL, Choice
 from onnx_lowrank.latency.time_costs import LatencyCosts
 from onnx_lowrank.plan.allocate import GRID, SEARCHES, total_cost, total_energy
-from onnx_lowrank.plan.pareto import FORMS, LayerChoices, pareto_front
+from onnx_lowrank.plan.pareto import LayerChoices, pareto_front
 from onnx_lowrank.plan.plan import Plan, SitePlan
+
+
+def falling(decay: float, highest: int) -> Energies:
+    """The energies of a form with one rank, from a geometric spectrum."""
+    shares = log_shares(decay ** np.arange(highest))
+    return lambda ranks: np.asarray(shares[ranks[:, 0] - 1])
 
 
 class Machine:
@@ -96,7 +105,7 @@ class InterpolatingMachine(Machine):
 
     def __init__(self, count: int, seed: int, original_ms: float, truth: float, doubt: float) -> None:
         rng = np.random.default_rng(seed)
-        self.energies = [log_energies(decay ** np.arange(12)) for decay in rng.uniform(0.5, 0.9, count)]
+        self.energies = [falling(decay, 12) for decay in rng.uniform(0.5, 0.9, count)]
         self.true = [1 + 2 * rng.random() * np.arange(1, 13) / 12 + 0.3 * rng.random(12) for _ in range(count)]
         self.times: list[dict[Choice, float]] = [{ORIGINAL: float(times[-1]) + 0.5} for times in self.true]
         for i, rank in itertools.product(range(count), (1, 12)):
@@ -105,10 +114,10 @@ class InterpolatingMachine(Machine):
         super().__init__(self.fronts(), original_ms, truth=truth, doubt=doubt)
 
     def fronts(self) -> list[LayerChoices]:
-        shape = ConvShape(12, 10, (3, 3), 100, 100, 100)
+        shape = ConvShape(12, 10, (3, 3), (10, 10), (10, 10))
         both = zip(self.energies, self.times, strict=True)
         return [
-            pareto_front(str(i), shape, energy, None, ("channel",), costs=LatencyCosts(dict(times)))
+            pareto_front(str(i), shape, {CHANNEL: energy}, costs=LatencyCosts(dict(times)))
             for i, (energy, times) in enumerate(both)
         ]
 
@@ -155,7 +164,7 @@ def fake_layers(count: int, seed: int) -> list[LayerChoices]:
     rng = np.random.default_rng(seed)
     layers = []
     for i in range(count):
-        shape = ConvShape(12, 10, (3, 3), 100, 100, 100)
+        shape = ConvShape(12, 10, (3, 3), (10, 10), (10, 10))
         untouched = float(rng.uniform(1, 3))
         times: dict[Choice, float] = {ORIGINAL: untouched}
         start, slope = rng.uniform(0.05, 0.6), rng.uniform(0.5, 1.2)
@@ -163,9 +172,8 @@ def fake_layers(count: int, seed: int) -> list[LayerChoices]:
             times["channel", (rank,)] = float(untouched * (start + slope * rank / 16))
         for column in (4, 8, 16, 20):
             times["spatial", (column,)] = float(untouched * (start / 2 + slope * column / 24))
-        channel = log_energies(rng.uniform(0.5, 0.9) ** np.arange(12))
-        columns = log_energies(rng.uniform(0.7, 0.9) ** np.arange(shape.most_columns))
-        layers.append(pareto_front(str(i), shape, channel, columns, FORMS, 4, costs=LatencyCosts(times)))
+        energies = {CHANNEL: falling(rng.uniform(0.5, 0.9), 12), SPATIAL: falling(rng.uniform(0.7, 0.9), 30)}
+        layers.append(pareto_front(str(i), shape, energies, 4, LatencyCosts(times)))
     return layers
 
 
@@ -181,8 +189,8 @@ def slow_layer() -> LayerChoices:
     """A layer that no form makes faster."""
     costs = LatencyCosts({ORIGINAL: 1.0, ("channel", (4,)): 1.5})
     assert not costs.gains
-    shape = ConvShape(8, 8, (3, 3), 10, 10, 10)
-    return pareto_front("a", shape, log_energies(0.5 ** np.arange(8)), None, FORMS, costs=costs)
+    shape = ConvShape(8, 8, (3, 3), (2, 5), (2, 5))
+    return pareto_front("a", shape, {CHANNEL: falling(0.5, 8)}, costs=costs)
 
 
 # ---- what it finds
@@ -291,11 +299,11 @@ def test_layers_that_turn_out_to_have_been_measured_on_a_busy_machine_do_no_harm
 
 
 def test_interpolated_choices_are_measured_before_they_are_taken() -> None:
-    shape, energy = ConvShape(16, 16, (3, 3), 10, 10, 10), log_energies(0.8 ** np.arange(16))
+    shape = ConvShape(16, 16, (3, 3), (2, 5), (2, 5))
     times: dict[Choice, float] = {ORIGINAL: 4.0, ("channel", (2,)): 0.5, ("channel", (14,)): 3.5}
 
     def layers() -> list[TimedLayer]:
-        front = pareto_front("a", shape, energy, None, ("channel",), 2, costs=LatencyCosts(times))
+        front = pareto_front("a", shape, {CHANNEL: falling(0.8, 16)}, 2, LatencyCosts(times))
         return [TimedLayer(front, frozenset(times))]
 
     search = ClockSearch(layers(), original_ms=5.0, speedup=2.0, allocation="exact")
