@@ -156,11 +156,11 @@ def test_small_models_have_the_layer_s_geometry_and_run(geometry: ConvGeometry) 
         names = {tensor.name: tensor for tensor in model.graph.initializer}
         kernels = [names[n.input[1]].dims for n in model.graph.node if n.op_type == "Conv"][1:]
         assert [kernel[0] for kernel in kernels] == [*(rank * geometry.group for rank in ranks), geometry.filters]
-        made = Session(model.SerializeToString(), ["CPUExecutionProvider"], 1, "a layer")(feeds)["y"]
-        assert np.isfinite(made).all() and np.abs(made).max() > 1e-3
-        shapes.add(made.shape)
+        y = Session(model.SerializeToString(), ["CPUExecutionProvider"], 1, "a layer")(feeds)["y"]
+        assert np.isfinite(y).all() and np.abs(y).max() > 1e-3
+        shapes.add(y.shape)
         if factors:
-            # Each direction's stride and dilation belong to one stage, as in the rewritten model.
+            # Each direction's stride and dilation belong to one link, as in the rewritten model.
             convs = [n for n in model.graph.node if n.op_type == "Conv"][1:]
             attributes = [{a.name: list(a.ints) for a in n.attribute} for n in convs]
             for axis, stride in enumerate(geometry.strides):

@@ -36,9 +36,9 @@ class Deployment:
     sites
         The convolutions that may be factorised.
     shapes
-        What decides the cost of each site, by site name.
+        The geometry that decides the cost of each site, by site name.
     macs
-        The shapes of the tensors that the sites read are known from it.
+        The counted costs, which hold the shapes of the tensors that the sites read.
     sampling
         The samples.
     options
@@ -68,7 +68,7 @@ class Deployment:
 
     @cached_property
     def geometries(self) -> dict[str, ConvGeometry]:
-        """What a site's time depends on, by site name."""
+        """The geometry that decides the time of each site, by site name."""
         return {s.name: ConvGeometry.of(s, self.macs.shapes[s.input], len(self.batch)) for s in self.sites}
 
     @property

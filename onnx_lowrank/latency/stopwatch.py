@@ -24,7 +24,7 @@ class Stopwatch:
     Parameters
     ----------
     table
-        Where known times are looked up and new ones are added.
+        The table in which known times are looked up and to which new ones are added.
     setting
         The device, provider, threads and batch whose times are wanted.
     open_session
