@@ -90,14 +90,13 @@ class Machine:
         cost = total_cost(self.layers, self.indices(proposal.plan))
         after = self.original_ms / self.gain - self.truth * (self.untouched - cost) / 1e6
         off = np.random.default_rng(zlib.crc32(repr(proposal.plan).encode())).uniform(-self.noise, self.noise)
-        return self.whole_time(after * (1 + float(off)))
+        return self.whole_time(self.original_ms / (after * (1 + float(off))))
 
-    def whole_time(self, after_ms: float) -> WholeTime:
-        ratio = self.original_ms / after_ms
-        return WholeTime(self.original_ms, after_ms, ratio, (1 - self.doubt) * ratio)
+    def whole_time(self, ratio: float) -> WholeTime:
+        return WholeTime(self.original_ms, self.original_ms / ratio, ratio, (1 - self.doubt) * ratio)
 
     def folded(self) -> WholeTime | None:
-        return None if self.gain == 1 else self.whole_time(self.original_ms / self.gain)
+        return None if self.gain == 1 else self.whole_time(self.gain)
 
     def indices(self, plan: Plan) -> list[int]:
         """Where the choices of a plan are among those of its layers."""
