@@ -308,6 +308,49 @@ def classifier(head: str) -> onnx.ModelProto:
     return build(nodes, stored, output_shape=("N", 5))
 
 
+def _kept(key: str) -> onnx.StringStringEntryProto:
+    return onnx.StringStringEntryProto(key=key, value="kept")
+
+
+def decorated() -> onnx.ModelProto:
+    """A model with everything that graphsurgeon drops."""
+    model = residual()
+    model.ir_version = 10
+    model.producer_name, model.producer_version, model.domain = "maker", "1.2", "org.example"
+    model.model_version, model.doc_string = 7, "model doc"
+    model.metadata_props.append(_kept("labels"))
+    model.opset_import.append(helper.make_opsetid("unused.domain", 3))
+    model.functions.extend(with_function().functions)
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    graph = model.graph
+    graph.name, graph.doc_string = "the graph", "graph doc"
+    graph.metadata_props.append(_kept("graph"))
+    for node in graph.node:
+        node.doc_string = f"doc of {node.output[0]}"
+        node.metadata_props.append(_kept("node"))
+    # graphsurgeon cannot export an empty list.
+    graph.node.insert(0, helper.make_node("Constant", [], ["unread"], value_ints=[1]))
+    graph.node[0].attribute[0].ints.pop()
+    graph.value_info.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 8, "H", "W"], f"about {name}")
+        for name in ("c2", "r1")
+    )
+    graph.input[0].doc_string, graph.output[0].doc_string = "pictures", "answers"
+    graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), "nobody_reads_me"))
+    graph.initializer.append(numpy_helper.from_array(np.array(0.1, np.float32), "the_scale"))
+    for tensor in graph.initializer:
+        tensor.doc_string = f"stored {tensor.name}"
+        if tensor.name in ("w1", "w2", "ws"):
+            graph.input.append(helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, list(tensor.dims)))
+    for name in ("c2", "w2"):
+        annotation = graph.quantization_annotation.add(tensor_name=name)
+        annotation.quant_parameter_tensor_names.append(
+            onnx.StringStringEntryProto(key="SCALE_TENSOR", value="the_scale")
+        )
+    onnx.checker.check_model(model)
+    return model
+
+
 _BUILDERS: tuple[Callable[[], onnx.ModelProto], ...] = (
     plain, residual, branches, scattered_weights, shared_weights, shape_crossing, with_if, with_function,
     odd_convolutions,

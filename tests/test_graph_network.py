@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
-from models_for_tests import ALL, HEADS, build, classifier, conv, photo, relu, run_model, weights
+from models_for_tests import ALL, HEADS, build, classifier, conv, decorated, photo, relu, run_model, weights
 from onnx import TensorProto, helper, numpy_helper
 from random_graphs import RandomModel, random_models
 
@@ -74,7 +74,7 @@ def sparse_constant() -> onnx.ModelProto:
 
 CLASSIFIERS = {f"classifier, {head}": lambda head=head: classifier(head) for head in HEADS}
 MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
-    **ALL, **CLASSIFIERS, "nested_bodies": nested_bodies, "sparse_constant": sparse_constant,
+    **ALL, **CLASSIFIERS, "decorated": decorated, "nested_bodies": nested_bodies, "sparse_constant": sparse_constant,
 }  # fmt: skip
 every_model = pytest.mark.parametrize("name", MODELS)
 

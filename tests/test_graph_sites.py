@@ -91,7 +91,7 @@ def test_patterns_choose_and_an_explicit_name_overrides_the_first_layer_rule() -
     ],
 )
 def test_a_pattern_that_matches_no_layer_is_named_with_the_nearest_names(
-    patterns: dict[str, str], lines: list[str]
+    patterns: dict[str, Any], lines: list[str]
 ) -> None:
     found = find_sites(normalise(residual()), **patterns)
     assert len(found.unmatched) == len(lines)

@@ -1,7 +1,6 @@
 """Fully connected layers behind factorised convolutions: fitted again where held-out samples gain, else untouched."""
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,6 @@ from onnx import helper, numpy_helper
 
 from onnx_lowrank import Result, compress
 from onnx_lowrank.factorise.solve.ridge import RIDGES, Ridge, refit
-from onnx_lowrank.graph.edit.normalise import normalise
-from onnx_lowrank.graph.edit.reweight import replace_weights
-from onnx_lowrank.graph.files.load import load
-from onnx_lowrank.graph.files.save import export
-from onnx_lowrank.graph.find.dense import DenseLayer, refittable
-from onnx_lowrank.graph.find.sites import find_sites
-from onnx_lowrank.graph.network import Network
-from onnx_lowrank.graph.tensors import BFLOAT16, FLOATS
 from onnx_lowrank.report.schema import RefittedReport
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -162,79 +153,6 @@ def test_more_features_than_samples() -> None:
     assert error(refitted, model, unseen, "x", "y") < error(plain, model, unseen, "x", "y")
 
 
-def dense_layers(network: Network, *sources: str) -> dict[str, DenseLayer]:
-    return {layer.name: layer for layer in refittable(network, find_sites(network).dense, sources)}
-
-
-@pytest.mark.parametrize("head", HEADS)
-def test_every_spelling_is_found(head: str) -> None:
-    model = network(head)
-    sites = dense_layers(normalise(model), "c2")
-    arrays = stored(model)
-    assert list(sites) == ["fc", "head"]
-    for site, w, b in ((sites["fc"], "wf", "bf"), (sites["head"], "wg", "bg")):
-        np.testing.assert_array_equal(site.weight, arrays[w] if head == "transB 1" else arrays[w].T)
-        np.testing.assert_array_equal(site.bias, arrays.get(b, np.zeros(len(site.weight))))
-        assert site.intercept == (head != "MatMul")
-    assert (sites["fc"].target, sites["head"].target) == ("h", "y")
-    assert not dense_layers(normalise(model))
-
-
-@pytest.mark.parametrize("gemm", [True, False])
-@pytest.mark.parametrize("head", HEADS)
-def test_a_layer_has_one_name_and_no_two_layers_share_one(head: str, gemm: bool) -> None:
-    model = network(head)
-    for node in model.graph.node:
-        if node.name in ("conv2", "fc"):
-            node.name = "twin"
-    found = find_sites(normalise(model, gemm=gemm), include="", gemm=gemm)
-    dense = {layer.output: layer.name for layer in found.dense}
-    assert dense == {layer.output: layer.name for layer in found.sites if layer.kernel.ndim == 2} or not gemm
-    names = {site.output: site.name for site in found.sites} | dense
-    assert len(set(names.values())) == len(names) == 5
-    assert "head" in dense.values() and "twin" not in dense.values()
-
-
-def edited(edit: Callable[[Any], object], head: str = "transB 1") -> dict[str, DenseLayer]:
-    model = network(head)
-    edit(model.graph)
-    return dense_layers(normalise(model), "c2")
-
-
-def attribute(node: Any, name: str, value: Any) -> None:
-    node.attribute.append(helper.make_attribute(name, value))
-
-
-def node_of(graph: Any, name: str) -> Any:
-    return next(node for node in graph.node if node.name == name)
-
-
-LEFT_ALONE: dict[str, Callable[[Any], object]] = {
-    "a weight that another node reads": lambda g: g.node.append(helper.make_node("Identity", ["wg"], ["copy"])),
-    "a weight that is an output": lambda g: g.output.append(
-        helper.make_tensor_value_info("wg", onnx.TensorProto.FLOAT, (5, 12))
-    ),
-    "alpha": lambda g: attribute(node_of(g, "head"), "alpha", 2.0),
-    "beta": lambda g: attribute(node_of(g, "head"), "beta", 0.5),
-    "transA": lambda g: attribute(node_of(g, "head"), "transA", 1),
-    "a bias that varies": lambda g: node_of(g, "head").input.__setitem__(2, "h"),
-    "another domain": lambda g: setattr(node_of(g, "head"), "domain", "other"),
-    "no weight that is constant": lambda g: node_of(g, "head").input.__setitem__(1, "h"),
-}
-
-
-@pytest.mark.parametrize("edit", LEFT_ALONE.values(), ids=LEFT_ALONE)
-def test_what_is_left_alone(edit: Callable[[Any], object]) -> None:
-    assert list(edited(edit)) == ["fc"]
-
-
-@pytest.mark.parametrize("head", ["transB 1", "MatMul and Add"])
-def test_a_bias_that_another_node_reads_stays(head: str) -> None:
-    site = edited(lambda g: g.node.append(helper.make_node("Identity", ["bg"], ["copy"])), head)["head"]
-    assert not site.intercept
-    assert site.target == ("y" if head == "transB 1" else "y_product")
-
-
 def test_a_shared_weight_stays_as_it_is() -> None:
     model = network("transB 1")
     model.graph.node.append(helper.make_node("ReduceSum", ["wg"], ["total"], keepdims=0))
@@ -265,29 +183,6 @@ def test_names_doc_strings_and_types_survive() -> None:
         assert now[name].doc_string == f"about {name}" and now[name].data_type == onnx.TensorProto.FLOAT
     assert stored(result.model)["wf"].tobytes() != stored(model)["wf"].tobytes()
     assert [tensor.doc_string for tensor in model.graph.initializer] == [f"about {n}" for n in stored(model)]
-
-
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("element", [np.dtype(np.float16), np.dtype(np.float64), BFLOAT16], ids=str)
-def test_weights_are_written_in_the_models_type(head: str, element: np.dtype[Any]) -> None:
-    model = network(head)
-    for tensor in model.graph.initializer:
-        values = numpy_helper.to_array(tensor).astype(element)
-        tensor.CopyFrom(helper.make_tensor(tensor.name, FLOATS[element], values.shape, values.tobytes(), raw=True))
-    loaded = load(model)
-    graph = normalise(loaded.proto)
-    for site in dense_layers(graph, "c2").values():
-        too_large = np.full(site.weight.shape, 1e300)
-        fits = replace_weights(graph, site, too_large, None)
-        assert fits == (element == np.float64)
-        bias = site.bias + 1 if site.intercept else None
-        assert replace_weights(graph, site, site.weight.astype(np.float64) + 1, bias)
-    before = {tensor.name: tensor for tensor in model.graph.initializer}
-    for tensor in export(graph, loaded).graph.initializer:
-        old = before[tensor.name]
-        assert (tensor.data_type, tensor.dims) == (old.data_type, old.dims)
-        change = numpy_helper.to_array(tensor).astype(np.float64) - numpy_helper.to_array(old).astype(np.float64)
-        assert np.abs(change - (tensor.name in ("wf", "bf", "wg", "bg"))).max() < 2**-6
 
 
 def test_a_row_that_is_not_a_samples_is_left_alone() -> None:

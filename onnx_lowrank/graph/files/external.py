@@ -20,7 +20,7 @@ from onnx_lowrank.graph.protos import copy_fields
 LARGEST = 2**31 - 2**24
 """Bytes of weights that fit into one message, which cannot be larger than 2 GiB; the nodes need some of it."""
 
-SMALLEST_APART = 1024
+_SMALLEST_APART = 1024
 """Bytes from which on a tensor is stored apart; onnx itself has the same limit."""
 
 _ALIGNMENT = 4096
@@ -34,12 +34,7 @@ def must_be_external(proto: onnx.ModelProto, largest: int = LARGEST) -> bool:
     return sum(map(_stored_bytes, proto.graph.initializer)) > largest
 
 
-def externalise(
-    proto: onnx.ModelProto,
-    stream: IO[bytes] | io.RawIOBase,
-    location: str,
-    smallest: int = SMALLEST_APART,
-) -> onnx.ModelProto:
+def externalise(proto: onnx.ModelProto, stream: IO[bytes] | io.RawIOBase, location: str) -> onnx.ModelProto:
     """Write the large initializers to a stream and return a model that refers to them.
 
     Parameters
@@ -50,15 +45,13 @@ def externalise(
         At its beginning.
     location
         The name that the stream's file will have beside the model.
-    smallest
-        Bytes from which on an initializer is written to the stream.
     """
     model = onnx.ModelProto()
     copy_fields(proto, model, {"graph"})
     copy_fields(proto.graph, model.graph, {"initializer"})
     for tensor in proto.graph.initializer:
         stored = model.graph.initializer.add()
-        if _stored_bytes(tensor) < smallest or tensor.data_type == onnx.TensorProto.STRING:
+        if _stored_bytes(tensor) < _SMALLEST_APART or tensor.data_type == onnx.TensorProto.STRING:
             stored.CopyFrom(tensor)
             continue
         raw = tensor.raw_data or numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data
