@@ -1,4 +1,4 @@
-"""Sampled positions and the patches under them."""
+"""The sampled output positions, and the patches under them."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.signal import correlate2d
 
-from onnx_lowrank.calibration.positions import gather_patches, gather_points, positions
+from onnx_lowrank.calibration.positions import draw_positions, gather_patches, gather_points
 
 
 @st.composite
@@ -33,7 +33,7 @@ def convolutions(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def dense_convolution(x: NDArray[Any], kernel: NDArray[Any], conv: dict[str, Any]) -> NDArray[np.float64]:
-    """The whole output by SciPy: pad, correlate with the kernel spread out by the dilation, keep every stride-th."""
+    """Compute the whole output with SciPy: pad, correlate with the dilated kernel, keep every stride-th response."""
     (top, left, bottom, right), (eh, ew), (sh, sw) = conv["pads"], conv["dilations"], conv["strides"]
     padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (top, bottom), (left, right)))
     d, c, kh, kw = kernel.shape
@@ -50,11 +50,11 @@ def dense_convolution(x: NDArray[Any], kernel: NDArray[Any], conv: dict[str, Any
 @given(conv=convolutions(), seed=st.integers(0, 1000))
 def test_patches_times_kernel_is_the_convolution(conv: dict[str, Any], seed: int) -> None:
     x, (height, width) = conv["x"], conv["outputs"]
-    places = positions(seed, "site", 0, (height, width), 5)
+    positions = draw_positions(seed, "site", 0, (height, width), 5)
     kernel = np.random.default_rng(seed).standard_normal((2, x.shape[1], *conv["kernel"])).astype(np.float32)
     geometry = (conv["kernel"], conv["strides"], conv["dilations"], conv["pads"])
-    patches = gather_patches(x, places, *geometry)
-    points = gather_points(dense_convolution(x, kernel, conv).astype(np.float32), places)
+    patches = gather_patches(x, positions, *geometry)
+    points = gather_points(dense_convolution(x, kernel, conv).astype(np.float32), positions)
     response = patches.reshape(len(patches), -1) @ kernel.reshape(2, -1).T
     np.testing.assert_allclose(response, points, atol=1e-4)
 
@@ -63,16 +63,16 @@ def test_patches_times_kernel_is_the_convolution(conv: dict[str, Any], seed: int
 @given(conv=convolutions())
 def test_patches_equal_a_plain_loop(conv: dict[str, Any]) -> None:
     x, (height, width), (kh, kw) = conv["x"], conv["outputs"], conv["kernel"]
-    places = positions(0, "site", 0, (height, width), height * width)
-    expected = np.zeros((len(x), len(places), x.shape[1], kh, kw), np.float32)
-    for n, p, i, j in np.ndindex(len(x), len(places), kh, kw):
-        u, v = divmod(places[p], width)
+    positions = draw_positions(0, "site", 0, (height, width), height * width)
+    expected = np.zeros((len(x), len(positions), x.shape[1], kh, kw), np.float32)
+    for n, p, i, j in np.ndindex(len(x), len(positions), kh, kw):
+        u, v = divmod(positions[p], width)
         row = u * conv["strides"][0] - conv["pads"][0] + i * conv["dilations"][0]
         column = v * conv["strides"][1] - conv["pads"][1] + j * conv["dilations"][1]
         if 0 <= row < x.shape[2] and 0 <= column < x.shape[3]:
             expected[n, p, :, i, j] = x[n, :, row, column]
     geometry = (conv["kernel"], conv["strides"], conv["dilations"], conv["pads"])
-    patches = gather_patches(x, places, *geometry)
+    patches = gather_patches(x, positions, *geometry)
     assert patches.flags.c_contiguous
     np.testing.assert_array_equal(patches, expected.reshape(patches.shape))
 
@@ -88,8 +88,8 @@ def test_other_precisions_become_single(dtype: type) -> None:
 def test_layouts_in_memory_do_not_matter() -> None:
     x = np.random.default_rng(0).standard_normal((2, 5, 6, 3)).astype(np.float32).transpose(0, 3, 1, 2)
     first, second = (
-        gather_patches(form, np.array([5, 13]), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1))
-        for form in (x, np.ascontiguousarray(x))
+        gather_patches(array, np.array([5, 13]), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1))
+        for array in (x, np.ascontiguousarray(x))
     )
     np.testing.assert_array_equal(first, second)
 
@@ -111,13 +111,13 @@ def test_a_position_outside_the_output_is_refused() -> None:
 def test_positions_are_distinct_inside_and_repeatable(
     seed: int, name: str, batch: int, height: int, width: int
 ) -> None:
-    places = positions(seed, name, batch, (height, width), 30)
-    assert places.shape == (min(30, height * width),)
-    assert len(set(places.tolist())) == len(places)
-    assert (places >= 0).all() and (places < height * width).all()
-    np.testing.assert_array_equal(places, positions(seed, name, batch, (height, width), 30))
+    positions = draw_positions(seed, name, batch, (height, width), 30)
+    assert positions.shape == (min(30, height * width),)
+    assert len(set(positions.tolist())) == len(positions)
+    assert (positions >= 0).all() and (positions < height * width).all()
+    np.testing.assert_array_equal(positions, draw_positions(seed, name, batch, (height, width), 30))
 
 
 def test_seed_name_and_batch_all_change_the_positions() -> None:
     arguments = [(0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1)]
-    assert len({positions(*argument, (50, 50), 20).tobytes() for argument in arguments}) == 4
+    assert len({draw_positions(*argument, (50, 50), 20).tobytes() for argument in arguments}) == 4

@@ -144,7 +144,7 @@ def test_synthetic_images_have_the_given_size() -> None:
 
 def test_the_batch_is_meant_too() -> None:
     options = Options(speedup=1.5, input_shapes={"": (3, 3, 12, 10)}, threads=1)
-    with pytest.raises(DataError, match="batches of 3 samples and the data holds 2"):
+    with pytest.raises(DataError, match="batches of 3 samples, but the data hold only 2"):
         plan_only(Request(plain(), photo(1, (2, 3, 12, 10)), options=options))
     assert plan_only(Request(plain(), photo(1, (7, 3, 12, 10)), options=options)).speedup.macs >= 1.5
 

@@ -1,48 +1,49 @@
-"""The division of the samples: some are solved on, some judge the solutions, and some only validate the result."""
+"""The division of the samples: most are solved on, some judge the solutions, some only validate the result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibration.positions import positions
+from onnx_lowrank.calibration.positions import draw_positions
 from onnx_lowrank.data.source import Source
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import TensorSpec
 
 VALIDATION_SHARE, VALIDATION_MOST = 0.1, 32
-"""This share of the samples is withheld from the solvers for validation, and at most this number."""
+"""The share of the samples that no solver sees, and the largest number that is worth withholding."""
 
 JUDGE_EVERY = 5
 """One batch in this many judges the solutions."""
 
 LARGEST_BATCH = 4
-"""A run takes at most this many samples: more gain no speed on a CPU and cost memory."""
+"""The largest batch of a model that leaves its size open; a larger one costs memory and gains no speed on a CPU."""
 
-Batches = tuple[tuple[int, ...], ...]
-"""The indices of the samples that the network runs on together, for every run."""
+Batches: TypeAlias = tuple[tuple[int, ...], ...]
+"""Sample numbers, a tuple for every run of the network."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """The samples of a run: which of them run together, and at which positions they are sampled.
+    """The batches of the samples, their roles, and the positions at which sites are sampled.
 
     Attributes
     ----------
     source
         The samples.
     batches
-        The calibration samples, in batches.
+        The calibration samples.
     judges
-        [number of batches], bool: the batches that judge the solutions and take no part in finding them. The rows of a
-        photo resemble each other, so whole photos judge, never some rows of a photo that was solved on.
+        Whether each batch judges the solutions and takes no part in finding them, shape [number of batches]. Whole
+        images judge, never some rows of an image that was solved on, since the rows of one image resemble each other.
     validation
-        The samples that no solver sees, in batches; empty where there are too few samples to spare any.
+        The samples that no solver sees; empty if there are too few samples to spare any.
     fixed
         Whether the model demands the batch size.
     seed
-        The seed of the sampled positions.
+        The seed of the positions.
     """
 
     source: Source
@@ -59,72 +60,78 @@ class Sampling:
 
     @property
     def single(self) -> tuple[int, ...]:
-        """The smallest batch that the model takes: one sample, unless it fixes the number."""
+        """The smallest batch that the model takes: one sample, unless the model demands a batch size."""
         return self.batches[0] if self.fixed else self.batches[0][:1]
 
     def like(self, samples: int) -> Batches:
-        """Return batches of the usual size for another source.
-
-        If the batch size is fixed, the last samples that do not fill a batch are left out.
-
-        Parameters
-        ----------
-        samples
-            The number of samples of the other source.
-        """
+        """Return batches of the same size for another source, without samples that do not fill a demanded size."""
         size = len(self.batches[0])
         return _batches(range(samples - samples % size if self.fixed else samples), size)
 
     def positions(self, name: str, batch: int, size: Sequence[int], count: int) -> NDArray[np.int64]:
-        """Return the positions at which a batch is sampled at a site; see ``calibration.positions.positions``."""
-        return positions(self.seed, name, batch, size, count)
+        """Return the output positions at which a site is sampled in a batch; see :func:`draw_positions`."""
+        return draw_positions(self.seed, name, batch, size, count)
 
     def judging_rows(self, rows: int) -> NDArray[np.bool_]:
-        """Return [rows], bool: the rows of a site that judge its solutions.
+        """Return which of a site's rows judge.
 
-        Rows are ordered by batch, and every sample has the same number of them.
+        Parameters
+        ----------
+        rows
+            The number of rows, which come in the order of the batches, the same number from every sample.
+
+        Returns
+        -------
+        NDArray[np.bool_]
+            Whether each row judges, shape [rows].
         """
         mask = np.repeat(self.judges, [len(batch) for batch in self.batches])
-        if not mask.any():  # the rows of a single batch have to judge each other
+        if not mask.any():  # in a single batch, some rows judge the solution on the others
             judging: NDArray[np.bool_] = np.arange(rows) % JUDGE_EVERY == JUDGE_EVERY - 1
             return judging
         return np.repeat(mask, rows // len(mask))
 
 
 def split(source: Source, specs: tuple[TensorSpec, ...], seed: int) -> Sampling:
-    """Divide the samples in their order, which is a fair mixture already.
+    """Divide the samples in the order of the source, which is already a fair mixture.
 
     Parameters
     ----------
     source
         The samples.
     specs
-        The model's inputs.
+        The model's inputs; a static first dimension is a demanded batch size.
     seed
-        The seed of the sampled positions.
+        The seed of the positions.
+
+    Returns
+    -------
+    Sampling
+        The batches of the samples and their roles, without samples that do not fill a demanded batch size.
 
     Raises
     ------
     DataError
         If the model demands a batch size that the data cannot fill.
     """
-    fixed = {spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], int)}
+    first_sides = [spec.shape[0] for spec in specs if spec.shape]
+    demanded = [side for side in first_sides if isinstance(side, int)]
     n = len(source)
-    if fixed:
-        size = max(dimension for dimension in fixed if isinstance(dimension, int))
+    if demanded:
+        size = max(demanded)
         if n < size:
-            raise DataError(f"the model takes batches of {size} samples and the data holds {n}: give more samples")
+            raise DataError(f"the model takes batches of {size} samples, but the data hold only {n}: give more")
         n -= n % size
     else:
         size = min(LARGEST_BATCH, max(1, n // 10))
     withheld = min(round(n * VALIDATION_SHARE), VALIDATION_MOST)
-    if fixed:  # whole batches, so that one to solve on and one to judge are left
+    if demanded:  # whole batches, as long as one to solve on and one to judge remain
         withheld = min(-(-withheld // size), max(0, n // size - 2)) * size
     batches = _batches(range(n - withheld), size)
     judges = np.arange(len(batches)) % JUDGE_EVERY == JUDGE_EVERY // 2
     if len(batches) > 1 and not judges.any():
         judges[-1] = True
-    return Sampling(source, batches, judges, _batches(range(n - withheld, n), size), bool(fixed), seed)
+    return Sampling(source, batches, judges, _batches(range(n - withheld, n), size), bool(demanded), seed)
 
 
 def _batches(indices: range, size: int) -> Batches:
