@@ -153,7 +153,7 @@ def test_data_that_are_missing_or_empty(refuses: Callable[..., str]) -> None:
     Path("empty").mkdir()
     assert "empty has 0 files" in refuses(3, "in.onnx", "out.onnx", "--data", "empty")
     Path("empty", "notes.txt").write_text("no photo")
-    assert "empty has 1 files" in refuses(3, "in.onnx", "out.onnx", "--data", "empty")
+    assert "empty has 1 file, but none" in refuses(3, "in.onnx", "out.onnx", "--data", "empty")
     Path("data.npy").write_bytes(b"")
     assert "data.npy" in refuses(3, "in.onnx", "out.onnx", "--data", "data.npy")
     Path("data.npz").write_bytes(b"PK but not really")

@@ -176,7 +176,7 @@ def test_quiet_prints_nothing_and_still_writes(capsys: pytest.CaptureFixture[str
         ("a.onnx --seed -1", 2, "seed is -1"),
         ("a.onnx --providers ,", 2, "providers is empty"),
         ("a.onnx --providers npu", 2, "provider 'npu' is not in this ONNX Runtime: choose from"),
-        ("a.onnx --input-shapes x:what", 2, "--input-shapes: 'x:what' is no shape"),
+        ("a.onnx --input-shapes x:what", 2, "--input-shapes: 'x:what' is not a shape"),
         ("a.onnx --input-shapes z:1x3x8x8", 2, "--input-shapes names 'z': the inputs are x"),
         ("a.onnx --input-shapes x:1x4x8x8", 2, "that the model fixes for"),
         ("a.onnx fixed.onnx --batch 1 --data data.npy", 2, "fixed.onnx takes batches of 2, not 1"),

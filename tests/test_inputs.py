@@ -1,4 +1,4 @@
-"""Inputs that are made up for the stopwatch."""
+"""Inputs that are made up for timing a model."""
 
 import ml_dtypes
 import numpy as np
@@ -17,33 +17,33 @@ IMAGE = TensorSpec("x", FLOAT, ("N", 3, None, None))
 )
 def test_made_up_inputs_have_the_type_and_shape_of_the_model(dtype: type) -> None:
     spec = TensorSpec("x", np.dtype(dtype), ("N", 3, "N", 5))
-    made = made_input([spec], 4, 0, "net.onnx")["x"]
-    assert made.dtype == spec.dtype and made.shape == (4, 3, 4, 5)
-    assert len(np.unique(made)) > 1
-    assert (made == made_input([spec], 4, 0, "net.onnx")["x"]).all()
-    assert (made != made_input([spec], 4, 1, "net.onnx")["x"]).any()
+    values = made_input([spec], 4, 0, "net.onnx")["x"]
+    assert values.dtype == spec.dtype and values.shape == (4, 3, 4, 5)
+    assert len(np.unique(values)) > 1
+    assert (values == made_input([spec], 4, 0, "net.onnx")["x"]).all()
+    assert (values != made_input([spec], 4, 1, "net.onnx")["x"]).any()
 
 
 def test_whole_numbers_are_small_so_that_they_index_anything() -> None:
-    made = made_input([TensorSpec("ids", np.dtype(np.int64), ("N", 100))], 2, 0, "net.onnx")["ids"]
-    assert set(np.unique(made)) == {0, 1}
+    values = made_input([TensorSpec("ids", np.dtype(np.int64), ("N", 100))], 2, 0, "net.onnx")["ids"]
+    assert set(np.unique(values)) == {0, 1}
 
 
 @pytest.mark.parametrize(
-    ("spec", "what"),
+    ("spec", "message"),
     [
         (IMAGE, r"takes 'x' of any size \(Nx3x\?x\?\): give --input-shapes"),
-        (TensorSpec("x", FLOAT, None), "does not say the shape"),
-        (TensorSpec("x", np.dtype(object), (1,)), "no tensor of numbers"),
+        (TensorSpec("x", FLOAT, None), "does not state the shape"),
+        (TensorSpec("x", np.dtype(object), (1,)), "does not take numbers"),
     ],
 )
-def test_what_cannot_be_made_up_is_refused(spec: TensorSpec, what: str) -> None:
-    with pytest.raises(DataError, match=what) as caught:
+def test_an_input_for_which_nothing_can_be_made_up_is_named(spec: TensorSpec, message: str) -> None:
+    with pytest.raises(DataError, match=message) as refusal:
         made_input([spec], 1, 0, "net.onnx")
-    assert "net.onnx" in str(caught.value)
+    assert "net.onnx" in str(refusal.value)
 
 
-def test_the_batch_that_a_model_demands() -> None:
+def test_a_model_demands_a_batch_if_all_its_inputs_fix_one() -> None:
     assert batch_of([IMAGE]) is None
     assert batch_of([TensorSpec("x", FLOAT, (4, 3))]) == 4
     assert batch_of([TensorSpec("scale", FLOAT, ()), TensorSpec("x", FLOAT, (4, 3))]) == 4

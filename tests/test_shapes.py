@@ -1,6 +1,4 @@
-"""Sizes that the model leaves open: how they are written, what contradicts, and that the calibration obeys."""
-
-from typing import Any
+"""Sizes that the model leaves open: how they are written, what contradicts them, and that the calibration obeys."""
 
 import numpy as np
 import onnx
@@ -12,7 +10,7 @@ from onnx import helper
 
 from onnx_lowrank import compress
 from onnx_lowrank.data.input_shapes import parse_shapes, with_shapes
-from onnx_lowrank.data.photos.preprocess import parse
+from onnx_lowrank.data.photos.preprocess import PRESETS
 from onnx_lowrank.data.synthetic.source import open_synthetic
 from onnx_lowrank.errors import DataError, UsageError
 from onnx_lowrank.graph.files.load import inputs, load
@@ -59,7 +57,7 @@ def test_the_three_ways_to_write_shapes(text: str, shapes: dict[str, tuple[int, 
     st.booleans(),
 )
 @settings(max_examples=300, deadline=None)
-def test_what_is_written_is_read(
+def test_parsing_inverts_writing(
     shapes: dict[str, tuple[int, ...]], between: str, separator: str, brackets: bool
 ) -> None:
     between = "," if brackets else between
@@ -76,8 +74,8 @@ def test_shapes_may_come_one_by_one() -> None:
     "text",
     ["", " ", "x", "x:", ":1,3", "x:1,-1", "x:1,?", "x:1,,3", "x:1x3x", "x:1,", "x:[1,3", "x:1.5", "x:" + "9" * 5000],
 )
-def test_what_is_no_shape(text: str) -> None:
-    with pytest.raises(UsageError, match="is no shape"):
+def test_a_text_that_is_not_a_shape_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a shape"):
         parse_shapes([text])
 
 
@@ -101,23 +99,23 @@ def test_open_sizes_are_decided_and_a_symbol_everywhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shapes", "says"),
+    ("shapes", "message"),
     [
         ({"z": (1, 3)}, "no input 'z'; the model has x, y"),
         ({"": (1, 3)}, "which of the inputs x, y"),
-        ({"x": (1, 3, 8)}, "has 3 sizes, and input 'x' has 4"),
+        ({"x": (1, 3, 8)}, "has 3 sizes, but input 'x' has 4"),
         ({"x": (1, 4, 8, 8)}, "contradicts the shape N,3,H,? that the model fixes"),
         ({"x": (1, 3, 8, 8), "y": (2, 10)}, "'N' would be both 1 and 2"),
     ],
 )
-def test_what_contradicts_the_model(shapes: dict[str, tuple[int, ...]], says: str) -> None:
-    with pytest.raises(UsageError) as raised:
+def test_a_shape_that_contradicts_the_model_is_refused(shapes: dict[str, tuple[int, ...]], message: str) -> None:
+    with pytest.raises(UsageError) as refusal:
         with_shapes((IMAGE, ROW), shapes)
-    assert says in str(raised.value)
+    assert message in str(refusal.value)
 
 
 def tall() -> onnx.ModelProto:
-    """Takes pictures 16 pixels high alone, although it does not say so."""
+    """Return a model that only takes images 16 pixels high, although it does not state so."""
     stored = {"w1": weights(1, 8, 3, 3, 3), "w2": weights(2, 12, 8, 3, 3), "to": np.array([0, 12 * 16, -1], np.int64)}
     nodes = [
         conv("conv1", "x", "w1", "c1"), relu("c1", "r1"), conv("conv2", "r1", "w2", "c2"),
@@ -142,7 +140,7 @@ def test_synthetic_images_have_the_given_size() -> None:
     assert list(result.model.graph.input) == list(model.graph.input)
 
 
-def test_the_batch_is_meant_too() -> None:
+def test_a_shape_fixes_the_batch_size_as_well() -> None:
     options = Options(speedup=1.5, input_shapes={"": (3, 3, 12, 10)}, threads=1)
     with pytest.raises(DataError, match="batches of 3 samples, but the data hold only 2"):
         plan_only(Request(plain(), photo(1, (2, 3, 12, 10)), options=options))
@@ -164,15 +162,11 @@ def test_noise_needs_to_know_its_size() -> None:
     open_input = inputs(load(model).proto)
     assert open_input[0].shape == ("N", 3, "T")
     with pytest.raises(DataError, match="--input-shapes"):
-        open_synthetic_of(open_input)
-    source = open_synthetic_of(with_shapes(open_input, {"x": (1, 3, 20)}))
+        open_synthetic(open_input, PRESETS["imagenet"], count=4, seed=0)
+    source = open_synthetic(with_shapes(open_input, {"x": (1, 3, 20)}), PRESETS["imagenet"], count=4, seed=0)
     assert source.feeds([0, 1])["x"].shape == (2, 3, 20)
 
 
-def open_synthetic_of(specs: tuple[TensorSpec, ...]) -> Any:
-    return open_synthetic(specs, preprocess=parse("imagenet"), count=4, seed=0)
-
-
-def test_sizes_called_by_a_question_mark_are_not_one_size() -> None:
+def test_sizes_named_by_question_marks_are_independent() -> None:
     model = build([relu("x", "y")], {}, input_shape=("N", 3, "?", "?"))
     assert inputs(load(model).proto)[0].shape == ("N", 3, None, None)

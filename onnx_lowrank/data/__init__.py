@@ -1,1 +1,1 @@
-"""Samples of every kind, from files, arrays, streams or nothing, as batches for the model."""
+"""Samples of every kind, from files, arrays or streams or made up, as batches for the model."""

@@ -1,37 +1,39 @@
 """Samples that lie in arrays, in memory or memory-mapped."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.data.choose import choose, counted
-from onnx_lowrank.data.conform import check_values
-from onnx_lowrank.data.npy_files import Header
-from onnx_lowrank.data.parts import make_part, match_keys
+from onnx_lowrank.data.conform import check_values, headers_of
+from onnx_lowrank.data.draw import Draw
+from onnx_lowrank.data.messages import counted, input_label
+from onnx_lowrank.data.parts import check_headers, match_keys
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import Feeds, TensorSpec
 
-_CHECK_ROWS = 16
-# Rows converted at once while the values are checked: a memory-mapped file is never in memory as a whole.
+_CHECKED_AT_ONCE = 16
+"""Samples whose values are checked together, so that a memory-mapped file is never in memory as a whole."""
 
 
 @dataclass(frozen=True)
 class ArraySource:
-    """Arrays as a :class:`~onnx_lowrank.calibration.source.Source`.
+    """Arrays as a :class:`~onnx_lowrank.data.source.Source`.
 
     Attributes
     ----------
     arrays
-        For each input an array, shape [m, ...].
+        An array for each input, shape [m, ...].
     description
-        For the report.
+        Describes the samples in the report.
     order
-        Which rows are the samples, in which order, shape [n]; None: all, as they lie.
+        The rows that are the samples, in their order, shape [n]; None: all rows, in the order of the arrays.
     dtypes
-        The dtypes to convert to; arrays of inputs not named here keep theirs.
+        The dtypes to convert to, by input; an array of an input that is missing here keeps its own.
+    synthetic
+        Whether the samples are made up.
     """
 
     arrays: Mapping[str, NDArray[Any]]
@@ -41,11 +43,11 @@ class ArraySource:
     synthetic: bool = False
 
     def __len__(self) -> int:
-        """Count the samples."""
+        """Return the number of samples."""
         return len(next(iter(self.arrays.values()))) if self.order is None else len(self.order)
 
     def feeds(self, indices: Sequence[int]) -> Feeds:
-        """One batch; the arrays are contiguous copies."""
+        """Return one batch; its arrays are contiguous copies."""
         rows = np.asarray(indices, np.int64)
         if self.order is not None:
             rows = self.order[rows]
@@ -58,54 +60,49 @@ class ArraySource:
 def open_arrays(
     arrays: Mapping[str, NDArray[Any]],
     specs: tuple[TensorSpec, ...],
-    *,
-    where: str,
+    draw: Draw,
+    origin: str,
     title: str | None = None,
-    count: int | None,
-    seed: int,
-    warn: Callable[[str], None],
 ) -> ArraySource:
-    """Check arrays against the inputs and choose samples, without copying them.
+    """Check arrays against the inputs and draw samples, without copying them.
 
     Parameters
     ----------
     arrays
-        Arrays by input name (or by any name :func:`~onnx_lowrank.calibration.parts.match_keys` knows).
+        Arrays by input name, or by any other name that :func:`~onnx_lowrank.data.parts.match_keys` accepts.
     specs
         The model's inputs.
-    where
-        What to call the arrays in messages.
+    draw
+        How many samples are drawn, and in which order.
+    origin
+        Where the arrays come from, for messages.
     title
-        What to call them in the description; None: the same.
-    count, seed
-        How many to choose, and how; see :func:`~onnx_lowrank.calibration.choice.choose`.
-    warn
-        Told of conversions worth knowing.
+        Where they come from, for the description; None: ``origin``.
 
     Returns
     -------
     ArraySource
-        The chosen samples.
+        The drawn samples.
 
     Raises
     ------
     DataError
         If the arrays do not fit the inputs, are empty, or hold NaN, infinity or values out of range.
     """
-    found = match_keys({key: Header(key, array.shape, array.dtype) for key, array in arrays.items()}, specs, where)
-    part = make_part(where, found, dict, specs, warn)
-    if part.rows == 0:
-        raise DataError(f"{where} holds no samples: its first dimension is 0")
-    order = choose(part.rows, count, seed)
-    fitting = {spec.name: arrays[found[spec.name].key].reshape(part.shapes[spec.name]) for spec in specs}
+    headers = match_keys(headers_of(arrays), specs, origin)
+    shapes = check_headers(headers, specs, origin, draw.warn)
+    available = shapes[specs[0].name][0]
+    if not available:
+        raise DataError(f"{origin} holds no samples: its first dimension is 0")
+    order = draw.indices(available)
+    batches = {spec.name: arrays[headers[spec.name].key].reshape(shapes[spec.name]) for spec in specs}
     for spec in specs:
-        name = where if len(specs) == 1 else f"{where}, input {spec.name!r}"
-        for start in range(0, len(order), _CHECK_ROWS):
-            rows = order[start : start + _CHECK_ROWS]
-            check_values(fitting[spec.name][rows], spec, name, rows)
+        for start in range(0, len(order), _CHECKED_AT_ONCE):
+            rows = order[start : start + _CHECKED_AT_ONCE]
+            check_values(batches[spec.name][rows], spec, input_label(origin, spec, specs), rows)
     return ArraySource(
-        arrays=fitting,
-        description=counted(len(order), part.rows, f"samples in {title or where}"),
+        arrays=batches,
+        description=f"{counted(len(order), available, 'sample')} in {title or origin}",
         order=order,
         dtypes={spec.name: spec.dtype for spec in specs},
     )

@@ -1,51 +1,78 @@
-"""Arrays against a model's inputs: the batch axis, the shape, the dtype, the values.
+"""Checks of arrays against a model's inputs: the batch axis, the shape, the dtype, the values.
 
-The header (shape and dtype) is judged before any data are read, the values where they are read.
+The header (shape and dtype) is checked before any data are read, the values where they are read.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lowrank.data.messages import reason, shape_text
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import TensorSpec
+from onnx_lowrank.progress import Warn
 
 
-def times(shape: tuple[int | str | None, ...]) -> str:
-    """Say a shape: "3x224x?"."""
-    return "x".join("?" if side is None else str(side) for side in shape) or "a scalar"
+@dataclass(frozen=True)
+class Header:
+    """What is known of an array before its data are read.
+
+    Attributes
+    ----------
+    key
+        The array's name; empty where there is only one array.
+    shape, dtype
+        As in NumPy.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
 
-def as_array(value: object, where: str) -> NDArray[Any]:
-    """Make an array of numbers of whatever NumPy takes for one.
+def headers_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Header]:
+    """Return the headers of arrays in memory, by key."""
+    return {key: Header(key, array.shape, array.dtype) for key, array in arrays.items()}
+
+
+def as_array(value: object, label: str) -> NDArray[Any]:
+    """Convert a value to an array of numbers.
+
+    Parameters
+    ----------
+    value
+        Anything that NumPy takes for an array.
+    label
+        The value's name in messages.
 
     Raises
     ------
     DataError
-        If it is ragged, or holds something else than numbers.
+        If the value is ragged, or holds something other than numbers.
     """
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise DataError(f"{where} is no array ({' '.join(str(error).split())}): give NumPy arrays") from error
+        raise DataError(f"{label} cannot be read as an array ({reason(error)}): give NumPy arrays") from error
     if array.dtype.kind not in "biufcV":
-        raise DataError(f"{where} is a {type(value).__name__} of dtype {array.dtype}, not numbers: give numeric arrays")
+        raise DataError(f"{label} is a {type(value).__name__} of dtype {array.dtype}, not numbers: give numeric arrays")
     return array
 
 
-def batch_shape(shape: tuple[int, ...], spec: TensorSpec, where: str) -> tuple[int, ...]:
-    """Judge an array's shape.
+def batch_shape(shape: tuple[int, ...], spec: TensorSpec, label: str) -> tuple[int, ...]:
+    """Check an array's shape.
 
     Parameters
     ----------
     shape
-        The array's shape, with the batch axis or, for a single sample, without.
+        The array's shape, with the batch axis or, for a single sample, without it.
     spec
-        The input it is for. Symbolic and unknown dimensions take any size, and so does the first, the batch.
-    where
-        What to call the array in messages.
+        The input. Its first dimension, the batch, takes any size, and so do symbolic and unknown dimensions.
+    label
+        The array's name in messages.
 
     Returns
     -------
@@ -63,78 +90,78 @@ def batch_shape(shape: tuple[int, ...], spec: TensorSpec, where: str) -> tuple[i
         full = (1, *shape)
     else:
         full = shape
-    wanted = full if spec.shape is None else spec.shape
-    fits = len(full) == len(wanted) and all(
-        not isinstance(want, int) or have == want for have, want in zip(full[1:], wanted[1:], strict=True)
+    expected = full if spec.shape is None else spec.shape
+    fits = len(full) == len(expected) and all(
+        not isinstance(side, int) or size == side for size, side in zip(full[1:], expected[1:], strict=True)
     )
     if not full or not fits:
         raise DataError(
-            f"{where} has shape {times(shape)}, but input {spec.name!r} takes {times(('N', *wanted[1:]))} (N samples): "
-            "reshape or transpose the data"
+            f"{label} has shape {shape_text(shape)}, but input {spec.name!r} takes {shape_text(('N', *expected[1:]))} "
+            "(N samples): reshape or transpose the data"
         )
     return full
 
 
-def check_dtype(dtype: np.dtype[Any], spec: TensorSpec, where: str, warn: Callable[[str], None]) -> None:
-    """Judge an array's dtype: numbers go into numbers, except fractions into an integer input.
+def check_dtype(dtype: np.dtype[Any], spec: TensorSpec, label: str, warn: Warn) -> None:
+    """Check an array's dtype: an input takes any numbers, except that an integer input takes no fractions.
 
     Raises
     ------
     DataError
-        If the conversion would lose what the data mean.
+        If the conversion would change the meaning of the data.
     """
     if dtype == spec.dtype and not dtype.hasobject:
         return
     # Kind "V" covers bfloat16 and the 8-bit floats, which NumPy knows only through ml_dtypes.
-    into = {"f": "biufV", "V": "biufV", "i": "biu", "u": "biu", "b": "b"}.get(spec.dtype.kind, "")
-    if dtype.kind not in into or dtype.names is not None:
-        raise DataError(f"{where} is {dtype}, but input {spec.name!r} takes {spec.dtype}: convert the data")
+    accepted = {"f": "biufV", "V": "biufV", "i": "biu", "u": "biu", "b": "b"}.get(spec.dtype.kind, "")
+    if dtype.kind not in accepted or dtype.names is not None:
+        raise DataError(f"{label} is {dtype}, but input {spec.name!r} takes {spec.dtype}: convert the data")
     if dtype.kind in "biu" and spec.dtype.kind in "fV":
         warn(
-            f"data for input {spec.name!r} are {dtype} and the input is {spec.dtype}: the values are taken as they "
-            "are, without scaling; store them normalised if the model wants that"
+            f"the data for input {spec.name!r} are {dtype}, but the input is {spec.dtype}: the values are converted "
+            "without scaling; store them normalised if the model expects that"
         )
 
 
-def check_values(rows: NDArray[Any], spec: TensorSpec, where: str, numbers: NDArray[np.int64] | range) -> NDArray[Any]:
-    """Convert samples to the input's dtype and judge the values.
+def check_values(samples: NDArray[Any], spec: TensorSpec, label: str, numbers: NDArray[np.int64]) -> NDArray[Any]:
+    """Convert samples to the input's dtype and check their values.
 
     Parameters
     ----------
-    rows
+    samples
         Samples, shape [n, ...].
     spec
-        The input they are for.
-    where
-        What to call the array in messages.
+        The input.
+    label
+        The array's name in messages.
     numbers
-        The number of each sample in its file, for messages, length n.
+        The number of each sample in its file, for messages, shape [n].
 
     Returns
     -------
     NDArray[Any]
-        The samples in the input's dtype.
+        The samples in the input's dtype, shape [n, ...].
 
     Raises
     ------
     DataError
-        On NaN or infinity, and on numbers that the input's dtype cannot hold; names the first such sample.
+        On NaN or infinity, and on numbers that the input's dtype cannot hold. The text names the first such sample.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # overflow is found below, as infinity
-        values = rows.astype(spec.dtype, copy=False)
-    flat = (len(rows), -1)
-    if rows.dtype.kind in "fV":
-        finite = np.isfinite(rows).reshape(flat).all(axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):  # an overflow becomes infinity, which is refused below
+        values = samples.astype(spec.dtype, copy=False)
+    flat = (len(samples), -1)
+    if samples.dtype.kind in "fV":
+        finite = np.isfinite(samples).reshape(flat).all(axis=1)
         if not finite.all():
             bad = int(np.argmin(finite))
-            raise DataError(f"{where}, sample {numbers[bad]} holds NaN or infinity: repair or remove it")
-    if values.dtype != rows.dtype:
-        kept = (np.isfinite(values) if values.dtype.kind in "fV" else values == rows).reshape(flat).all(axis=1)
+            raise DataError(f"{label}, sample {numbers[bad]} holds NaN or infinity: repair or remove it")
+    if values.dtype != samples.dtype:
+        kept = (np.isfinite(values) if values.dtype.kind in "fV" else values == samples).reshape(flat).all(axis=1)
         if not kept.all():
             bad = int(np.argmin(kept))
-            low, high = rows[bad].min(), rows[bad].max()
+            low, high = samples[bad].min(), samples[bad].max()
             raise DataError(
-                f"{where}, sample {numbers[bad]} has values {low}..{high}, which input {spec.name!r} ({spec.dtype}) "
+                f"{label}, sample {numbers[bad]} has values {low}..{high}, which input {spec.name!r} ({spec.dtype}) "
                 "cannot hold: scale the data or use another dtype"
             )
     return values

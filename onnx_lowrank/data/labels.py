@@ -1,7 +1,6 @@
-"""Labelled samples, to measure accuracy: an ``.npz`` with labels, or a folder with one sub-folder per class."""
+"""Labelled samples, which measure accuracy: an ``.npz`` with labels, or a folder with one sub-folder per class."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -9,17 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.data.arrays import ArraySource
-from onnx_lowrank.data.choose import choose, counted, once
-from onnx_lowrank.data.npy_files import headers, read
+from onnx_lowrank.data.draw import Draw, once
+from onnx_lowrank.data.messages import array_label, plural
+from onnx_lowrank.data.npy_files import read_array, read_headers
 from onnx_lowrank.data.parts import LABEL_KEYS, file_part, gather
 from onnx_lowrank.data.photos.folder import is_image, list_files, open_images
 from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.data.source import Source
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import TensorSpec
+from onnx_lowrank.progress import Warn, ignore
 
 Labelled: TypeAlias = tuple[Source, NDArray[np.int64]]
-"""Samples, and the label of each, shape [n]."""
+"""Samples, and the class number of each, shape [n]."""
 
 
 def load_labelled(
@@ -27,30 +28,27 @@ def load_labelled(
     specs: tuple[TensorSpec, ...],
     preprocess: Preprocess,
     *,
-    on_warning: Callable[[str], None] | None = None,
-    count: int | None = None,
-    seed: int = 0,
+    on_warning: Warn = ignore,
 ) -> Labelled:
-    """Open labelled samples.
+    """Open labelled samples, all of them in the order in which they are stored.
 
     Parameters
     ----------
     path
-        An ``.npz`` with the inputs and "labels", "label" or "y" [n], or a folder whose sub-folders are the classes:
-        a class's number is its place in the sorted order of their names, as torchvision and Keras count.
+        An ``.npz`` with an array for each input and class numbers under "labels", "label" or "y", shape [n]; or a
+        folder whose sub-folders are the classes. The number of such a class is its place in the sorted order of their
+        names, as in torchvision and Keras.
     specs
         The model's inputs.
     preprocess
         How photos become inputs.
     on_warning
-        Told what is left out or converted; None: nobody is.
-    count, seed
-        How many samples, chosen with which seed; None takes all in their own order.
+        Receives a line for each sample that is left out and for each conversion worth knowing.
 
     Returns
     -------
     Labelled
-        The samples, and the label of each.
+        The samples, and the class number of each.
 
     Raises
     ------
@@ -58,55 +56,45 @@ def load_labelled(
         If samples or labels cannot be read or do not fit.
     """
     path = Path(path)
-    warn = once(on_warning or (lambda text: None))
+    warn = once(on_warning)
     if path.is_dir():
-        return _from_folders(path, specs, preprocess, warn, count, seed)
+        return _from_folders(path, specs, preprocess, warn)
     if not path.is_file() or path.suffix.lower() != ".npz":
         raise DataError(f"{path} is neither an .npz with labels nor a folder with one sub-folder per class: give one")
-    return _from_npz(path, specs, warn, count, seed)
+    return _from_npz(path, specs, warn)
 
 
-def _from_npz(
-    path: Path, specs: tuple[TensorSpec, ...], warn: Callable[[str], None], count: int | None, seed: int
-) -> Labelled:
-    found = headers(path)
-    key = next((key for key in LABEL_KEYS if key in found), None)
+def _from_npz(path: Path, specs: tuple[TensorSpec, ...], warn: Warn) -> Labelled:
+    headers = read_headers(path)
+    key = next((key for key in LABEL_KEYS if key in headers), None)
     if key is None:
-        raise DataError(f"{path} holds {', '.join(found) or 'nothing'}, but no labels: add them as 'labels'")
+        raise DataError(f"{path} holds {', '.join(headers) or 'nothing'}, but no labels: add them as 'labels'")
     part = file_part(path, specs, warn)
-    labels = read(path, key)
+    labels, label = read_array(path, key), array_label(path, key)
     if labels.shape == (part.rows, 1):
         labels = labels[:, 0]
     if labels.shape != (part.rows,) or labels.dtype.kind not in "iu" or not part.rows:
         raise DataError(
-            f"{path}, array {key!r} is {labels.dtype} of shape {labels.shape}, not one class number (an integer) for "
+            f"{label} is {labels.dtype} of shape {labels.shape}, not one class number (an integer) for "
             f"each of the {part.rows} samples: store class numbers"
         )
     if labels.min() < 0:
-        raise DataError(f"{path}, array {key!r} holds {labels.min()}: class numbers start at 0")
-    chosen = choose(part.rows, count, seed)
-    description = counted(len(chosen), part.rows, f"labelled samples in {path.name}")
-    return ArraySource(gather([part], chosen, specs), description), labels[chosen].astype(np.int64)
+        raise DataError(f"{label} holds {labels.min()}: class numbers start at 0")
+    arrays = gather([part], np.arange(part.rows), specs)
+    return ArraySource(arrays, f"{plural(part.rows, 'labelled sample')} in {path.name}"), labels.astype(np.int64)
 
 
-def _from_folders(
-    path: Path,
-    specs: tuple[TensorSpec, ...],
-    preprocess: Preprocess,
-    warn: Callable[[str], None],
-    count: int | None,
-    seed: int,
-) -> Labelled:
+def _from_folders(path: Path, specs: tuple[TensorSpec, ...], preprocess: Preprocess, warn: Warn) -> Labelled:
     classes = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     files = [file for file in list_files(path) if is_image(file) and file.parent != path]
     if not files:
         raise DataError(f"{path} holds no images in sub-folders: make one sub-folder per class, with its images")
     if all(name.isdecimal() for name in classes) and classes != sorted(classes, key=int):
         warn(
-            f"{path}: the class folders are numbers and are counted in the order of their text ({classes[0]}, "
-            f"{classes[1]}, {classes[2]}, ...), as torchvision does; pad them with zeros for numeric order"
+            f"{path}: the class folders have numbers for names, and the classes are counted in the alphabetical order "
+            f"of these ({', '.join(classes[:3])}, ...), as in torchvision; pad the names with zeros for numeric order"
         )
-    number = {name: index for index, name in enumerate(classes)}
-    labels = np.array([number[file.relative_to(path).parts[0]] for file in files], np.int64)
-    source, taken = open_images(files, path, specs, preprocess=preprocess, count=count, seed=seed, on_warning=warn)
-    return source, labels[taken]
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.array([numbers[file.relative_to(path).parts[0]] for file in files], np.int64)
+    source, readable = open_images(files, path, specs, preprocess, Draw(None, warn=warn))
+    return source, labels[readable]

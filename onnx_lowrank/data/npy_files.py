@@ -1,6 +1,6 @@
-"""``.npy`` and ``.npz`` files, read without ever unpickling anything.
+"""``.npy`` and ``.npz`` files, read without unpickling anything.
 
-An array of Python objects is stored as a pickle, and a pickle can run code when it is loaded. The headers say which
+An array of Python objects is stored as a pickle, and a pickle can run code when it is loaded. The headers tell which
 arrays those are, so they are refused before their data are touched.
 """
 
@@ -8,46 +8,38 @@ import errno
 import tokenize
 import zipfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lowrank.data.conform import Header
+from onnx_lowrank.data.messages import array_label, reason
 from onnx_lowrank.errors import DataError
 
-ARRAY_SUFFIXES = frozenset((".npy", ".npz"))
+_SUFFIXES = frozenset((".npy", ".npz"))
 
 _DAMAGE = (
     *(OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error),
     *(SyntaxError, tokenize.TokenError),
 )
-"""What a damaged or encrypted file makes NumPy and zipfile raise; NotImplementedError is zipfile's, for a compression
-that it does not know."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a file says of one array before its data: its key ("" in a ``.npy``), shape and dtype."""
-
-    key: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+"""The errors that NumPy and zipfile raise on a damaged or encrypted file. zipfile raises NotImplementedError for a
+compression that it does not know."""
 
 
 def is_array(path: Path) -> bool:
-    """Whether the file's name says that it is a NumPy file."""
-    return path.suffix.lower() in ARRAY_SUFFIXES
+    """Whether the file has the name of a NumPy file."""
+    return path.suffix.lower() in _SUFFIXES
 
 
-def named(path: Path, key: str) -> str:
-    """Name an array in messages."""
-    return f"{path}, array {key!r}" if key else str(path)
+def read_headers(path: Path) -> dict[str, Header]:
+    """Read the headers of all arrays in a file.
 
-
-def headers(path: Path) -> dict[str, Header]:
-    """Read the headers of all arrays in a file, in the file's order, by key.
+    Returns
+    -------
+    dict[str, Header]
+        The headers by key, in the file's order; the key of the array in a ``.npy`` is empty.
 
     Raises
     ------
@@ -58,35 +50,35 @@ def headers(path: Path) -> dict[str, Header]:
         if path.suffix.lower() == ".npy":
             with path.open("rb") as stream:
                 return {"": _header("", stream)}
-        found = {}
+        headers = {}
         with zipfile.ZipFile(path) as archive:
             for member in archive.namelist():
                 if member.endswith(".npy"):
                     with archive.open(member) as stream:
                         key = member.removesuffix(".npy")
-                        found[key] = _header(key, stream)
+                        headers[key] = _header(key, stream)
     except _DAMAGE as error:
         raise _unreadable(path, error) from error
-    return found
+    return headers
 
 
-def read(path: Path, key: str) -> NDArray[Any]:
-    """Read one array: memory-mapped from a ``.npy``, whole from a ``.npz``.
+def read_array(path: Path, key: str) -> NDArray[Any]:
+    """Read one array: memory-mapped from a ``.npy``, whole from an ``.npz``.
 
     Raises
     ------
     DataError
-        If it holds Python objects or cannot be read.
+        If the array holds Python objects or cannot be read.
     """
-    header = headers(path)[key]
+    header = read_headers(path)[key]
     if header.dtype.hasobject:
         raise DataError(
-            f"{named(path, key)} holds Python objects (a pickle), which can run code when loaded, and is refused: "
-            "save plain numeric arrays of one shape"
+            f"{array_label(path, key)} holds Python objects (a pickle), which can run code when loaded, and is "
+            "refused: save plain numeric arrays of one shape"
         )
     try:
         if not key:
-            # Nothing cannot be memory-mapped.
+            # An array without elements cannot be memory-mapped.
             mapped: NDArray[Any] = np.load(path, mmap_mode=None if 0 in header.shape else "r", allow_pickle=False)
             return mapped
         with np.load(path, allow_pickle=False) as archive:
@@ -110,4 +102,4 @@ def _header(key: str, stream: IO[bytes]) -> Header:
 def _unreadable(path: Path, error: BaseException) -> DataError:
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         raise MemoryError from error  # nothing is wrong with the file
-    return DataError(f"{path} cannot be read as a NumPy file ({' '.join(str(error).split())}): save it again")
+    return DataError(f"{path} cannot be read as a NumPy file ({reason(error)}): save it again")

@@ -1,7 +1,7 @@
-"""Samples that lie in one or many files of arrays: which array feeds which input, and the choice over all of them.
+"""Samples in one or many files of arrays: which array feeds which input, and the samples drawn from all of them.
 
 A *part* is one file (or one ``test_data_set_*`` folder) with some samples for every input. The headers of all parts
-are judged first; then only the parts that hold chosen samples are loaded.
+are checked first; then only the parts that hold drawn samples are loaded.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.data.conform import batch_shape, check_dtype, check_values, times
-from onnx_lowrank.data.npy_files import Header, headers, read
+from onnx_lowrank.data.conform import Header, batch_shape, check_dtype, check_values
+from onnx_lowrank.data.messages import array_label, input_label, shape_text
+from onnx_lowrank.data.npy_files import read_array, read_headers
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import Feeds, TensorSpec
+from onnx_lowrank.progress import Warn
 
 LABEL_KEYS = ("labels", "label", "y")
+"""Names of arrays that hold class numbers and feed no input."""
+
 _COMMON_KEYS = ("input", "data", "images", "x")
 
 
@@ -27,15 +31,15 @@ class Part:
 
     Attributes
     ----------
-    where
-        What to call the part in messages.
+    origin
+        Where the part comes from, for messages.
     shapes
-        For each input its array's shape, batch axis first; all agree on the first.
+        The shape of each input's array, the batch axis first; all arrays agree on that axis.
     load
         Reads the arrays, by input, as they are stored.
     """
 
-    where: str
+    origin: str
     shapes: dict[str, tuple[int, ...]]
     load: Callable[[], Feeds]
 
@@ -45,68 +49,94 @@ class Part:
         return next(iter(self.shapes.values()))[0]
 
 
-def make_part(
-    where: str,
-    found: Mapping[str, Header],
-    load: Callable[[], Feeds],
-    specs: tuple[TensorSpec, ...],
-    warn: Callable[[str], None],
-) -> Part:
-    """Judge the arrays of one part by their headers; ``found`` is by input name.
+def check_headers(
+    headers: Mapping[str, Header], specs: tuple[TensorSpec, ...], origin: str, warn: Warn
+) -> dict[str, tuple[int, ...]]:
+    """Check the arrays of one part by their headers.
+
+    Parameters
+    ----------
+    headers
+        A header for each input, by the input's name.
+    specs
+        The model's inputs.
+    origin
+        Where the arrays come from, for messages.
+    warn
+        Receives a line for each conversion worth knowing.
+
+    Returns
+    -------
+    dict[str, tuple[int, ...]]
+        The shape of each input's array, with the batch axis.
 
     Raises
     ------
     DataError
-        If an array does not fit its input, or the inputs' numbers of samples differ.
+        If an array does not fit its input, or the inputs have different numbers of samples.
     """
     shapes = {}
     for spec in specs:
-        header = found[spec.name]
-        name = f"{where}, array {header.key!r}" if header.key else where
-        if not header.dtype.hasobject:  # those are refused with their own reason when they are read
-            check_dtype(header.dtype, spec, name, warn)
-        shapes[spec.name] = batch_shape(header.shape, spec, name)
+        header = headers[spec.name]
+        label = array_label(origin, header.key)
+        if not header.dtype.hasobject:  # Python objects are refused where they are read, for a reason of their own
+            check_dtype(header.dtype, spec, label, warn)
+        shapes[spec.name] = batch_shape(header.shape, spec, label)
     rows = {name: shape[0] for name, shape in shapes.items()}
     if len(set(rows.values())) > 1:
-        told = ", ".join(f"{name}: {n}" for name, n in rows.items())
-        raise DataError(f"{where} has different numbers of samples for the inputs ({told}): give as many for each")
-    return Part(where, shapes, load)
+        counts = ", ".join(f"{name}: {count}" for name, count in rows.items())
+        raise DataError(f"{origin} has different numbers of samples for the inputs ({counts}): give as many for each")
+    return shapes
 
 
-def file_part(path: Path, specs: tuple[TensorSpec, ...], warn: Callable[[str], None]) -> Part:
-    """Take a ``.npy`` or ``.npz`` file as a part.
+def file_part(path: Path, specs: tuple[TensorSpec, ...], warn: Warn) -> Part:
+    """Open a ``.npy`` or ``.npz`` file as a part.
 
     Raises
     ------
     DataError
         If the file cannot be read, or its arrays do not fit the inputs.
     """
-    found = headers(path)
-    for header in found.values():
+    stored = read_headers(path)
+    for header in stored.values():
         if header.dtype.hasobject and header.key not in LABEL_KEYS:
-            read(path, header.key)  # says why it is refused
-    chosen = match_keys(found, specs, str(path))
+            read_array(path, header.key)  # raises the error that says why
+    headers = match_keys(stored, specs, str(path))
 
     def load() -> Feeds:
-        return {name: read(path, header.key) for name, header in chosen.items()}
+        return {name: read_array(path, header.key) for name, header in headers.items()}
 
-    return make_part(str(path), chosen, load, specs, warn)
+    return Part(str(path), check_headers(headers, specs, str(path), warn), load)
 
 
-def match_keys(found: Mapping[str, Header], specs: tuple[TensorSpec, ...], where: str) -> dict[str, Header]:
-    """Decide which stored array feeds which input.
+def match_keys(stored: Mapping[str, Header], specs: tuple[TensorSpec, ...], origin: str) -> dict[str, Header]:
+    """Decide which array feeds which input.
 
-    Arrays named like the inputs come first; a model with one input also takes "input", "data", "images" or "x", or
-    the only array that has the input's rank. Labels are left alone.
+    Arrays with the names of the inputs come first. A model with one input also takes "input", "data", "images" or
+    "x", or the only array that has the input's rank. Labels feed no input.
+
+    Parameters
+    ----------
+    stored
+        The headers of all arrays, by key.
+    specs
+        The model's inputs.
+    origin
+        Where the arrays come from, for messages.
+
+    Returns
+    -------
+    dict[str, Header]
+        A header for each input, by the input's name.
 
     Raises
     ------
     DataError
-        If an input finds no array, or the only input finds several.
+        If no array fits an input, or several fit the only input.
     """
-    if all(spec.name in found for spec in specs):
-        return {spec.name: found[spec.name] for spec in specs}
-    others = {key: header for key, header in found.items() if key not in LABEL_KEYS}
+    if all(spec.name in stored for spec in specs):
+        return {spec.name: stored[spec.name] for spec in specs}
+    others = {key: header for key, header in stored.items() if key not in LABEL_KEYS}
     candidates: Sequence[Header] = ()
     if len(specs) == 1:
         rank = None if specs[0].shape is None else len(specs[0].shape)
@@ -116,20 +146,22 @@ def match_keys(found: Mapping[str, Header], specs: tuple[TensorSpec, ...], where
             candidates = [others[""]]
         candidates = candidates or [header for header in others.values() if len(header.shape) + 1 == rank]
     if len(candidates) != 1:
-        there = ", ".join(f"{header.key or 'one array'} ({times(header.shape)})" for header in found.values())
-        wanted = ", ".join(spec.name for spec in specs)
-        raise DataError(f"{where} holds {there or 'no arrays'}, but the model has the inputs {wanted}: use those names")
+        arrays = ", ".join(f"{header.key or 'one array'} ({shape_text(header.shape)})" for header in stored.values())
+        names = ", ".join(spec.name for spec in specs)
+        raise DataError(
+            f"{origin} holds {arrays or 'no arrays'}, but the model has the inputs {names}: use those names"
+        )
     return {specs[0].name: candidates[0]}
 
 
-def gather(parts: Sequence[Part], chosen: NDArray[np.int64], specs: tuple[TensorSpec, ...]) -> Feeds:
-    """Load the chosen samples of all parts into one array for each input.
+def gather(parts: Sequence[Part], order: NDArray[np.int64], specs: tuple[TensorSpec, ...]) -> Feeds:
+    """Load the drawn samples of all parts into one array for each input.
 
     Parameters
     ----------
     parts
-        The parts; their samples are numbered through.
-    chosen
+        The parts; their samples are numbered consecutively.
+    order
         Sample numbers in the order wanted, shape [n].
     specs
         The model's inputs.
@@ -142,26 +174,32 @@ def gather(parts: Sequence[Part], chosen: NDArray[np.int64], specs: tuple[Tensor
     Raises
     ------
     DataError
-        If the parts' samples differ in shape, or hold NaN, infinity or values out of range.
+        If the samples of two parts differ in shape, or a sample holds NaN, infinity or values out of range.
     """
-    for part in parts[1:]:
-        for name, shape in part.shapes.items():
-            if shape[1:] != parts[0].shapes[name][1:]:
-                raise DataError(
-                    f"samples for input {name!r} differ in shape: {times(parts[0].shapes[name][1:])} in "
-                    f"{parts[0].where}, {times(shape[1:])} in {part.where}: bring them to one shape"
-                )
+    _check_one_shape(parts)
     ends = np.cumsum([part.rows for part in parts])
-    owner = np.searchsorted(ends, chosen, side="right")
+    owners = np.searchsorted(ends, order, side="right")
     gathered: dict[str, NDArray[Any]] = {
-        spec.name: np.empty((len(chosen), *parts[0].shapes[spec.name][1:]), spec.dtype) for spec in specs
+        spec.name: np.empty((len(order), *parts[0].shapes[spec.name][1:]), spec.dtype) for spec in specs
     }
-    for number in np.unique(owner):
-        part, slots = parts[number], np.flatnonzero(owner == number)
-        rows = chosen[slots] - (ends[number] - part.rows)
+    for owner in np.unique(owners):
+        part, slots = parts[owner], np.flatnonzero(owners == owner)
+        rows = order[slots] - (ends[owner] - part.rows)
         arrays = part.load()
         for spec in specs:
             stored = arrays[spec.name].reshape(part.shapes[spec.name])
-            name = part.where if len(specs) == 1 else f"{part.where}, input {spec.name!r}"
-            gathered[spec.name][slots] = check_values(stored[rows], spec, name, rows)
+            label = input_label(part.origin, spec, specs)
+            gathered[spec.name][slots] = check_values(stored[rows], spec, label, rows)
     return gathered
+
+
+def _check_one_shape(parts: Sequence[Part]) -> None:
+    first = parts[0]
+    for part in parts[1:]:
+        for name, shape in part.shapes.items():
+            expected = first.shapes[name][1:]
+            if shape[1:] != expected:
+                raise DataError(
+                    f"the samples for input {name!r} differ in shape: {shape_text(expected)} in {first.origin}, "
+                    f"{shape_text(shape[1:])} in {part.origin}: bring them to one shape"
+                )

@@ -1,4 +1,4 @@
-"""A finite collection of samples, and a part of one."""
+"""The interface of every finite collection of samples, and a subset of one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.data.choose import counted
+from onnx_lowrank.data.messages import counted
 from onnx_lowrank.interface import Feeds
 
 
@@ -17,30 +17,49 @@ class Source(Protocol):
 
     @property
     def description(self) -> str:
-        """What the samples are, for the report: "300 of 2500 images in train (preset caffe)"."""
+        """Describes the samples in the report, such as "300 of 2500 images in train (preset caffe)"."""
 
     @property
     def synthetic(self) -> bool:
         """Whether the samples are made up."""
 
     def __len__(self) -> int:
-        """Count the samples."""
+        """Return the number of samples."""
 
     def feeds(self, indices: Sequence[int]) -> Feeds:
-        """One batch: for every input an array in the model's dtype, first axis of length ``len(indices)``."""
+        """Return one batch.
+
+        Parameters
+        ----------
+        indices
+            Sample numbers in 0..len(self) - 1, in the order wanted.
+
+        Returns
+        -------
+        Feeds
+            For every input an array in the model's dtype, shape [len(indices), ...].
+        """
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Some samples of another source; ``order`` has shape [n]."""
+    """Some samples of another source.
+
+    Attributes
+    ----------
+    whole
+        The other source.
+    order
+        Sample numbers in the whole, shape [n].
+    """
 
     whole: Source
     order: NDArray[np.int64]
 
     @property
     def description(self) -> str:
-        """The whole's description, with the share that is taken."""
-        return f"{counted(len(self.order), len(self.whole), 'samples')} of: {self.whole.description}"
+        """The description of the whole, preceded by the share that is taken."""
+        return f"{counted(len(self.order), len(self.whole), 'sample')} of: {self.whole.description}"
 
     @property
     def synthetic(self) -> bool:
@@ -48,9 +67,9 @@ class Subset:
         return self.whole.synthetic
 
     def __len__(self) -> int:
-        """Count the samples."""
+        """Return the number of samples."""
         return len(self.order)
 
     def feeds(self, indices: Sequence[int]) -> Feeds:
-        """One batch."""
+        """Return one batch."""
         return self.whole.feeds(self.order[np.asarray(indices, np.int64)].tolist())

@@ -1,1 +1,1 @@
-"""Photos: found, decoded and turned into inputs."""
+"""Photos: listed, decoded and turned into inputs."""

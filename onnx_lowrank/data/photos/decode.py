@@ -1,7 +1,7 @@
-"""A photo file as 8-bit pixels of the model's size.
+"""The decoding of a photo file to 8-bit pixels of the model's size.
 
-Whatever the file holds (palette, CMYK, 16 bits, alpha, several frames) becomes plain RGB or gray, as the usual
-pipelines do it: alpha is dropped, the first frame is taken, the EXIF orientation is not applied.
+Every kind of image (palette, CMYK, 16 bits, alpha, several frames) becomes plain RGB or gray as in the usual pipelines:
+alpha is dropped, the first frame is taken, the EXIF orientation is not applied.
 """
 
 import warnings
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from onnx_lowrank.data.messages import reason
 from onnx_lowrank.data.photos.preprocess import Preprocess, Size
 
 _FILTERS = {
@@ -32,9 +33,9 @@ def decode(path: Path, channels: int, size: Size, preprocess: Preprocess) -> NDA
     channels
         1 for gray, 3 for RGB.
     size
-        Height and width to return.
+        Height and width of the result.
     preprocess
-        How to resize and crop.
+        How the photo is resized and cropped.
 
     Returns
     -------
@@ -44,22 +45,22 @@ def decode(path: Path, channels: int, size: Size, preprocess: Preprocess) -> NDA
     Raises
     ------
     ValueError
-        If the photo cannot be read or does not give that size; the text is the reason alone.
+        If the photo cannot be read or cannot be brought to that size. The text is only the reason, without the path.
     """
     try:
         with warnings.catch_warnings():
-            # Of transparency, which is dropped on purpose, and of files that are cut short: what cannot be used raises.
+            # Pillow warns of transparency, which is dropped on purpose, and of truncated files; unusable ones raise.
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
-                photo = eight_bits(image, "L" if channels == 1 else "RGB")
+                photo = _eight_bits(image, "L" if channels == 1 else "RGB")
     except Exception as error:
-        # Pillow's plug-ins raise almost anything on files that are cut short or damaged (OSError, SyntaxError,
-        # zlib.error, struct.error, DecompressionBombError, ...): none of it may end a run of hours.
-        raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
-    return np.asarray(fit(photo, size, preprocess)).reshape(*size, channels)
+        # Pillow's plug-ins raise almost any error on truncated or damaged files (OSError, SyntaxError, zlib.error,
+        # struct.error, DecompressionBombError, ...), and none of them may end a run of hours.
+        raise ValueError(f"{type(error).__name__}: {reason(error)}") from error
+    return np.asarray(_fit(photo, size, preprocess)).reshape(*size, channels)
 
 
-def eight_bits(image: Image.Image, mode: str) -> Image.Image:
+def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
     """Convert any image to 8 bits a channel; ``mode`` is "RGB" or "L"."""
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
@@ -69,8 +70,8 @@ def eight_bits(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def fit(photo: Image.Image, size: Size, preprocess: Preprocess) -> Image.Image:
-    """Resize and crop a photo to ``size`` as :mod:`~onnx_lowrank.calibration.preprocess` describes.
+def _fit(photo: Image.Image, size: Size, preprocess: Preprocess) -> Image.Image:
+    """Resize and crop a photo to ``size`` as :mod:`~onnx_lowrank.data.photos.preprocess` describes.
 
     Raises
     ------
@@ -85,12 +86,14 @@ def fit(photo: Image.Image, size: Size, preprocess: Preprocess) -> Image.Image:
         photo = photo.resize((resized[1], resized[0]), _FILTERS[preprocess.interpolation])
     if resized == size:
         return photo
-    top, left = (round((have - want) / 2) for have, want in zip(resized, size, strict=True))  # torchvision's rounding
+    top, left = (
+        round((side - cropped) / 2) for side, cropped in zip(resized, size, strict=True)
+    )  # as torchvision rounds
     return photo.crop((left, top, left + size[1], top + size[0]))
 
 
 def _resized(actual: Size, size: Size, preprocess: Preprocess) -> Size:
-    """Find the size to resample to before the crop."""
+    """Return the size to resample to before the crop."""
     resize = preprocess.resize
     if resize is None:
         return actual
@@ -98,16 +101,16 @@ def _resized(actual: Size, size: Size, preprocess: Preprocess) -> Size:
         return resize
     if isinstance(resize, int):
         covering = _cover(actual, (resize, resize))
-        # A long input may need more than its shorter side asks for.
+        # An elongated input may need more than the given shorter side.
         return covering if covering[0] >= size[0] and covering[1] >= size[1] else _cover(actual, size)
     if actual == size or preprocess.crop is None:
         return size
     return _cover(actual, (round(size[0] * 256 / 224), round(size[1] * 256 / 224)))
 
 
-def _cover(actual: Size, wanted: Size) -> Size:
-    """Find the smallest size of the same aspect ratio that covers ``wanted``."""
+def _cover(actual: Size, target: Size) -> Size:
+    """Return the smallest size with the aspect ratio of ``actual`` that covers ``target``."""
     height, width = actual
-    if wanted[0] * width >= wanted[1] * height:
-        return wanted[0], max(wanted[1], width * wanted[0] // height)
-    return max(wanted[0], height * wanted[1] // width), wanted[1]
+    if target[0] * width >= target[1] * height:
+        return target[0], max(target[1], width * target[0] // height)
+    return max(target[0], height * target[1] // width), target[1]

@@ -1,12 +1,13 @@
-"""Photos as calibration samples: listed, chosen, each decoded once up front, then served.
+"""Photos as calibration samples: listed, drawn, each decoded once in advance, then served.
 
-Decoding everything chosen at the start costs milliseconds an image and finds the damaged files before hours of work.
-The decoded pixels are kept while they fit a budget, otherwise decoded again for each batch.
+Decoding all drawn photos at the start costs milliseconds per image and reveals the damaged files before hours of work.
+The decoded pixels are kept if they fit a limit; otherwise the photos are decoded again for each batch.
 """
 
+import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,36 +15,41 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.data.choose import choose, counted
+from onnx_lowrank.data.draw import Draw
+from onnx_lowrank.data.messages import counted
 from onnx_lowrank.data.photos.decode import decode
-from onnx_lowrank.data.photos.image_input import ImageInput, image_input
+from onnx_lowrank.data.photos.image_input import KEEP_BYTES, ImageInput, image_input
 from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import Feeds, TensorSpec
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"))
-KEEP_BYTES = 512 * 2**20
-"""Decoded pixels up to this size stay in memory."""
-BROKEN_SHARE = 0.05
-"""More damaged photos than this share of the chosen ones (or than one) mean that something is wrong with the data."""
+_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"))
+
+_BROKEN_SHARE = 0.05
+"""More damaged photos than this share of those drawn (or than one) mean that something is wrong with the data."""
+
+_CHUNK = 64
+"""Photos decoded together, so that a folder too large to keep is never in memory as a whole."""
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Photos as a :class:`~onnx_lowrank.calibration.source.Source`.
+    """Photos as a :class:`~onnx_lowrank.data.source.Source`.
 
     Attributes
     ----------
     files
-        The photos, in order; every one has been decoded once.
+        The photos, in order; each has been decoded once.
     target
         The model's input.
     preprocess
         How photos become inputs.
     kept
-        Their pixels, shape [n, height, width, channels], or None where they take too much memory.
+        The pixels of all photos, shape [n, height, width, channels]; None if they take too much memory.
     description
-        For the report.
+        Describes the samples in the report.
+    synthetic
+        Whether the samples are made up.
     """
 
     files: tuple[Path, ...]
@@ -54,11 +60,17 @@ class ImageSource:
     synthetic: bool = False
 
     def __len__(self) -> int:
-        """Count the photos."""
+        """Return the number of photos."""
         return len(self.files)
 
     def feeds(self, indices: Sequence[int]) -> Feeds:
-        """One batch of photos."""
+        """Return one batch of photos.
+
+        Raises
+        ------
+        DataError
+            If a photo that could be read at the start can no longer be read.
+        """
         if self.kept is not None:
             pixels = self.kept[np.asarray(indices, np.int64)]
         else:
@@ -68,12 +80,12 @@ class ImageSource:
     def _decode(self, path: Path) -> NDArray[np.uint8]:
         try:
             return decode(path, self.target.channels, self.target.size, self.preprocess)
-        except ValueError as error:  # it could be read at the start
+        except ValueError as error:
             raise DataError(f"{path} changed or vanished during the run ({error}): start again") from error
 
 
 def list_files(folder: Path) -> list[Path]:
-    """All files under a folder in sorted order, without hidden ones (``._photo.jpg`` on macOS is no photo)."""
+    """List all files under a folder in sorted order, without hidden ones (``._photo.jpg`` on macOS is no photo)."""
     files: list[Path] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
@@ -82,11 +94,73 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def is_image(path: Path) -> bool:
-    """Whether the file's name says that it is a photo."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    """Whether the file has the name of a photo."""
+    return path.suffix.lower() in _SUFFIXES
 
 
-def photo_target(specs: tuple[TensorSpec, ...], preprocess: Preprocess, where: Path) -> ImageInput:
+def open_images(
+    files: Sequence[Path],
+    origin: Path,
+    specs: tuple[TensorSpec, ...],
+    preprocess: Preprocess,
+    draw: Draw,
+    keep_bytes: int = KEEP_BYTES,
+) -> tuple[ImageSource, NDArray[np.int64]]:
+    """Draw photos and decode each of them once.
+
+    Parameters
+    ----------
+    files
+        All photos, sorted.
+    origin
+        The folder that they come from, for messages.
+    specs
+        The model's inputs.
+    preprocess
+        How photos become inputs.
+    draw
+        How many photos are drawn, and in which order. Its ``warn`` receives a line for each damaged one.
+    keep_bytes
+        The largest size of all decoded pixels that are kept in memory.
+
+    Returns
+    -------
+    tuple[ImageSource, NDArray[np.int64]]
+        The readable photos that were drawn, and the place of each in ``files``, shape [n].
+
+    Raises
+    ------
+    DataError
+        If too many photos are damaged, or the input takes no photos.
+    """
+    target = _photo_target(specs, preprocess, origin)
+    drawn = draw.indices(len(files))
+    shape = (len(drawn), *target.size, target.channels)
+    kept = np.empty(shape, np.uint8) if math.prod(shape) <= keep_bytes else None
+    readable: list[int] = []
+    broken: list[str] = []
+    for chunk in _decoded_chunks(files, drawn.tolist(), target, preprocess):
+        for index, pixels in chunk:
+            if isinstance(pixels, ValueError):
+                broken.append(f"{files[index]} cannot be used ({pixels})")
+                draw.warn(f"{broken[-1]}: left out")
+                continue
+            if kept is not None:
+                kept[len(readable)] = pixels
+            readable.append(index)
+        _check_damage(broken, len(readable) + len(broken), len(drawn), origin)
+    source = ImageSource(
+        files=tuple(files[index] for index in readable),
+        target=target,
+        preprocess=preprocess,
+        kept=None if kept is None else kept[: len(readable)],
+        description=f"{counted(len(readable), len(files), 'image')} in {origin.name or origin} "
+        f"(preset {preprocess.preset})",
+    )
+    return source, np.array(readable, np.int64)
+
+
+def _photo_target(specs: tuple[TensorSpec, ...], preprocess: Preprocess, origin: Path) -> ImageInput:
     """Find the input that photos feed.
 
     Raises
@@ -97,94 +171,47 @@ def photo_target(specs: tuple[TensorSpec, ...], preprocess: Preprocess, where: P
     if len(specs) != 1:
         names = ", ".join(spec.name for spec in specs)
         raise DataError(
-            f"{where} holds images, but the model has {len(specs)} inputs ({names}): "
+            f"{origin} holds images, but the model has {len(specs)} inputs ({names}): "
             "give an .npz with one array for each input"
         )
     target = image_input(specs[0], preprocess)
     if target.channels == 4:
-        raise DataError(f"{where} holds images, but input {specs[0].name!r} has 4 channels: give the data as .npz")
+        raise DataError(f"{origin} holds images, but input {specs[0].name!r} has 4 channels: give the data as .npz")
     return target
 
 
-def open_images(
-    files: Sequence[Path],
-    where: Path,
-    specs: tuple[TensorSpec, ...],
-    *,
-    preprocess: Preprocess,
-    count: int | None,
-    seed: int,
-    on_warning: Callable[[str], None],
-) -> tuple[ImageSource, NDArray[np.int64]]:
-    """Choose photos and decode each of them once.
-
-    Parameters
-    ----------
-    files
-        All photos, sorted.
-    where
-        The folder they came from, for messages.
-    specs
-        The model's inputs.
-    preprocess
-        How photos become inputs.
-    count, seed
-        How many to choose, and how; see :func:`~onnx_lowrank.calibration.choice.choose`.
-    on_warning
-        Told of each damaged photo.
-
-    Returns
-    -------
-    tuple[ImageSource, NDArray[np.int64]]
-        The photos, and for each its place in ``files``, shape [n].
-
-    Raises
-    ------
-    DataError
-        If more photos are damaged than the limit, or the input takes no photos.
-    """
-    target = photo_target(specs, preprocess, where)
-    chosen = choose(len(files), count, seed)
-    shape = (len(chosen), *target.size, target.channels)
-    kept = np.empty(shape, np.uint8) if np.prod(shape, dtype=np.int64) <= KEEP_BYTES else None
-    good: list[int] = []
-    broken: list[str] = []
-    limit = max(1, int(BROKEN_SHARE * len(chosen)))
-
-    def attempt(index: int) -> NDArray[np.uint8] | ValueError:
-        try:
-            return decode(files[index], target.channels, target.size, preprocess)
-        except ValueError as error:
-            return error
-
-    # How warnings are treated belongs to the process: what threads that overlap leave behind is undone at the end.
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        warnings.simplefilter("ignore")
-        # In chunks, so that a folder too large to keep is not queued up decoded.
-        for start in range(0, len(chosen), 64):
-            part = chosen[start : start + 64].tolist()
-            for index, outcome in zip(part, pool.map(attempt, part), strict=True):
-                if isinstance(outcome, ValueError):
-                    broken.append(f"{files[index]} cannot be used ({outcome})")
-                    on_warning(f"{broken[-1]}: left out")
-                else:
-                    if kept is not None:
-                        kept[len(good)] = outcome
-                    good.append(index)
-            if len(broken) > limit:
-                break
-    if len(broken) > limit or not good:
-        tried = len(good) + len(broken)
+def _check_damage(broken: Sequence[str], tried: int, drawn: int, origin: Path) -> None:
+    """Refuse the data if too many photos are broken, or all of them."""
+    limit = max(1, int(_BROKEN_SHARE * drawn))
+    if len(broken) > limit or len(broken) == drawn:
         raise DataError(
-            f"{where}: {len(broken)} of the first {tried} images cannot be used (at most {limit} of {len(chosen)} are "
+            f"{origin}: {len(broken)} of the first {tried} images cannot be used (at most {limit} of {drawn} are "
             f"left out): repair or remove them; the first: {broken[0]}"
         )
-    things = f"images in {where.name or where} (preset {preprocess.preset})"
-    source = ImageSource(
-        files=tuple(files[index] for index in good),
-        target=target,
-        preprocess=preprocess,
-        kept=None if kept is None else kept[: len(good)],
-        description=counted(len(good), len(files), things),
-    )
-    return source, np.array(good, np.int64)
+
+
+def _decoded_chunks(
+    files: Sequence[Path], drawn: Sequence[int], target: ImageInput, preprocess: Preprocess
+) -> Iterator[list[tuple[int, NDArray[np.uint8] | ValueError]]]:
+    """Decode the drawn photos on several threads.
+
+    Yields
+    ------
+    list[tuple[int, NDArray[np.uint8] | ValueError]]
+        For each photo of the next chunk its place in ``files``, and its pixels or the reason why there are none.
+    """
+
+    def attempt(index: int) -> tuple[int, NDArray[np.uint8] | ValueError]:
+        try:
+            return index, decode(files[index], target.channels, target.size, preprocess)
+        except ValueError as error:
+            return index, error
+
+    threads = min(8, os.cpu_count() or 1)
+    for start in range(0, len(drawn), _CHUNK):
+        # The warning filters belong to the process, and overlapping threads may restore them in the wrong order. So
+        # they are set here and restored when all threads have ended.
+        with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+            warnings.simplefilter("ignore")
+            chunk = list(pool.map(attempt, drawn[start : start + _CHUNK]))
+        yield chunk

@@ -1,7 +1,7 @@
 """A model input that takes images: its layout, channels and size, and the last step from pixels to values.
 
-The layout is read from the shape: a channel dimension of 1, 3 or 4 at axis 1 means NCHW, at the last axis NHWC; where
-both or neither fit, NCHW unless the preprocessing says otherwise.
+The layout follows from the shape: a size of 1, 3 or 4 at axis 1 means NCHW, at the last axis NHWC. If both or neither
+have such a size, the layout is NCHW unless the preprocessing says otherwise.
 """
 
 from dataclasses import dataclass
@@ -10,33 +10,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.data.conform import times
+from onnx_lowrank.data.messages import shape_text
 from onnx_lowrank.data.photos.preprocess import Channels, Layout, Preprocess, Size
 from onnx_lowrank.errors import DataError, UsageError
 from onnx_lowrank.interface import TensorSpec
 
 DEFAULT_SIDE = 224
-"""Side of the input where the model leaves height and width open."""
+"""The height and width of an input whose model leaves them open."""
+
+KEEP_BYTES = 512 * 2**20
+"""The largest size of all pixels of a source that are kept in memory."""
 
 
 @dataclass(frozen=True)
 class ImageInput:
-    """An image input, every open choice made.
+    """An image input without open choices.
 
     Attributes
     ----------
     spec
         The model's input.
     layout
-        Its layout.
+        The input's layout.
     channels
         1 (gray), 3, or 4 (a colour image with its luminance; synthetic images only).
     size
         Height and width in pixels.
     order
-        Channel order of the model.
+        The model's channel order.
     mean, scale
-        The affine map of the pixels, shape [channels] each, in that order.
+        The affine map of the pixels, in that order, shape [channels] each.
     """
 
     spec: TensorSpec
@@ -48,9 +51,18 @@ class ImageInput:
     scale: NDArray[np.float64]
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
-        """Map pixels [n, height, width, channels] (RGB) to the model's values, layout, order and dtype.
+        """Map pixels to the model's values, layout, channel order and dtype.
 
-        Integer inputs take the pixels themselves, in the model's channel order.
+        Parameters
+        ----------
+        pixels
+            RGB, or gray, shape [n, height, width, channels].
+
+        Returns
+        -------
+        NDArray[Any]
+            (pixel − mean) · scale, shape [n, channels, height, width] or, in NHWC, [n, height, width, channels]. An
+            integer input takes the pixels themselves.
         """
         if self.order == "bgr":
             pixels = np.concatenate([pixels[..., 2::-1], pixels[..., 3:]], axis=-1)
@@ -68,19 +80,19 @@ class ImageInput:
 
 
 def image_input(spec: TensorSpec, preprocess: Preprocess) -> ImageInput:
-    """Make every open choice of an image input.
+    """Decide every open choice of an image input.
 
     Parameters
     ----------
     spec
         The model's input.
     preprocess
-        The preprocessing asked for.
+        How photos become inputs.
 
     Returns
     -------
     ImageInput
-        Size, layout and affine map.
+        The input with its layout, channels, size and affine map.
 
     Raises
     ------
@@ -90,7 +102,7 @@ def image_input(spec: TensorSpec, preprocess: Preprocess) -> ImageInput:
         If the preprocessing contradicts the input's shape or itself.
     """
     if not takes_images(spec, preprocess):
-        shape = "unknown" if spec.shape is None else times(spec.shape)
+        shape = "unknown" if spec.shape is None else shape_text(spec.shape)
         raise DataError(
             f"input {spec.name!r} ({spec.dtype}, shape {shape}) does not take images, which need 4 dimensions, 1 or 3 "
             "channels and room for 0..255: give the data as .npz or .npy"
@@ -100,7 +112,7 @@ def image_input(spec: TensorSpec, preprocess: Preprocess) -> ImageInput:
     if channels is None:
         channels = 1 if preprocess.channels == "gray" else 3
     if preprocess.channels == "gray" and channels != 1:
-        raise UsageError(f"--preprocess: channels=gray, but input {spec.name!r} has {channels} channels: say rgb")
+        raise UsageError(f"--preprocess: channels=gray, but input {spec.name!r} has {channels} channels: give rgb")
     return ImageInput(
         spec=spec,
         layout=layout,
@@ -113,7 +125,10 @@ def image_input(spec: TensorSpec, preprocess: Preprocess) -> ImageInput:
 
 
 def takes_images(spec: TensorSpec, preprocess: Preprocess) -> bool:
-    """Whether an input can be fed with images: rank 4 (or unknown), 1, 3 or 4 channels (or unknown), 0..255 fits."""
+    """Whether an input takes images: its rank is 4, it has 1, 3 or 4 channels, and its dtype holds 0..255.
+
+    An unknown rank and an unknown number of channels count as fitting.
+    """
     if spec.dtype.kind in "bcOSU" or (spec.dtype.kind in "iu" and np.iinfo(spec.dtype).max < 255):
         return False
     if spec.shape is not None and len(spec.shape) != 4:
@@ -135,34 +150,39 @@ def _channels(spec: TensorSpec, layout: Layout) -> int | None:
 
 
 def _size(spec: TensorSpec, layout: Layout, preprocess: Preprocess) -> Size:
-    """Height and width of what is fed: the model's where static, else the crop's, else the resize's, else 224."""
+    """Return the model's height and width where they are static, else the crop's, else the resize's, else 224."""
     sides = (None, None) if spec.shape is None else spec.shape[2:] if layout == "nchw" else spec.shape[1:3]
     resize, crop = preprocess.resize, preprocess.crop
-    default: Size = (DEFAULT_SIDE, DEFAULT_SIDE)
+    defaults: Size = (DEFAULT_SIDE, DEFAULT_SIDE)
     if isinstance(crop, tuple):
-        default = crop
+        defaults = crop
     elif isinstance(resize, tuple):
-        default = resize
+        defaults = resize
     elif isinstance(resize, int):
-        default = (min(resize, DEFAULT_SIDE), min(resize, DEFAULT_SIDE))
-    height, width = (side if isinstance(side, int) else other for side, other in zip(sides, default, strict=True))
-    where = f"input {spec.name!r} takes {height}x{width}"
+        defaults = (min(resize, DEFAULT_SIDE), min(resize, DEFAULT_SIDE))
+    height, width = (
+        side if isinstance(side, int) else fallback for side, fallback in zip(sides, defaults, strict=True)
+    )
+    requirement = f"input {spec.name!r} takes {height}x{width}"
     if isinstance(crop, tuple) and crop != (height, width):
-        raise UsageError(f"--preprocess: crop={crop[0]}x{crop[1]}, but {where}: crop to that size or leave crop out")
+        raise UsageError(f"--preprocess: crop={shape_text(crop)}, but {requirement}: crop to that or leave crop out")
+    resize_text = shape_text(resize) if isinstance(resize, tuple) else str(resize)
     if crop is None and isinstance(resize, tuple) and resize != (height, width):
-        raise UsageError(f"--preprocess: resize={resize[0]}x{resize[1]} with crop=none, but {where}: resize to that")
+        raise UsageError(f"--preprocess: resize={resize_text} with crop=none, but {requirement}: resize to that")
     if crop is None and isinstance(resize, int):
         raise UsageError(
-            f"--preprocess: resize={resize} keeps the aspect ratio, which needs a crop: leave out crop=none"
+            f"--preprocess: resize={resize_text} keeps the aspect ratio, which needs a crop: leave out crop=none"
         )
     short = isinstance(resize, int) and resize < min(height, width)
     if short or (isinstance(resize, tuple) and (resize[0] < height or resize[1] < width)):
-        raise UsageError(f"--preprocess: resize={preprocess.resize} leaves too little to crop, {where}: resize larger")
+        raise UsageError(
+            f"--preprocess: resize={resize_text} leaves too little to crop, since {requirement}: resize to more"
+        )
     return height, width
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> NDArray[np.float64]:
-    """One value per channel; what three colours cannot give (gray, a fourth channel) takes their average."""
+    """Return one value per channel; gray and a fourth channel take the average of the three colours."""
     if len(values) == 1:
         return np.full(channels, values[0])
     if len(values) != 3:

@@ -1,10 +1,10 @@
-"""How a photo becomes a model's input: size, channel order and the affine map of the pixels.
+"""The preprocessing of a photo into a model's input: size, channel order and the affine map of the pixels.
 
     value = (pixel − mean) · scale,   pixel in 0..255, mean and scale per channel in the model's own channel order
 
-With ``resize`` and ``crop`` left at "auto", a photo that already has the input's size goes through untouched, for
-every preset ("imagenet" too); any other photo is resized so that it covers 256/224 of the input's size with its aspect
-ratio kept, and the centre is cut out: shorter side 256 and crop 224 for a 224×224 input, as torchvision does.
+With ``resize`` and ``crop`` at "auto", a photo that already has the input's size goes through untouched, whatever the
+preset. Any other photo is resized so that it covers 256/224 of the input's size, with its aspect ratio kept, and its
+centre is cut out: for a 224×224 input the shorter side becomes 256 and the crop is 224, as in torchvision.
 """
 
 import math
@@ -23,25 +23,26 @@ Auto: TypeAlias = Literal["auto"]
 
 @dataclass(frozen=True)
 class Preprocess:
-    """The way from a photo's pixels to a model's input.
+    """A way from a photo's pixels to a model's input.
 
     Attributes
     ----------
     preset
-        The name for reports: the preset, with the overrides that were given.
+        The name in reports: the preset with the overrides that were given.
     mean, scale
         The affine map, one value or three, in the channel order of the model. A one-channel input takes the average.
     channels
-        Channel order of the model's input. A one-channel input is gray whatever is said here.
+        The channel order of the model's input. A one-channel input is gray in any case.
     resize
-        Shorter side, or exact (height, width), to resample to; None: never resample; "auto": see the module.
+        The shorter side, or the exact height and width, to resample to; None: the photo is never resampled; "auto":
+        as the module describes.
     crop
-        Size of the centre crop; None: no crop, "auto" resizing then stretches the photo to the input's size;
-        "auto": the input's height and width, 224×224 where the model leaves them open.
+        The size of the centre crop; None: the photo is not cropped, and "auto" resizing stretches it to the input's
+        size; "auto": the input's height and width, or 224×224 if the model leaves them open.
     interpolation
         The resampling filter (Pillow's, antialiased).
     layout
-        Layout of the model's input; None: inferred from its shape.
+        The layout of the model's input; None: it follows from the input's shape.
     """
 
     preset: str
@@ -65,7 +66,7 @@ PRESETS: dict[str, Preprocess] = {
     "signed": Preprocess("signed", mean=(127.5,), scale=(1 / 127.5,)),
     "raw": Preprocess("raw", mean=(0.0,), scale=(1.0,)),
 }
-"""torchvision; the original VGG and ResNet nets; 0..1; -1..1 (TensorFlow, Keras Inception); 0..255."""
+"""In this order: torchvision; the original VGG and ResNet; 0..1; -1..1 (TensorFlow, Keras Inception); 0..255."""
 
 _KEYS = ("mean", "scale", "channels", "resize", "crop", "interpolation", "layout")
 
@@ -88,7 +89,7 @@ def parse(text: str) -> Preprocess:
     Raises
     ------
     UsageError
-        On an unknown preset, key or value; the text lists the valid ones.
+        If a preset, key or value is unknown; the text lists the valid ones.
     """
     first, *others = [part.strip() for part in text.split(",")]
     if "=" in first:
@@ -99,7 +100,7 @@ def parse(text: str) -> Preprocess:
     for part in others:
         key, equals, value = (piece.strip().lower() for piece in part.partition("="))
         if not equals or key not in _KEYS:
-            raise UsageError(f"--preprocess: {part!r} is no KEY=VALUE with a key among {', '.join(_KEYS)}")
+            raise UsageError(f"--preprocess: {part!r} is not KEY=VALUE; the keys are {', '.join(_KEYS)}")
         settings[key] = _value(key, value)
     base = first.lower() or ("raw" if {"mean", "scale"} & settings.keys() else "imagenet")
     return replace(PRESETS[base], preset=",".join([base, *others]), **settings)
@@ -117,7 +118,7 @@ def _value(key: str, text: str) -> object:
         return None
     valid = get_args({"channels": Channels, "interpolation": Interpolation, "layout": Layout}[key])
     if text not in valid:
-        raise UsageError(f"--preprocess: {key}={text} is unknown; valid are {', '.join(valid)}")
+        raise UsageError(f"--preprocess: {key}={text} is unknown; the valid values are {', '.join(valid)}")
     return text
 
 
@@ -127,7 +128,7 @@ def _numbers(key: str, text: str) -> tuple[float, ...]:
     except ValueError:
         values = ()
     if len(values) not in (1, 3) or not all(math.isfinite(value) for value in values):
-        raise UsageError(f"--preprocess: {key}={text} is not one number or three, as in 103.9/116.8/123.7")
+        raise UsageError(f"--preprocess: {key}={text} is not one number or three; write three as 103.9/116.8/123.7")
     if key == "scale" and 0 in values:
         raise UsageError(f"--preprocess: scale={text} would make every input the same; give numbers other than 0")
     return values

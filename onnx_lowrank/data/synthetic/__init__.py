@@ -1,1 +1,1 @@
-"""Samples that are made up where there are none."""
+"""Samples made up for models whose data are not at hand."""

@@ -1,15 +1,16 @@
-"""Images from nothing: samples with the statistics of natural images, for models whose data are not at hand.
+"""Synthetic scenes: images with the statistics of natural images, for models whose data are not at hand.
 
-Two models of natural scenes are mixed, both scale-invariant as photos are (power ∝ 1/f² over spatial frequency):
+The images mix two models of natural scenes. Both are scale-invariant as photos are (power ∝ 1/f² over the spatial
+frequency f):
 
-* dead leaves: opaque shapes with radii of density r⁻³ that cover one another, which gives edges, occlusion and large
+* Dead leaves are opaque shapes with radii of density r⁻³ that cover one another, which gives edges, occlusion and large
   flat areas (Ruderman, "Origins of scaling in natural images", Vision Research 37, 1997; Lee, Mumford and Huang,
-  "Occlusion models for natural images", IJCV 41, 2001); each leaf has a colour, a texture and a shade of its own;
-* noise with power 1/f^α, α around 2 (Field, JOSA A 4, 1987), its local contrast modulated.
+  "Occlusion models for natural images", IJCV 41, 2001). Each leaf has a colour, a texture and a shade of its own.
+* Noise has the power 1/f^α with α around 2 (Field, JOSA A 4, 1987) and a modulated local contrast.
 
-Fields are made in opponent axes, luminance far stronger than the two colour axes, which are uncorrelated in natural
-images (Ruderman, Cronin and Chiao, JOSA A 15, 1998), and in log intensity, so that pixels have the skewed, clipped
-histogram of photos. A slight blur and sensor noise stand for the camera.
+The fields are made in opponent axes, which are uncorrelated in natural images (Ruderman, Cronin and Chiao, JOSA A 15,
+1998), with a luminance far stronger than the two colours. They stand for log intensities, so that the pixels have the
+skewed, clipped histogram of photos. A slight blur and sensor noise imitate the camera.
 """
 
 import math
@@ -22,13 +23,13 @@ from PIL import Image, ImageDraw, ImageFilter
 _OPPONENT = np.array(
     [[1, 1, 1], np.array([1, 1, -2]) / math.sqrt(2), np.array([1, -1, 0]) * math.sqrt(1.5)], np.float32
 )
-"""Rows: luminance, yellow-blue, red-green; orthogonal, of equal length; shape [opponent axis, RGB]."""
+"""The luminance, yellow-blue and red-green axes as rows, orthogonal and of equal length, shape [opponent axis, RGB]."""
 _STRENGTH = np.array([1.0, 0.25, 0.12], np.float32)
-"""Standard deviations along those axes relative to luminance."""
+"""The standard deviations along the opponent axes, relative to that of the luminance."""
 _LEAVES = 2500
-"""Enough for radii over two decades of scale to cover the image three times."""
+"""The number of leaves in an image; with radii over two decades of scale they cover it three times."""
 _PLAIN_NOISE = 0.25
-"""The share of images without leaves."""
+"""The share of the images that have no leaves."""
 
 
 def synthetic_image(seed: int, index: int, height: int, width: int) -> NDArray[np.uint8]:
@@ -37,9 +38,9 @@ def synthetic_image(seed: int, index: int, height: int, width: int) -> NDArray[n
     Parameters
     ----------
     seed, index
-        The image depends only on these two and on its size.
+        The seed of all images and the number of this one. The image depends only on these and on its size.
     height, width
-        Size in pixels.
+        The size in pixels.
 
     Returns
     -------
@@ -50,7 +51,7 @@ def synthetic_image(seed: int, index: int, height: int, width: int) -> NDArray[n
     noise = power_law_noise(rng, 4, height, width, exponent=rng.uniform(1.8, 2.4))
     field = noise[:3] * np.exp(0.4 * noise[3])
     if rng.random() >= _PLAIN_NOISE:
-        field = 0.25 * field + dead_leaves(rng, height, width, texture=noise[:3])
+        field = 0.25 * field + _dead_leaves(rng, height, width, texture=noise[:3])
     field -= field.mean(axis=(1, 2), keepdims=True)
     field *= (_STRENGTH / (field.std(axis=(1, 2)) + 1e-6))[:, None, None]
     contrast = rng.uniform(0.3, 0.6)
@@ -66,10 +67,16 @@ def synthetic_image(seed: int, index: int, height: int, width: int) -> NDArray[n
 def power_law_noise(
     rng: np.random.Generator, fields: int, height: int, width: int, exponent: float
 ) -> NDArray[np.float32]:
-    """Gaussian noise of power 1/f^exponent, mean 0 and variance 1, shape [fields, height, width]."""
+    """Draw Gaussian noise of power 1/f^exponent with mean 0 and variance 1.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        Independent fields, shape [fields, height, width].
+    """
     across = np.fft.rfftfreq(width)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], across)
-    frequency[0, 0] = np.inf  # no mean
+    frequency[0, 0] = np.inf  # removes the mean
     amplitude = (frequency ** (-exponent / 2)).astype(np.float32)
     shape = (fields, height, len(across))
     white = rng.standard_normal(shape, np.float32) + 1j * rng.standard_normal(shape, np.float32)
@@ -78,40 +85,47 @@ def power_law_noise(
     return np.asarray(noise / (deviation + 1e-12), np.float32)
 
 
-def dead_leaves(rng: np.random.Generator, height: int, width: int, texture: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Opaque shapes that cover one another, textured and shaded, shape [3, height, width] in opponent axes.
+def _dead_leaves(
+    rng: np.random.Generator, height: int, width: int, texture: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Draw textured and shaded shapes that cover one another.
 
     Parameters
     ----------
     rng
-        Where the randomness comes from.
+        The source of all randomness.
     height, width
-        Size in pixels.
+        The size in pixels.
     texture
-        Noise that the leaves cut their textures from, shape [3, height, width].
+        Noise from which the leaves take their textures, shape [3, height, width].
+
+    Returns
+    -------
+    NDArray[np.float32]
+        The opponent axes, shape [3, height, width].
     """
     short = min(height, width)
     smallest, largest = max(1.0, short / rng.uniform(25, 100)), max(2.0, short / 2)
-    # Inverse of the distribution with density r⁻³ between the two radii.
+    # The radii follow from the inverse of the distribution function of the density r⁻³ between the two limits.
     share = rng.random(_LEAVES)
     radius = (smallest**-2 - share * (smallest**-2 - largest**-2)) ** -0.5
     x, y = rng.uniform(0, width, _LEAVES), rng.uniform(0, height, _LEAVES)
-    number = _draw(rng, height, width, x, y, radius)
+    owner = _paint(rng, height, width, x, y, radius)
     colour = rng.standard_normal((_LEAVES, 3)).astype(np.float32)
     colour[:, 1:] *= np.exp(0.5 * rng.standard_normal((_LEAVES, 1))).astype(np.float32)  # few vivid, many dull
     rows, columns = np.indices((height, width))
-    # Every leaf shifts the texture by its own amount, and has it at its own strength.
+    # Each leaf shifts the texture by an amount of its own and carries it at a strength of its own.
     shift = rng.integers(0, (height, width), (_LEAVES, 2))
-    cut = texture[:, (rows + shift[number, 0]) % height, (columns + shift[number, 1]) % width]
+    cut = texture[:, (rows + shift[owner, 0]) % height, (columns + shift[owner, 1]) % width]
     strength = rng.exponential(0.3, _LEAVES).astype(np.float32)
     slope = (0.3 * rng.standard_normal((_LEAVES, 2)) / radius[:, None]).astype(np.float32)
-    shade = slope[number, 0] * (rows - y[number]) + slope[number, 1] * (columns - x[number])
-    leaves = colour.T[:, number] + strength[number] * cut
+    shade = slope[owner, 0] * (rows - y[owner]) + slope[owner, 1] * (columns - x[owner])
+    leaves = colour.T[:, owner] + strength[owner] * cut
     leaves[0] += np.clip(shade, -1, 1)
     return leaves
 
 
-def _draw(
+def _paint(
     rng: np.random.Generator,
     height: int,
     width: int,
@@ -119,10 +133,10 @@ def _draw(
     y: NDArray[np.float64],
     radius: NDArray[np.float64],
 ) -> NDArray[np.int32]:
-    """Paint discs and polygons over one another; each pixel tells whose it is, shape [height, width]."""
+    """Paint discs and polygons over one another and return the number of the leaf at each pixel, [height, width]."""
     canvas = Image.new("I", (width, height))
     brush = ImageDraw.Draw(canvas)
-    corners = rng.integers(0, 8, len(x))  # below 3: a disc
+    corners = rng.integers(0, 8, len(x))  # a disc if below 3
     turn = rng.uniform(0, 2 * math.pi, len(x))
     for leaf in range(len(x)):
         if corners[leaf] < 3:

@@ -1,4 +1,4 @@
-"""Samples made up for every input of a model: synthetic images where it takes images, noise elsewhere."""
+"""Samples made up for every input of a model: synthetic images for an input that takes images, noise for the others."""
 
 import zlib
 from collections.abc import Sequence
@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.data.choose import choose
-from onnx_lowrank.data.conform import times
-from onnx_lowrank.data.photos.folder import KEEP_BYTES
-from onnx_lowrank.data.photos.image_input import ImageInput, image_input, takes_images
+from onnx_lowrank.data.messages import plural, shape_text
+from onnx_lowrank.data.photos.image_input import KEEP_BYTES, ImageInput, image_input, takes_images
 from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.data.synthetic.scenes import synthetic_image
 from onnx_lowrank.data.synthetic.strokes import strokes_image
@@ -19,11 +17,22 @@ from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import Feeds, TensorSpec
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""The weights of red, green and blue in a gray value (ITU-R BT.601)."""
 
 
 @dataclass(frozen=True)
 class _Images:
-    """Synthetic images for one input; the pixels are kept, shape [n, height, width, channels], while they fit."""
+    """Synthetic images for one input.
+
+    Attributes
+    ----------
+    target
+        The model's input.
+    seed
+        The seed of all images.
+    kept
+        The pixels of all images, shape [n, height, width, channels]; None if they take too much memory.
+    """
 
     target: ImageInput
     seed: int
@@ -32,25 +41,37 @@ class _Images:
     def batch(self, indices: Sequence[int]) -> NDArray[Any]:
         if self.kept is not None:
             return self.target.normalise(self.kept[np.asarray(indices, np.int64)])
-        return self.target.normalise(np.stack([_pixels(self.target, self.seed, index) for index in indices]))
+        return self.target.normalise(_pixels(self.target, self.seed, indices))
 
 
 @dataclass(frozen=True)
 class _Noise:
-    """Standard normal noise for one input."""
+    """Standard normal noise for one input; ``shape`` is that of one sample."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     seed: tuple[int, int]
 
     def batch(self, indices: Sequence[int]) -> NDArray[Any]:
-        drawn = [np.random.default_rng([*self.seed, index]).standard_normal(self.shape) for index in indices]
-        return np.stack(drawn).astype(self.dtype)
+        samples = [np.random.default_rng([*self.seed, index]).standard_normal(self.shape) for index in indices]
+        return np.stack(samples).astype(self.dtype)
 
 
 @dataclass(frozen=True)
 class SyntheticSource:
-    """Made-up samples as a :class:`~onnx_lowrank.calibration.source.Source`."""
+    """Made-up samples as a :class:`~onnx_lowrank.data.source.Source`.
+
+    Attributes
+    ----------
+    inputs
+        What is made up for each input.
+    samples
+        The number of samples.
+    description
+        Describes the samples in the report.
+    synthetic
+        Whether the samples are made up.
+    """
 
     inputs: dict[str, _Images | _Noise]
     samples: int
@@ -58,15 +79,17 @@ class SyntheticSource:
     synthetic: bool = True
 
     def __len__(self) -> int:
-        """Count the samples."""
+        """Return the number of samples."""
         return self.samples
 
     def feeds(self, indices: Sequence[int]) -> Feeds:
-        """One batch; a sample depends only on the seed and its number."""
-        return {name: maker.batch(indices) for name, maker in self.inputs.items()}
+        """Return one batch; a sample depends only on the seed and on its number."""
+        return {name: generator.batch(indices) for name, generator in self.inputs.items()}
 
 
-def open_synthetic(specs: tuple[TensorSpec, ...], *, preprocess: Preprocess, count: int, seed: int) -> SyntheticSource:
+def open_synthetic(
+    specs: tuple[TensorSpec, ...], preprocess: Preprocess, count: int, seed: int, keep_bytes: int = KEEP_BYTES
+) -> SyntheticSource:
     """Make up samples.
 
     Parameters
@@ -74,9 +97,13 @@ def open_synthetic(specs: tuple[TensorSpec, ...], *, preprocess: Preprocess, cou
     specs
         The model's inputs.
     preprocess
-        How pixels become values; the images are made in the input's size, so nothing is resampled.
-    count, seed
-        How many, and from which seed.
+        How pixels become values. The images are made in the input's size, so they are never resampled.
+    count
+        The number of samples, at least 1.
+    seed
+        The seed of all samples, not negative.
+    keep_bytes
+        The largest size of an input's pixels that are kept in memory; more are made again for each batch.
 
     Returns
     -------
@@ -86,35 +113,39 @@ def open_synthetic(specs: tuple[TensorSpec, ...], *, preprocess: Preprocess, cou
     Raises
     ------
     DataError
-        If nothing sensible can be made up for an input: integers that are no images, or an unknown shape.
+        If nothing sensible can be made up for an input: integers that do not hold an image, or an unknown shape.
     """
-    choose(1, count, seed)  # the same demands on count and seed as everywhere
     inputs: dict[str, _Images | _Noise] = {}
-    noisy = []
     for spec in specs:
         if spec.shape is not None and len(spec.shape) == 4 and takes_images(spec, preprocess):
-            inputs[spec.name] = _images(image_input(spec, preprocess), seed, count)
+            inputs[spec.name] = _images(image_input(spec, preprocess), seed, count, keep_bytes)
         else:
             inputs[spec.name] = _noise(spec, seed)
-            noisy.append(repr(spec.name))
-    told = []
-    if len(noisy) < len(specs):
-        gray = any(isinstance(made, _Images) and made.target.channels == 1 for made in inputs.values())
-        kinds = "pen strokes, dead leaves and 1/f noise" if gray else "dead leaves and 1/f noise"
-        told.append(f"{count} synthetic images ({kinds}, preset {preprocess.preset})")
+    phrases = []
+    images = [generator for generator in inputs.values() if isinstance(generator, _Images)]
+    if images:
+        gray = any(generator.target.channels == 1 for generator in images)
+        models = "pen strokes, dead leaves and 1/f noise" if gray else "dead leaves and 1/f noise"
+        phrases.append(f"{plural(count, 'synthetic image')} ({models}, preset {preprocess.preset})")
+    noisy = [repr(name) for name, generator in inputs.items() if isinstance(generator, _Noise)]
     if noisy:
-        told.append(f"{count} samples of standard normal noise for {', '.join(noisy)} (no image input)")
-    return SyntheticSource(inputs, count, "; ".join(told))
+        samples = plural(count, "sample")
+        phrases.append(f"{samples} of standard normal noise for {', '.join(noisy)} (no image input)")
+    return SyntheticSource(inputs, count, "; ".join(phrases))
 
 
-def _images(target: ImageInput, seed: int, count: int) -> _Images:
-    if count * target.size[0] * target.size[1] * target.channels > KEEP_BYTES:
-        return _Images(target, seed, None)
-    return _Images(target, seed, np.stack([_pixels(target, seed, index) for index in range(count)]))
+def _images(target: ImageInput, seed: int, count: int, keep_bytes: int) -> _Images:
+    fits = count * target.size[0] * target.size[1] * target.channels <= keep_bytes
+    return _Images(target, seed, _pixels(target, seed, range(count)) if fits else None)
 
 
-def _pixels(target: ImageInput, seed: int, index: int) -> NDArray[np.uint8]:
-    if target.channels == 1 and index % 3:  # two thirds; see strokes
+def _pixels(target: ImageInput, seed: int, indices: Sequence[int]) -> NDArray[np.uint8]:
+    """Make the images of those numbers, shape [n, height, width, channels]."""
+    return np.stack([_image(target, seed, index) for index in indices])
+
+
+def _image(target: ImageInput, seed: int, index: int) -> NDArray[np.uint8]:
+    if target.channels == 1 and index % 3:  # two thirds of the gray images show writing, as strokes.py explains
         return strokes_image(seed, index, *target.size)[..., None]
     pixels = synthetic_image(seed, index, *target.size)
     if target.channels == 3:
@@ -126,10 +157,10 @@ def _pixels(target: ImageInput, seed: int, index: int) -> NDArray[np.uint8]:
 def _noise(spec: TensorSpec, seed: int) -> _Noise:
     sides = None if spec.shape is None else spec.shape[1:]
     if sides is None or not all(isinstance(side, int) for side in sides) or spec.dtype.kind not in "fV":
-        shape = "unknown shape" if sides is None else f"shape {times(('N', *sides))}"
+        shape = "unknown shape" if sides is None else f"shape {shape_text(('N', *sides))}"
         raise DataError(
             f"no data can be made up for input {spec.name!r} ({spec.dtype}, {shape}): give calibration data as .npz, "
-            "or its size with --input-shapes if it is open"
+            "or the input's size with --input-shapes if it is open"
         )
-    shape_ = tuple(side for side in sides if isinstance(side, int))
-    return _Noise(shape_, spec.dtype, (seed, zlib.crc32(spec.name.encode())))
+    sample_shape = tuple(side for side in sides if isinstance(side, int))
+    return _Noise(sample_shape, spec.dtype, (seed, zlib.crc32(spec.name.encode())))

@@ -1,8 +1,8 @@
-"""Writing from nothing: smooth strokes of a pen, for networks with one channel.
+"""Synthetic writing for networks with one channel: smooth strokes of a pen.
 
-Such a network looks at writing, print or scans at least as often as at gray photos, and those have none of the
-statistics of natural images: a plain ground, a few strokes of one width, soft edges. Each image holds as many
-characters as fit its shape, each of a few curves through random points.
+Such a network sees writing, print or scans at least as often as gray photos, and these lack the statistics of natural
+images: they have a plain ground, a few strokes of one width, and soft edges. Each image holds as many characters as fit
+its shape, and each character consists of a few curves through random points.
 """
 
 import numpy as np
@@ -11,20 +11,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 _SCALE = 4
-"""Drawn so many times larger and then averaged down, which gives the soft edges of a scanner."""
+"""An image is drawn this many times larger and averaged down, which gives it the soft edges of a scan."""
 _POINTS = 24
-"""Straight pieces that stand for a curve."""
+"""The number of points that approximate a curve by straight lines."""
 
 
 def strokes_image(seed: int, index: int, height: int, width: int) -> NDArray[np.uint8]:
     """Make one image, light on dark or, as often, dark on light.
 
-    Parameters
-    ----------
-    seed, index
-        The image depends only on these two and on its size.
-    height, width
-        Size in pixels.
+    The parameters are those of :func:`~onnx_lowrank.data.synthetic.scenes.synthetic_image`.
 
     Returns
     -------
@@ -34,7 +29,7 @@ def strokes_image(seed: int, index: int, height: int, width: int) -> NDArray[np.
     rng = np.random.default_rng([seed, index])
     canvas = Image.new("L", (width * _SCALE, height * _SCALE))
     brush = ImageDraw.Draw(canvas)
-    # Characters about as large as the shorter side, or lines of smaller ones.
+    # The characters are about as large as the shorter side, or smaller and in several lines.
     size = _SCALE * min(height, width) / (1 if min(height, width) < 64 else rng.choice([1, 2, 4]))
     for top in np.arange(0, height * _SCALE - size / 2, size):
         for left in np.arange(0, width * _SCALE - size / 2, size):

@@ -1,4 +1,4 @@
-"""CalibrationDataReaders, generators and data loaders."""
+"""Samples from CalibrationDataReaders, generators and data loaders."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +18,7 @@ TWO = (*ONE, TensorSpec("z", np.dtype(np.float32), ("N", 1)))
 
 
 class Reader:
-    """What ONNX Runtime's quantiser takes: batches by name, None at the end; one buffer, filled again each time."""
+    """A reader for ONNX Runtime's quantiser: batches by name, None at the end, one buffer that is filled each time."""
 
     def __init__(self, batches: int, rows: int) -> None:
         self.left, self.rows, self.given = batches, rows, 0
@@ -89,22 +89,22 @@ def test_one_input_takes_plain_batches(batches: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batches", "specs", "told"),
+    ("batches", "specs", "message"),
     [
         ([], ONE, "gave no samples"),
         ([{"y2": np.zeros((2, 3, 4))}], ONE, "batch 0 from a list holds y2 (2x3x4), but the model has the inputs x"),
         ([{"x": np.zeros((1, 2))}, {"x": np.zeros((1, 3))}], ONE, "batch 1 from a list, array 'x' has shape 1x3"),
         ([{"x": np.full((1, 2), np.nan)}], ONE, "batch 0 from a list, sample 0 holds NaN"),
-        ([np.zeros((1, 2))], TWO, "is a ndarray, but the model has the inputs x, z"),
+        ([np.zeros((1, 2))], TWO, "has the type ndarray, but the model has the inputs x, z"),
         ([{"x": np.zeros((1, 2))}], TWO, "batch 0 from a list holds x (1x2), but the model has the inputs x, z"),
         (["photo.jpg"], ONE, "str of dtype <U9, not numbers"),
-        ([[[1.0], [1.0, 2.0]]], ONE, "is no array"),
+        ([[[1.0], [1.0, 2.0]]], ONE, "cannot be read as an array"),
     ],
 )
-def test_what_does_not_fit_is_named(batches: list[Any], specs: tuple[TensorSpec, ...], told: str) -> None:
+def test_an_unfit_batch_is_named(batches: list[Any], specs: tuple[TensorSpec, ...], message: str) -> None:
     with pytest.raises(DataError) as refusal:
         opened(batches, specs)
-    assert told in str(refusal.value) and "\n" not in str(refusal.value)
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 def test_a_spent_reader_is_named() -> None:
@@ -114,6 +114,13 @@ def test_a_spent_reader_is_named() -> None:
         opened(reader)
 
 
-def test_what_is_no_data_is_refused() -> None:
-    with pytest.raises(UsageError, match="type int is unknown: give a path, an array"):
+def test_a_value_that_holds_no_data_is_refused() -> None:
+    with pytest.raises(UsageError, match="type int are not supported: give a path, an array"):
         opened(3)
+
+
+def test_a_meaningless_count_does_not_touch_the_stream() -> None:
+    reader = Reader(3, 2)
+    with pytest.raises(UsageError, match="0 calibration samples"):
+        opened(reader, count=0)
+    assert reader.given == 0

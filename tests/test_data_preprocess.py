@@ -1,4 +1,4 @@
-"""Presets, overrides, layouts: what becomes of known pixels."""
+"""Presets, overrides and layouts, applied to known pixels."""
 
 import numpy as np
 import pytest
@@ -92,7 +92,7 @@ def test_inputs_that_are_no_images_are_refused(shape: Shape) -> None:
     "options", ["crop=200", "resize=200", "resize=200x300", "crop=none,resize=256", "crop=none,resize=256x256"]
 )
 def test_options_that_contradict_a_static_input_are_refused(options: str) -> None:
-    with pytest.raises(UsageError, match=r"--preprocess: (crop|resize)=.*"):
+    with pytest.raises(UsageError, match=r"--preprocess: (crop|resize)=\d+(x\d+)?[ ,]"):
         image_input(spec(1, 3, 224, 224), parse(options))
 
 
@@ -102,10 +102,10 @@ def test_gray_for_a_colour_input_is_refused() -> None:
 
 
 def test_overrides_start_from_the_preset() -> None:
-    how = parse("imagenet, resize=232 ,crop=224,interpolation=bicubic")
-    assert (how.resize, how.crop, how.interpolation) == (232, (224, 224), "bicubic")
-    assert (how.mean, how.scale) == (PRESETS["imagenet"].mean, PRESETS["imagenet"].scale)
-    assert how.preset == "imagenet,resize=232,crop=224,interpolation=bicubic"
+    preprocess = parse("imagenet, resize=232 ,crop=224,interpolation=bicubic")
+    assert (preprocess.resize, preprocess.crop, preprocess.interpolation) == (232, (224, 224), "bicubic")
+    assert (preprocess.mean, preprocess.scale) == (PRESETS["imagenet"].mean, PRESETS["imagenet"].scale)
+    assert preprocess.preset == "imagenet,resize=232,crop=224,interpolation=bicubic"
 
 
 def test_overrides_alone_start_from_imagenet_unless_they_set_the_map() -> None:
@@ -119,7 +119,7 @@ def test_presets_parse_to_themselves(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "valid"),
     [
         ("torchvision", "imagenet, caffe, unit, signed, raw"),
         ("", "imagenet, caffe"),
@@ -136,7 +136,7 @@ def test_presets_parse_to_themselves(name: str) -> None:
         ("layout=chw", "nchw, nhwc"),
     ],
 )
-def test_what_is_unknown_is_refused_with_what_is_valid(text: str, told: str) -> None:
+def test_an_unknown_value_is_refused_with_the_valid_ones(text: str, valid: str) -> None:
     with pytest.raises(UsageError) as refusal:
         parse(text)
-    assert told in str(refusal.value) and "\n" not in str(refusal.value)
+    assert valid in str(refusal.value) and "\n" not in str(refusal.value)

@@ -1,4 +1,4 @@
-"""Arrays, in memory and in files: which feeds which input, and what is refused."""
+"""Arrays in memory and in files: each feeds the right input, and unfit ones are refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnx_lowrank.data.open import ArraySource, open_source
+from onnx_lowrank.data.arrays import ArraySource
+from onnx_lowrank.data.open import open_source
 from onnx_lowrank.data.photos.preprocess import PRESETS
 from onnx_lowrank.data.source import Source
 from onnx_lowrank.errors import DataError, UsageError
@@ -25,7 +26,7 @@ TWO = (spec("x", "N", 3, 4, 5), spec("z", None, 2, dtype=np.int64))
 
 
 def numbered(n: int, dtype: type = np.float32) -> NDArray[Any]:
-    """Samples that are filled with their number."""
+    """Return samples that are filled with their number."""
     return np.broadcast_to(np.arange(n, dtype=dtype)[:, None, None, None], (n, 3, 4, 5)).copy()
 
 
@@ -42,51 +43,52 @@ def numbers(source: Source) -> list[float]:
     return values
 
 
-def as_array(n: int, folder: Path) -> object:
-    return numbered(n)
+def as_array(samples: NDArray[Any], folder: Path) -> object:
+    return samples
 
 
-def as_dict(n: int, folder: Path) -> object:
-    return {"x": numbered(n)}
+def as_dict(samples: NDArray[Any], folder: Path) -> object:
+    return {"x": samples}
 
 
-def as_npy(n: int, folder: Path) -> object:
-    np.save(folder / "a.npy", numbered(n))
+def as_npy(samples: NDArray[Any], folder: Path) -> object:
+    np.save(folder / "a.npy", samples)
     return str(folder / "a.npy")
 
 
-def as_npz(n: int, folder: Path) -> object:
-    np.savez_compressed(folder / "a.npz", x=numbered(n), labels=np.array(["cat"] * n, object))
+def as_npz(samples: NDArray[Any], folder: Path) -> object:
+    np.savez_compressed(folder / "a.npz", x=samples, labels=np.array(["cat"] * len(samples), object))
     return folder / "a.npz"
 
 
-def as_folder_of_samples(n: int, folder: Path) -> object:
-    for i, sample in enumerate(numbered(n)):
+def as_folder_of_samples(samples: NDArray[Any], folder: Path) -> object:
+    for i, sample in enumerate(samples):
         np.save(folder / f"{i:03}.npy", sample)
     return folder
 
 
-def as_folder_of_batches(n: int, folder: Path) -> object:
-    for i in range(0, n, 7):
-        np.savez(folder / f"{i:03}.npz", images=numbered(n)[i : i + 7], y=np.arange(7))
+def as_folder_of_batches(samples: NDArray[Any], folder: Path) -> object:
+    for i in range(0, len(samples), 7):
+        np.savez(folder / f"{i:03}.npz", images=samples[i : i + 7], y=np.arange(7))
     return folder
 
 
-def as_protos(n: int, folder: Path) -> object:
-    for i in range(0, n, 7):
+def as_tensor_files(samples: NDArray[Any], folder: Path) -> object:
+    for i in range(0, len(samples), 7):
         (folder / f"test_data_set_{i:02}").mkdir()
-        tensor = numpy_helper.from_array(numbered(n)[i : i + 7], "some name")
+        tensor = numpy_helper.from_array(samples[i : i + 7], "some name")
         (folder / f"test_data_set_{i:02}" / "input_0.pb").write_bytes(tensor.SerializeToString())
         (folder / f"test_data_set_{i:02}" / "output_0.pb").write_bytes(b"")
     return folder
 
 
-FORMS = [as_array, as_dict, as_npy, as_npz, as_folder_of_samples, as_folder_of_batches, as_protos]
+Store = Callable[[NDArray[Any], Path], object]
+STORES = [as_array, as_dict, as_npy, as_npz, as_folder_of_samples, as_folder_of_batches, as_tensor_files]
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_seeded_choice(form: Callable[[int, Path], object], tmp_path: Path) -> None:
-    source = opened(form(30, tmp_path), count=12, seed=5)
+@pytest.mark.parametrize("store", STORES)
+def test_the_same_samples_are_drawn_however_they_are_stored(store: Store, tmp_path: Path) -> None:
+    source = opened(store(numbered(30), tmp_path), count=12, seed=5)
     assert len(source) == 12 and not source.synthetic
     assert numbers(source) == numbers(opened(numbered(30), count=12, seed=5))
     assert len(set(numbers(source))) == 12
@@ -98,10 +100,11 @@ def test_every_form_gives_the_same_seeded_choice(form: Callable[[int, Path], obj
 def test_fewer_samples_than_wanted_are_all_taken() -> None:
     assert sorted(numbers(opened(numbered(6), count=10))) == list(range(6))
     assert opened(numbered(6), count=10).description == "6 samples in the given array"
+    assert opened(numbered(1)).description == "1 sample in the given array"
 
 
 def test_a_npy_file_stays_on_the_disk(tmp_path: Path) -> None:
-    source = opened(as_npy(9, tmp_path))
+    source = opened(as_npy(numbered(9), tmp_path))
     assert source.description == "9 samples in a.npy"
     assert isinstance(source, ArraySource) and isinstance(source.arrays["x"], np.memmap)
 
@@ -127,7 +130,7 @@ def test_several_inputs_go_by_name(tmp_path: Path) -> None:
     assert feeds["z"].dtype == np.int64 and (feeds["z"][:, 0] == 2 * feeds["x"][:, 0, 0, 0]).all()
 
 
-def test_protos_go_by_name_and_by_number(tmp_path: Path) -> None:
+def test_tensors_go_by_name_and_by_number(tmp_path: Path) -> None:
     for number, (name, array) in enumerate([("z", np.ones((2, 2), np.int64)), ("x", numbered(2))]):
         (tmp_path / f"input_{number}.pb").write_bytes(numpy_helper.from_array(array, name).SerializeToString())
     assert opened(tmp_path, TWO).feeds([0])["z"].tolist() == [[1, 1]]
@@ -135,12 +138,12 @@ def test_protos_go_by_name_and_by_number(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no input_N\.pb for the inputs z"):
         opened(tmp_path, TWO)
     (tmp_path / "input_0.pb").write_bytes(b"\xff\xff")
-    with pytest.raises(DataError, match=r"input_0\.pb is no tensor"):
+    with pytest.raises(DataError, match=r"input_0\.pb cannot be read as a tensor"):
         opened(tmp_path, TWO)
 
 
 @pytest.mark.parametrize(
-    ("arrays", "told"),
+    ("arrays", "message"),
     [
         ({"a": numbered(2), "b": numbered(2)}, "a (2x3x4x5), b (2x3x4x5), but the model has the inputs x"),
         ({"a": np.zeros(3)}, "a (3), but the model has the inputs x"),
@@ -154,14 +157,14 @@ def test_protos_go_by_name_and_by_number(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("stored", [False, True])
 def test_arrays_that_do_not_fit_are_named(
-    arrays: dict[str, NDArray[Any]], told: str, stored: bool, tmp_path: Path
+    arrays: dict[str, NDArray[Any]], message: str, stored: bool, tmp_path: Path
 ) -> None:
     if stored:
         kept: dict[str, Any] = dict(arrays)
         np.savez(tmp_path / "a.npz", **kept)
     with pytest.raises(DataError) as refusal:
         opened(tmp_path / "a.npz" if stored else arrays)
-    assert told in str(refusal.value) and "\n" not in str(refusal.value)
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
     assert not stored or "a.npz" in str(refusal.value)
 
 
@@ -171,27 +174,23 @@ def test_different_numbers_of_samples_are_refused() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("form", ["array", "npy", "npz", "folder"])
-def test_nan_and_infinity_are_named(form: str, value: float, tmp_path: Path) -> None:
-    data = numbered(40)
-    data[23, 1, 2, 3] = value
-    where, sample = {"array": "the given array", "npy": "a.npy", "npz": "a.npz", "folder": "2.npy"}[form], 23
-    target: object = data
-    if form == "npy":
-        np.save(tmp_path / "a.npy", data)
-    elif form == "npz":
-        np.savez(tmp_path / "a.npz", data=data)
-    elif form == "folder":
-        sample = 3
-        for i in range(4):
-            np.save(tmp_path / f"{i}.npy", data[10 * i : 10 * i + 10])
-    if form != "array":
-        target = tmp_path if form == "folder" else tmp_path / where
-    with pytest.raises(DataError, match=f"{where}, sample {sample} holds NaN or infinity"):
-        opened(target)
+@pytest.mark.parametrize(
+    ("store", "sample"),
+    [
+        (as_array, "the given array, sample 23"),
+        (as_npy, "a.npy, sample 23"),
+        (as_npz, "a.npz, sample 23"),
+        (as_folder_of_batches, "021.npz, sample 2"),
+    ],
+)
+def test_nan_and_infinity_are_named(store: Store, sample: str, value: float, tmp_path: Path) -> None:
+    samples = numbered(40)
+    samples[23, 1, 2, 3] = value
+    with pytest.raises(DataError, match=f"{sample} holds NaN or infinity"):
+        opened(store(samples, tmp_path))
 
 
-def test_samples_that_are_not_chosen_may_be_bad() -> None:
+def test_samples_that_are_not_drawn_may_be_bad() -> None:
     good = int(opened(numbered(40), count=1).feeds([0])["x"][0, 0, 0, 0])
     data = np.full((40, 3, 4, 5), np.nan, np.float32)
     data[good] = 0
@@ -217,8 +216,8 @@ def test_pickles_are_refused_without_being_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz"])
 def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
-    as_npy(9, tmp_path)
-    as_npz(9, tmp_path)
+    as_npy(numbered(9), tmp_path)
+    as_npz(numbered(9), tmp_path)
     whole = (tmp_path / name).read_bytes()
     for damage in (b"", b"nonsense", whole[: len(whole) // 2]):
         (tmp_path / name).write_bytes(damage)
@@ -237,7 +236,7 @@ def test_doubles_become_singles_silently() -> None:
     assert opened(numbered(3, np.float64)).feeds([0])["x"].dtype == np.float32
 
 
-def test_whole_numbers_for_a_float_input_are_taken_unscaled_with_one_warning(tmp_path: Path) -> None:
+def test_whole_numbers_for_a_float_input_are_not_scaled_and_cause_one_warning(tmp_path: Path) -> None:
     for i in range(3):
         np.save(tmp_path / f"{i}.npy", np.full((3, 4, 5), 200, np.uint8))
     warnings: list[str] = []
@@ -265,3 +264,5 @@ def test_counts_and_seeds_without_meaning_are_refused() -> None:
         opened(numbered(1), count=0)
     with pytest.raises(UsageError, match="seed is -1"):
         opened(numbered(1), seed=-1)
+    with pytest.raises(UsageError, match="seed is -1"):
+        opened(ArraySource({"x": numbered(1)}), seed=-1)

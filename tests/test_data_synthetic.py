@@ -1,4 +1,4 @@
-"""Made-up samples: statistics, seeds, and the inputs for which nothing is made up."""
+"""Made-up samples: their statistics, their seeds, and the inputs for which none are made up."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from onnx_lowrank.data.open import open_source
 from onnx_lowrank.data.photos.preprocess import PRESETS
 from onnx_lowrank.data.source import Source
-from onnx_lowrank.data.synthetic import source as syntheticsource
 from onnx_lowrank.data.synthetic.scenes import power_law_noise, synthetic_image
+from onnx_lowrank.data.synthetic.source import open_synthetic
 from onnx_lowrank.data.synthetic.strokes import strokes_image
 from onnx_lowrank.errors import DataError, UsageError
 from onnx_lowrank.interface import TensorSpec
@@ -27,7 +27,7 @@ def _fail(text: str) -> None:
 
 
 def power_slope(gray: NDArray[np.floating]) -> float:
-    """Slope of log power over log frequency, averaged over directions, windowed against the edges' cross."""
+    """Fit the slope of log power over log frequency, averaged over directions; a window removes the edges' cross."""
     side = len(gray)
     window = np.hanning(side)[:, None] * np.hanning(side)
     power = np.abs(np.fft.fft2((gray - gray.mean()) * window)) ** 2
@@ -49,7 +49,7 @@ def test_power_falls_with_the_square_of_the_frequency(images: NDArray[np.uint8])
 
 
 @pytest.mark.parametrize("exponent", [1.0, 2.0, 3.0])
-def test_noise_has_the_exponent_asked_for(exponent: float) -> None:
+def test_noise_has_the_given_exponent(exponent: float) -> None:
     noise = power_law_noise(np.random.default_rng(0), 8, 128, 128, exponent)
     assert np.mean([power_slope(field) for field in noise]) == pytest.approx(-exponent, abs=0.2)
     np.testing.assert_allclose(noise.std(axis=(1, 2)), 1, rtol=1e-4)
@@ -85,11 +85,11 @@ def test_any_size_works(size: tuple[int, int]) -> None:
     assert synthetic_image(0, 0, *size).shape == (*size, 3)
 
 
-def test_samples_do_not_depend_on_the_count_or_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_do_not_depend_on_the_count_or_the_batch_or_the_memory() -> None:
     few, many = opened(spec("N", 3, 16, 16), count=3), opened(spec("N", 3, 16, 16), count=6)
     np.testing.assert_array_equal(few.feeds([2])["x"], many.feeds([5, 2])["x"][1:])
-    monkeypatch.setattr(syntheticsource, "KEEP_BYTES", 10)
-    np.testing.assert_array_equal(opened(spec("N", 3, 16, 16)).feeds([2])["x"], few.feeds([2])["x"])
+    remade = open_synthetic((spec("N", 3, 16, 16),), PRESETS["raw"], 3, 0, keep_bytes=10)
+    np.testing.assert_array_equal(remade.feeds([2])["x"], few.feeds([2])["x"])
 
 
 @pytest.mark.parametrize(
@@ -107,8 +107,8 @@ def test_images_take_the_input_s_shape(shape: tuple[int | str, ...], expected: t
     values = source.feeds([0, 1])["x"]
     assert values.shape == expected and values.dtype == np.float32 and values.std() > 10
     assert source.synthetic and isinstance(source, Source)
-    kinds = "pen strokes, dead leaves and 1/f noise" if 1 in expected else "dead leaves and 1/f noise"
-    assert source.description == f"3 synthetic images ({kinds}, preset raw)"
+    scenes = "pen strokes, dead leaves and 1/f noise" if 1 in expected else "dead leaves and 1/f noise"
+    assert source.description == f"3 synthetic images ({scenes}, preset raw)"
 
 
 def test_one_channel_sees_writing_on_either_ground() -> None:
@@ -130,7 +130,7 @@ def test_images_go_through_the_preprocessing() -> None:
     assert opened(spec("N", 3, 16, 16, dtype=np.uint8), preset="caffe").feeds([0])["x"].dtype == np.uint8
 
 
-def test_other_inputs_get_noise_that_is_called_noise() -> None:
+def test_other_inputs_get_noise_and_the_description_says_so() -> None:
     source = opened(spec("N", 3, 8, 8), spec("N", 500, name="features", dtype=np.float64), count=30)
     feeds = source.feeds(range(30))
     assert feeds["x"].shape == (30, 3, 8, 8)

@@ -1,5 +1,7 @@
-"""Folders of photos: what is chosen, what is decoded, what is refused."""
+"""Folders of photos: the draw, the decoding, and the refusal of damaged and unfit photos."""
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from onnx_lowrank.data.draw import Draw
 from onnx_lowrank.data.open import open_source
-from onnx_lowrank.data.photos import folder as imagefolder
 from onnx_lowrank.data.photos.decode import decode
+from onnx_lowrank.data.photos.folder import list_files, open_images
 from onnx_lowrank.data.photos.preprocess import parse
 from onnx_lowrank.data.source import Source
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import TensorSpec
+from onnx_lowrank.progress import ignore
 
 SPECS = (TensorSpec("x", np.dtype(np.float32), ("N", 3, 8, 8)),)
 
@@ -25,10 +29,15 @@ def photo(path: Path, value: int, height: int = 8, width: int = 8) -> Path:
     return path
 
 
-def opened(path: Path, count: int = 100, preset: str = "raw", seed: int = 0, **options: Any) -> Source:
-    warnings = options.pop("warnings", [])
-    specs = options.pop("specs", SPECS)
-    return open_source(path, specs, preprocess=parse(preset), count=count, seed=seed, on_warning=warnings.append)
+def opened(
+    path: Path,
+    count: int = 100,
+    preset: str = "raw",
+    seed: int = 0,
+    specs: tuple[TensorSpec, ...] = SPECS,
+    warn: Callable[[str], None] = ignore,
+) -> Source:
+    return open_source(path, specs, preprocess=parse(preset), count=count, seed=seed, on_warning=warn)
 
 
 def everything(source: Source) -> NDArray[Any]:
@@ -71,6 +80,7 @@ def test_a_prefix_mixes_the_classes(folder: Path) -> None:
 def test_the_description_counts(folder: Path) -> None:
     assert opened(folder, 10).description == "10 of 40 images in photos (preset raw)"
     assert opened(folder, 99).description == "40 images in photos (preset raw)"
+    assert opened(folder / "class0" / "0.png").description == "1 image in 0.png (preset raw)"
     assert not opened(folder).synthetic
 
 
@@ -78,8 +88,9 @@ def test_the_description_counts(folder: Path) -> None:
 def test_photos_of_the_input_size_go_through_untouched(tmp_path: Path, preset: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    how = parse(preset)
-    expected = (pixels[..., :: -1 if how.channels == "bgr" else 1] - np.array(how.mean)) * np.array(how.scale)
+    preprocess = parse(preset)
+    order = -1 if preprocess.channels == "bgr" else 1
+    expected = (pixels[..., ::order] - np.array(preprocess.mean)) * np.array(preprocess.scale)
     values = everything(opened(tmp_path, preset=preset))[0]
     np.testing.assert_allclose(
         values, expected.transpose(2, 0, 1), rtol=1e-5, atol=255 * float(np.finfo(np.float32).eps)
@@ -122,7 +133,7 @@ def test_without_a_resize_the_centre_is_cut_out_and_small_photos_are_refused(tmp
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "LA", "I;16"])
-def test_every_kind_of_image_becomes_eight_bits(tmp_path: Path, mode: str, channels: int) -> None:
+def test_every_mode_of_an_image_becomes_eight_bits(tmp_path: Path, mode: str, channels: int) -> None:
     if mode == "I;16":
         image = Image.fromarray(np.full((8, 8), 200 * 256 + 17, np.uint16))
     elif mode == "P":
@@ -147,13 +158,19 @@ def test_broken_photos_are_named_and_left_out(folder: Path) -> None:
     whole = everything(opened(folder))
     (folder / "class1" / "15.png").write_bytes(b"\x89PNG\r\n\x1a\n cut short")
     (folder / "class2" / "20.png").write_bytes((folder / "class2" / "20.png").read_bytes()[:50])
-    warnings: list[str] = []
-    source = opened(folder, warnings=warnings)
+    lines: list[str] = []
+    source = opened(folder, warn=lines.append)
     kept = [row for row in whole if row[0, 0, 0] not in (15, 20)]
     np.testing.assert_array_equal(everything(source), kept)
-    assert len(warnings) == 2 and all("\n" not in text for text in warnings)
-    assert any("15.png" in text for text in warnings) and any("20.png" in text for text in warnings)
+    assert len(lines) == 2 and all("\n" not in line for line in lines)
+    assert any("15.png" in line for line in lines) and any("20.png" in line for line in lines)
     assert source.description.startswith("38 of 40 images")
+
+
+def test_a_warning_about_a_broken_photo_may_become_a_warning_of_python(folder: Path) -> None:
+    (folder / "class1" / "15.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"15\.png cannot be used"):
+        opened(folder, warn=warnings.warn)
 
 
 def test_too_many_broken_photos_are_an_error(folder: Path) -> None:
@@ -176,37 +193,41 @@ def test_a_photo_of_absurd_size_is_broken(tmp_path: Path, monkeypatch: pytest.Mo
         decode(path, 3, (8, 8), parse("raw"))
 
 
-def test_what_does_not_fit_in_memory_is_decoded_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_photos_that_do_not_fit_in_memory_are_decoded_again(folder: Path) -> None:
     kept = everything(opened(folder, 10))
-    monkeypatch.setattr(imagefolder, "KEEP_BYTES", 100)
-    lazy = opened(folder, 10)
-    assert isinstance(lazy, imagefolder.ImageSource) and lazy.kept is None
-    np.testing.assert_array_equal(everything(lazy), kept)
-    np.testing.assert_array_equal(lazy.feeds([4, 2])["x"], kept[[4, 2]])
-    lazy.files[0].unlink()
+    source, drawn = open_images(list_files(folder), folder, SPECS, parse("raw"), Draw(10), keep_bytes=100)
+    np.testing.assert_array_equal(everything(source), kept)
+    np.testing.assert_array_equal(source.feeds([4, 2])["x"], kept[[4, 2]])
+    list_files(folder)[drawn[0]].unlink()
     with pytest.raises(DataError, match="vanished during the run"):
-        lazy.feeds([0])
+        source.feeds([0])
 
 
-def test_only_chosen_photos_are_decoded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Path] = []
+def test_photos_in_memory_are_not_read_again(folder: Path) -> None:
+    source = opened(folder, 10)
+    kept = everything(source)
+    for path in list_files(folder):
+        path.unlink()
+    np.testing.assert_array_equal(everything(source), kept)
 
-    def spy(path: Path, *rest: Any) -> NDArray[np.uint8]:
-        seen.append(path)
-        return decode(path, *rest)
 
-    monkeypatch.setattr(imagefolder, "decode", spy)
-    opened(folder, 5)
-    assert len(seen) == 5
+def test_only_drawn_photos_are_decoded(folder: Path) -> None:
+    drawn = everything(opened(folder, 5))
+    for path in list_files(folder):
+        if int(path.stem) not in drawn[:, 0, 0, 0]:
+            path.write_bytes(b"broken")
+    lines: list[str] = []
+    np.testing.assert_array_equal(everything(opened(folder, 5, warn=lines.append)), drawn)
+    assert lines == []
 
 
 def test_folders_without_photos_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has 0 files"):
         opened(tmp_path)
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(DataError, match="has 1 files, but none"):
+    with pytest.raises(DataError, match="has 1 file, but none of a known kind"):
         opened(tmp_path)
-    with pytest.raises(DataError, match="neither an image nor"):
+    with pytest.raises(DataError, match="is not a file of a known kind"):
         opened(tmp_path / "notes.txt")
     with pytest.raises(DataError, match="do not exist"):
         opened(tmp_path / "nowhere")
@@ -214,7 +235,7 @@ def test_folders_without_photos_are_refused(tmp_path: Path) -> None:
 
 def test_a_mixed_folder_is_refused(folder: Path) -> None:
     np.save(folder / "a.npy", np.zeros((1, 3, 8, 8), np.float32))
-    with pytest.raises(DataError, match="40 images and 1 NumPy files"):
+    with pytest.raises(DataError, match="40 images and 1 NumPy file:"):
         opened(folder)
 
 
