@@ -1,4 +1,4 @@
-"""Models that are unlike a plain image classifier, from the file to the result."""
+"""Models that differ from a plain image classifier, from the file to the result."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -21,9 +21,9 @@ STEM_NODES = [conv("conv1", "x", "w1", "c1"), relu("c1", "r1"), conv("conv2", "r
 
 
 def run(model: onnx.ModelProto, count: int = 12, **options: Any) -> tuple[Result, list[str]]:
-    said: list[str] = []
+    warnings: list[str] = []
     data = photo(7, (count, 3, 12, 10))
-    return compress(model, data, 1.3, threads=1, warn=said.append, **options), said
+    return compress(model, data, 1.3, threads=1, warn=warnings.append, **options), warnings
 
 
 def skipped(result: Result) -> dict[str, str]:
@@ -37,27 +37,27 @@ def with_outputs(nodes: Sequence[Any], stored: dict[str, Any], outputs: Sequence
     return model
 
 
-# ---- convolutions that do not see one image of every sample
+# ---- convolutions that do not see one image per sample
 
 
 def patches() -> onnx.ModelProto:
-    """Behind the stem every image becomes four, of three channels each: conv3 sees 4N of them."""
+    """Return a model that turns every image behind the stem into four of three channels: conv3 sees 4N of them."""
     stored = {"w3": weights(3, 9, 3, 3, 3), "to": np.array([-1, 3, 12, 10], np.int64)}
     nodes = [helper.make_node("Reshape", ["r2", "to"], ["four"]), conv("conv3", "four", "w3", "y")]
     return build([*STEM_NODES, *nodes], STEM | stored)
 
 
 def regions() -> onnx.ModelProto:
-    """Behind the stem conv3 sees every pixel with a positive response: how many there are depends on the data."""
+    """Return a model whose conv3 sees every pixel with a positive response: their number depends on the data."""
     stored = {"w3": weights(3, 9, 12, 1, 1), "axes": np.array([2, 3], np.int64), "zero": np.zeros((), np.float32)}
     nodes = [
         helper.make_node("ReduceMax", ["c2"], ["greatest"], axes=[1], keepdims=0),
-        helper.make_node("Greater", ["greatest", "zero"], ["which"]),
-        helper.make_node("NonZero", ["which"], ["where"]),
-        helper.make_node("Transpose", ["where"], ["indices"]),
+        helper.make_node("Greater", ["greatest", "zero"], ["positive"]),
+        helper.make_node("NonZero", ["positive"], ["coordinates"]),
+        helper.make_node("Transpose", ["coordinates"], ["indices"]),
         helper.make_node("Transpose", ["r2"], ["last"], perm=[0, 2, 3, 1]),
-        helper.make_node("GatherND", ["last", "indices"], ["found"]),
-        helper.make_node("Unsqueeze", ["found", "axes"], ["region"]),
+        helper.make_node("GatherND", ["last", "indices"], ["pixels"]),
+        helper.make_node("Unsqueeze", ["pixels", "axes"], ["region"]),
         conv("conv3", "region", "w3", "y", pads=[0] * 4),
     ]
     return build([*STEM_NODES, *nodes], STEM | stored)
@@ -73,7 +73,7 @@ def test_a_convolution_with_a_batch_of_its_own_is_skipped(builder: Any, symmetri
     onnx.checker.check_model(result.model, full_check=True)
 
 
-def test_where_all_have_a_batch_of_their_own_nothing_is_left() -> None:
+def test_a_model_whose_convolutions_all_have_a_batch_of_their_own_is_refused() -> None:
     with pytest.raises(ModelError, match=r"nothing to factorise: .*its batch is not the model's"):
         run(patches(), include="conv3")
 
@@ -91,8 +91,8 @@ def test_a_convolution_of_constants_is_skipped() -> None:
     assert reasons["computed"] == reasons["stored"] == "its input is constant"
 
 
-def test_names_that_meet() -> None:
-    # The second has no name, and its output bears that of the third.
+def test_names_that_collide() -> None:
+    # The second convolution has no name, and its output bears that of the third.
     stored = {"w3": weights(3, 8, 12, 3, 3)}
     nodes = [conv("conv1", "x", "w1", "c1"), relu("c1", "r1"), conv("", "r1", "w2", "b"), conv("b", "b", "w3", "y")]
     result, _ = run(build(nodes, STEM | stored))
@@ -106,30 +106,30 @@ def test_outputs_that_are_no_tensors_are_left_out() -> None:
     sequence = helper.make_tensor_sequence_value_info("list", TensorProto.FLOAT, None)
     plain = helper.make_tensor_value_info("r2", TensorProto.FLOAT, ["N", 12, None, None])
     model = with_outputs([helper.make_node("SequenceConstruct", ["r1", "r2"], ["list"])], {}, [sequence, plain])
-    result, said = run(model)
+    result, warnings = run(model)
     assert result.report.outputs.keys() == {"r2"}
-    assert sum("output 'list' is no tensor but a list" in text for text in said) == 1
+    assert sum("output 'list' is no tensor but a list" in text for text in warnings) == 1
 
 
 def test_outputs_whose_number_of_rows_depends_on_the_data_are_left_out() -> None:
-    found = helper.make_tensor_value_info("values", TensorProto.FLOAT, [None])
+    values = helper.make_tensor_value_info("values", TensorProto.FLOAT, [None])
     nodes = [
-        helper.make_node("Greater", ["c2", "limit"], ["which"]),
+        helper.make_node("Greater", ["c2", "limit"], ["above"]),
         helper.make_node("Compress", ["c2", "flat"], ["values"]),
     ]
-    nodes.insert(1, helper.make_node("Reshape", ["which", "minus"], ["flat"]))
+    nodes.insert(1, helper.make_node("Reshape", ["above", "minus"], ["flat"]))
     stored = {"limit": np.array(0.5, np.float32), "minus": np.array([-1], np.int64)}
-    result, said = run(with_outputs(nodes, stored, [found]))
+    result, warnings = run(with_outputs(nodes, stored, [values]))
     assert result.report.outputs == {}
-    assert sum("output 'values' has a size that depends on the data" in text for text in said) == 1
-    assert any("no floating-point output could be compared" in text for text in said)
+    assert sum("output 'values' has a size that depends on the data" in text for text in warnings) == 1
+    assert any("no floating-point output could be compared" in text for text in warnings)
 
 
 def test_outputs_of_whole_numbers_are_not_compared() -> None:
     best = helper.make_tensor_value_info("best", TensorProto.INT64, ["N", None, None])
-    result, said = run(with_outputs([helper.make_node("ArgMax", ["r2"], ["best"], axis=1, keepdims=0)], {}, [best]))
+    result, warnings = run(with_outputs([helper.make_node("ArgMax", ["r2"], ["best"], axis=1, keepdims=0)], {}, [best]))
     assert result.report.outputs == {}
-    assert sum("no floating-point output could be compared" in text for text in said) == 1
+    assert sum("no floating-point output could be compared" in text for text in warnings) == 1
 
 
 @pytest.mark.parametrize(
@@ -141,10 +141,10 @@ def test_a_size_that_the_model_declares_must_stay(declared: tuple[Any, ...] | No
         outputs = ("y",)
 
         def __init__(self, rows: int) -> None:
-            self._rows = rows
+            self.rows = rows
 
         def __call__(self, feeds: object) -> dict[str, Any]:
-            return {"y": np.zeros((self._rows, 4), np.float32)}
+            return {"y": np.zeros((self.rows, 4), np.float32)}
 
     class Samples:
         def feeds(self, batch: object) -> dict[str, Any]:
@@ -152,15 +152,15 @@ def test_a_size_that_the_model_declares_must_stay(declared: tuple[Any, ...] | No
 
     single = np.dtype(np.float32)
     shapes = DeclaredShapes.of([TensorSpec("x", single, ("N", 3))], [TensorSpec("y", single, declared)])
-    said: list[str] = []
+    warnings: list[str] = []
     sessions = SessionPair(cast(Any, Answers(3)), cast(Any, Answers(2)))
-    given: tuple[Any, ...] = (sessions, Samples(), ((0,), (1,)), shapes, Listener(warn=said.append))
+    given: tuple[Any, ...] = (sessions, Samples(), ((0,), (1,)), shapes, Listener(warn=warnings.append))
     if refused:
         with pytest.raises(ValidationError, match="output 'y' became"):
             compare_outputs(*given)
     else:
         assert compare_outputs(*given) == {}
-        assert len(said) == 2
+        assert len(warnings) == 2
 
 
 def test_an_output_that_the_model_declares_wrongly_may_stay_as_it_is() -> None:
@@ -189,8 +189,8 @@ def test_a_model_of_half_precision() -> None:
     assert not result.report.sites[0].kept
     assert {tensor.data_type for tensor in result.model.graph.initializer} == {TensorProto.FLOAT16}
     fresh = photo(8, (4, 3, 12, 10)).astype(np.float16)
-    expected, found = (run_model(one, {"x": fresh})["y"].astype(np.float64) for one in (model, result.model))
-    assert np.square(found - expected).sum() < 0.3 * np.square(expected).sum()
+    expected, approximated = (run_model(one, {"x": fresh})["y"].astype(np.float64) for one in (model, result.model))
+    assert np.square(approximated - expected).sum() < 0.3 * np.square(expected).sum()
     blind = compress(model, data, 1.5, threads=1, solver="weights")
     assert result.report.outputs["y"].relative_error < blind.report.outputs["y"].relative_error
 
@@ -207,8 +207,8 @@ def test_a_model_with_channels_last() -> None:
     result = compress(model, data, 1.5, threads=1)
     assert skipped(result).keys() == {"conv1"} and not result.report.sites[0].kept
     fresh = {"x": photo(8, (4, 12, 10, 3))}
-    expected, found = (run_model(one, fresh)["y"] for one in (model, result.model))
-    assert np.square(found - expected).sum() < 0.3 * np.square(expected).sum()
+    expected, approximated = (run_model(one, fresh)["y"] for one in (model, result.model))
+    assert np.square(approximated - expected).sum() < 0.3 * np.square(expected).sum()
     blind = compress(model, data, 1.5, threads=1, solver="weights")
     assert result.report.outputs["y"].relative_error < blind.report.outputs["y"].relative_error
 
@@ -234,5 +234,5 @@ def test_a_batch_without_samples_stays_one(builder: Any) -> None:
     model = builder()
     result, _ = run(model)
     none = {"x": photo(1, (0, 3, 12, 10))}
-    expected, found = (run_model(one, none)["y"] for one in (model, result.model))
-    assert found.shape == expected.shape and len(found) == 0
+    expected, approximated = (run_model(one, none)["y"] for one in (model, result.model))
+    assert approximated.shape == expected.shape and len(approximated) == 0
