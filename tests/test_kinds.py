@@ -24,7 +24,7 @@ from onnx_lowrank.factorise.forms.kind import FormKind
 from onnx_lowrank.factorise.forms.spatial import SPATIAL, two_sizes
 from onnx_lowrank.factorise.regression import LowRankMap
 from onnx_lowrank.factorise.solve.fit import Fit
-from onnx_lowrank.factorise.solve.groups import combine, of_channels
+from onnx_lowrank.factorise.solve.groups import combine, restrict
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.edit.rewrite import rewrite
 from onnx_lowrank.graph.files.load import load
@@ -268,11 +268,11 @@ def test_what_follows_a_group_is_that_of_its_channels() -> None:
     y = np.random.default_rng(0).standard_normal((5, 6)).astype(np.float32)
     whole = prelu(slopes).apply(y)
     for own in (slice(0, 3), slice(3, 6)):
-        part = of_channels(prelu(slopes), own)
+        part = restrict(prelu(slopes), own)
         assert part is not None
         np.testing.assert_array_equal(part.apply(y[:, own]), whole[:, own])
-    assert of_channels(RELU, slice(0, 3)) is RELU and of_channels(None, slice(0, 3)) is None
-    assert of_channels(prelu((0.1,)), slice(3, 6)) == prelu((0.1,))
+    assert restrict(RELU, slice(0, 3)) is RELU and restrict(None, slice(0, 3)) is None
+    assert restrict(prelu((0.1,)), slice(3, 6)) == prelu((0.1,))
 
 
 def test_groups_are_judged_together() -> None:

@@ -1,4 +1,4 @@
-"""How much of a layer's response a rank keeps: the PCA energy of rank selection (§2.5, eq. 13)."""
+"""The PCA energy of rank selection: the share of a layer's response that a rank keeps (§2.5, eq. 13)."""
 
 from typing import Any
 

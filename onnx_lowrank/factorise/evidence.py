@@ -1,4 +1,4 @@
-"""What is known of one layer before its form and ranks are chosen."""
+"""The evidence about one layer on which the choice of its form and ranks rests."""
 
 from dataclasses import dataclass
 from functools import cached_property

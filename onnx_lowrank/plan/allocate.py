@@ -130,7 +130,7 @@ def allocate(layers: Sequence[LayerChoices], others: int, speedup: float, search
     layers
         The layers that may be factorised.
     others
-        The MACs of those that may not.
+        The MACs of the layers that may not.
     speedup
         The MACs of both together, over those that are left.
     search
@@ -160,7 +160,7 @@ def check_reach(before: int, lowest: int, speedup: float, multiple: int = 1) -> 
     before
         The MACs of the network.
     lowest
-        Those that are left at the lowest ranks.
+        The MACs that are left at the lowest ranks.
     speedup
         The speedup that the user asks for.
     multiple

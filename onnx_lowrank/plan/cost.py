@@ -1,4 +1,4 @@
-"""What the choices of one layer cost: in multiply-accumulates (MACs) of one sample, or in another unit."""
+"""The costs of the choices of one layer, in multiply-accumulates (MACs) of one sample or in another unit."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Array = NDArray[Any]
 
 
 class Costs(Protocol):
-    """What the choices of one layer cost, in one unit for all layers."""
+    """The costs of the choices of one layer, in the same unit for all layers."""
 
     @property
     def untouched(self) -> int:

@@ -38,9 +38,6 @@ class Plan:
 
     sites: tuple[SitePlan, ...]
 
-    def __getitem__(self, name: str) -> SitePlan:
-        return next(site for site in self.sites if site.name == name)
-
     def fitted(
         self,
         shapes: Mapping[str, ConvShape],

@@ -39,7 +39,7 @@ class ChannelForm(FormKind):
         return np.asarray(ranks[:, 0] * (shape.channels * shape.taps + shape.filters) * shape.positions)
 
     def log_energies(self, evidence: Evidence) -> Energies:
-        """Return the share of the responses' variance that d' principal components hold (§2.5, eq. 13)."""
+        """Return the log-share of the responses' variance that d' principal components hold (§2.5, eq. 13)."""
         shares = log_shares(evidence.spectrum)
         return lambda ranks: np.asarray(shares[ranks[:, 0] - 1])
 

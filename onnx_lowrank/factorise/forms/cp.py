@@ -217,7 +217,7 @@ class CpForm(FormKind):
         return np.asarray(ranks[:, 0] * (shape.channels * shape.pixels + behind))
 
     def log_energies(self, evidence: Evidence) -> Energies:
-        """Return the share of the responses' energy that ALS is expected to keep (``kept_shares``)."""
+        """Return the log-share of the responses' energy that ALS is expected to keep (``kept_shares``)."""
         energies = np.sum([polyadic.energies for polyadic in evidence.preparations(Polyadic)], axis=0)
         shares = np.log(kept_shares(energies))
         return lambda ranks: np.asarray(shares[ranks[:, 0] - 1])

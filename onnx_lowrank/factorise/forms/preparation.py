@@ -1,4 +1,4 @@
-"""What a kind of form derives from a kernel before any rank is chosen, and the statistics of patches that this takes.
+"""The preparation of a kernel, which a kind of form needs before any rank is chosen, and the statistics that it takes.
 
 A preparation is computed once for a layer and serves all its ranks. Kinds that name the same class of preparation share
 its instances, as the spatial and the 3D form share the spatial cut.
@@ -20,7 +20,7 @@ class PatchMoments(Protocol):
 
 
 class Preparation(Protocol):
-    """What a form derives from one kernel before any rank is chosen."""
+    """Everything that a form derives from one kernel before any rank is chosen."""
 
     @classmethod
     def moments(cls) -> PatchMoments:

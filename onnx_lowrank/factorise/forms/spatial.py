@@ -17,7 +17,7 @@ networks (Tran et al., CVPR 2018): seen as k×(l·m) it is the same problem.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -29,11 +29,12 @@ from numpy.typing import NDArray
 from onnx_lowrank.factorise.chain import Chain
 from onnx_lowrank.factorise.energy import eigenvalues, log_shares
 from onnx_lowrank.factorise.evidence import Evidence
-from onnx_lowrank.factorise.factors import LinkShape, compose
+from onnx_lowrank.factorise.factors import Factorization, LinkShape, compose
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.form import Form
 from onnx_lowrank.factorise.forms.kind import Energies, FormKind
 from onnx_lowrank.factorise.moments import RowCovariance, root
+from onnx_lowrank.factorise.regression import LowRankMap
 
 Array = NDArray[Any]
 
@@ -166,22 +167,14 @@ class SpatialForm(FormKind):
         return np.asarray(ranks[:, 0] * (vertical_macs(shape) + horizontal))
 
     def log_energies(self, evidence: Evidence) -> Energies:
-        """Return the share of the responses' energy that the first d'' column filters contribute."""
+        """Return the log-share of the responses' energy that the first d'' column filters contribute."""
         shares = column_shares(evidence)
         return lambda ranks: np.asarray(shares[ranks[:, 0] - 1])
 
     def form(self, kernel: Array, ranks: tuple[int, ...], prepared: Columns) -> Form:
         """Return the regression on V of every column, at full rank, with the 1×l kernel of the cut as H₀."""
-        sizes, links = kernel.shape[2:], self.links(kernel.shape, ranks)
-        first = prepared.filters[: ranks[0]]
-        return Form(
-            inputs=columns_of,
-            first=first,
-            prior=prepared.prior(ranks[0]),
-            rank=len(kernel),
-            chain=lambda solution: Chain(first, (solution.left @ solution.right,), solution.bias),
-            compose=lambda chain: compose(links, sizes, kernel_values(chain, sizes), chain.bias),
-        )
+        links, rank = self.links(kernel.shape, ranks), len(kernel)
+        return column_form(prepared, links, kernel.shape[2:], (ranks[0], rank), lambda x: (x.left @ x.right,))
 
     def links(self, kernel: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[LinkShape, ...]:
         """Return a link that carries the first axes and one that carries the others."""
@@ -216,8 +209,40 @@ def columns_of(patches: Array) -> Array:
     return np.ascontiguousarray(as_planes(patches).transpose(0, 3, 1, 2)).reshape(n, width, c * k)
 
 
-def kernel_values(chain: Chain, sizes: Sequence[int]) -> tuple[Array, ...]:
-    """Return the kernels of the links that the factors V and H₁.. stand for, in the order of their entries."""
-    # H₁ is [·, l·d''] and the kernel of the 1×l convolution [·, d'', l].
-    horizontal = chain.rest[0].reshape(len(chain.rest[0]), two_sizes(sizes)[1], -1).transpose(0, 2, 1)
-    return chain.first, horizontal, *chain.rest[1:]
+def column_form(
+    cut: Columns,
+    links: Sequence[LinkShape],
+    sizes: Sequence[int],
+    ranks: tuple[int, int],
+    rest: Callable[[LowRankMap], tuple[Array, ...]],
+) -> Form:
+    """Return the regression on V of every column, with the 1×l kernel of the cut as H₀.
+
+    Parameters
+    ----------
+    cut
+        The spatial cut of the kernel.
+    links
+        A k×1 link, a 1×l link, and further ones that carry no axis.
+    sizes
+        The sizes of the kernel along the spatial axes.
+    ranks
+        d'', and the rank of the map from V of every column to the responses.
+    rest
+        Maps the solution to H₁.., the factors behind V.
+    """
+    first = cut.filters[: ranks[0]]
+
+    def factorization(chain: Chain) -> Factorization:
+        # H₁ is [·, l·d''] and the kernel of the 1×l convolution [·, d'', l].
+        horizontal = chain.rest[0].reshape(len(chain.rest[0]), two_sizes(sizes)[1], -1).transpose(0, 2, 1)
+        return compose(links, sizes, (chain.first, horizontal, *chain.rest[1:]), chain.bias)
+
+    return Form(
+        inputs=columns_of,
+        first=first,
+        prior=cut.prior(ranks[0]),
+        rank=ranks[1],
+        chain=lambda solution: Chain(first, rest(solution), solution.bias),
+        compose=factorization,
+    )

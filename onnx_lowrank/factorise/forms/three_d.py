@@ -9,19 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise.chain import Chain
 from onnx_lowrank.factorise.energy import log_shares
 from onnx_lowrank.factorise.evidence import Evidence
-from onnx_lowrank.factorise.factors import LinkShape, compose
+from onnx_lowrank.factorise.factors import LinkShape
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.form import Form
 from onnx_lowrank.factorise.forms.kind import Energies, FormKind
 from onnx_lowrank.factorise.forms.spatial import (
     SPATIAL,
     Columns,
+    column_form,
     column_shares,
-    columns_of,
-    kernel_values,
     two_sizes,
     vertical_macs,
 )
@@ -59,16 +57,8 @@ class ThreeDForm(FormKind):
 
     def form(self, kernel: Array, ranks: tuple[int, ...], prepared: Columns) -> Form:
         """Return the regression on V of every column, at rank d', with the 1×l kernel of the cut as H₀."""
-        sizes, links = kernel.shape[2:], self.links(kernel.shape, ranks)
-        first = prepared.filters[: ranks[0]]
-        return Form(
-            inputs=columns_of,
-            first=first,
-            prior=prepared.prior(ranks[0]),
-            rank=ranks[1],
-            chain=lambda solution: Chain(first, (solution.right, solution.left), solution.bias),
-            compose=lambda chain: compose(links, sizes, kernel_values(chain, sizes), chain.bias),
-        )
+        links = self.links(kernel.shape, ranks)
+        return column_form(prepared, links, kernel.shape[2:], (ranks[0], ranks[1]), lambda x: (x.right, x.left))
 
     def links(self, kernel: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[LinkShape, ...]:
         """Return the two links of the spatial form, the second with d' filters, and one that carries no axis."""

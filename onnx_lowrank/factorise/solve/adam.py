@@ -7,14 +7,9 @@ With the gradient g of a factor, m ← β₁ m + (1 − β₁) g and v ← β₂
 in step t, where the unit u is the mean absolute entry of the factor at the start.
 """
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.chain import Chain
-
-Array = NDArray[Any]
 
 MEAN_MEMORY, SQUARE_MEMORY = 0.9, 0.99
 """β₁ and β₂; a short memory of the squares, since there are only a few hundred steps."""

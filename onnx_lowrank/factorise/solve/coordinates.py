@@ -69,7 +69,7 @@ class Coordinates:
         """Return the factors in these coordinates, float32, of a chain in the original ones."""
         rest = [matrix.astype(np.float32) for matrix in chain.rest]
         rest[-1] = rest[-1] / self.scale
-        bias = chain.bias / self.scale + self._of_mean(chain.first, chain.taps, rest)
+        bias = chain.bias / self.scale + self._mean_response(chain.first, chain.taps, rest)
         taps = None if chain.taps is None else chain.taps.astype(np.float32)
         return Chain((chain.first @ self.root).astype(np.float32), tuple(rest), bias.astype(np.float32), taps)
 
@@ -78,17 +78,17 @@ class Coordinates:
         first = (state.first @ self.inverse).astype(np.float64)
         taps = None if state.taps is None else state.taps.astype(np.float64)
         rest = [matrix.astype(np.float64) for matrix in state.rest]
-        bias = state.bias - self._of_mean(first, taps, rest)
+        bias = state.bias - self._mean_response(first, taps, rest)
         rest[-1] = rest[-1] * float(self.scale)
         return Chain(first, tuple(rest), bias * float(self.scale), taps)
 
-    def _of_mean(self, first: Array, taps: Array | None, rest: Sequence[Array]) -> Array:
+    def _mean_response(self, first: Array, taps: Array | None, rest: Sequence[Array]) -> Array:
         """Return H_m ⋯ H₁ f(ū), [d]: what the mean of the columns adds to every response."""
-        of_mean = first @ self.mean
-        fixed = np.tile(of_mean, self.count) if taps is None else of_mean * taps.sum(axis=0)
+        column = first @ self.mean
+        response = np.tile(column, self.count) if taps is None else column * taps.sum(axis=0)
         for matrix in rest:
-            fixed = matrix @ fixed
-        return fixed
+            response = matrix @ response
+        return response
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Objective:
     activation
         r, or None for the identity.
     coordinates
-        Those of the factors.
+        The coordinates of the factors.
     """
 
     rows: Rows
@@ -139,9 +139,9 @@ class Objective:
             back = back @ matrix
         if taps is None:
             columns = inputs.reshape(-1, inputs.shape[2])
-            of_first, of_taps = back.reshape(len(columns), len(A)).T @ columns, None
-        else:
-            of_product = (back.T @ inputs.reshape(n, -1)).reshape(len(A), *inputs.shape[1:])
-            of_taps = np.einsum("jxi,ji->xj", of_product, first)
-            of_first = np.einsum("jxi,xj->ji", of_product, taps)
-        return Chain(of_first @ self.coordinates.inverse.T, tuple(reversed(rest)), bias, of_taps)
+            first_gradient, taps_gradient = back.reshape(len(columns), len(A)).T @ columns, None
+        else:  # the derivative with respect to the product of V and S, [r, s, q], first
+            product = (back.T @ inputs.reshape(n, -1)).reshape(len(A), *inputs.shape[1:])
+            taps_gradient = np.einsum("jxi,ji->xj", product, first)
+            first_gradient = np.einsum("jxi,xj->ji", product, taps)
+        return Chain(first_gradient @ self.coordinates.inverse.T, tuple(reversed(rest)), bias, taps_gradient)

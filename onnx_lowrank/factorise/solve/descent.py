@@ -16,7 +16,6 @@ the refinement never loses on them.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,6 @@ from onnx_lowrank.factorise.rows import Rows
 from onnx_lowrank.factorise.solve.adam import Adam
 from onnx_lowrank.factorise.solve.coordinates import Coordinates, Objective
 
-Array = NDArray[Any]
 Batch = NDArray[np.intp]
 """The numbers of some rows."""
 

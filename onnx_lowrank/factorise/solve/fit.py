@@ -1,4 +1,4 @@
-"""What the regression or the alternation of one layer has led to."""
+"""The result of the regression or the alternation of one layer."""
 
 from dataclasses import dataclass
 

@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How well a layer was solved, over all its groups; the errors and the description are those of ``Fit``."""
+    """The errors of a layer's solution, over all its groups, and its description; see ``Fit``."""
 
     error_linear: float
     error_nonlinear: float | None
@@ -54,7 +54,7 @@ def solve_groups(
         filters = slice(number * d, (number + 1) * d)
         shortcut = None if rows.shortcut is None else rows.shortcut[:, filters]
         group = Rows(columns, rows.targets[:, filters], rows.judges, shortcut)
-        own_activation = of_channels(activation, filters)
+        own_activation = restrict(activation, filters)
         chain, fit = solve(form, group, own_activation, nonlinear=nonlinear)
         parts.append(form.compose(chain))
         fits.append(fit)
@@ -63,7 +63,7 @@ def solve_groups(
     return side_by_side(parts), combine(fits, weights)
 
 
-def of_channels(activation: Activation | None, channels: slice) -> Activation | None:
+def restrict(activation: Activation | None, channels: slice) -> Activation | None:
     """Return the part of an activation that acts on some channels, where it may differ from channel to channel."""
     if not isinstance(activation, PiecewiseLinear):
         return activation
