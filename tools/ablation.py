@@ -21,34 +21,39 @@ needs matplotlib.
 """
 
 import argparse
+import contextlib
 import csv
 import itertools
 import sys
 import time
-from dataclasses import asdict, astuple, dataclass, fields
+from collections import deque
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from measuring import BATCH, Array, markdown, percent, round_classes, warn
 
+from onnx_lowrank.calibration.shards import open_shards
 from onnx_lowrank.data.labels import load_labelled
 from onnx_lowrank.data.photos.preprocess import parse
 from onnx_lowrank.data.source import Source
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.graph.edit.normalise import normalise
-from onnx_lowrank.graph.files.load import inputs, outputs
 from onnx_lowrank.graph.files.save import export
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.options import Options
-from onnx_lowrank.plan.pareto import FORMS
+from onnx_lowrank.pipeline import prepare
 from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.progress import Listener, silent
-from onnx_lowrank.stages.plan import choose, conv_shapes, cut_kernels, energies, layers_to_choose
-from onnx_lowrank.stages.read import prepare
+from onnx_lowrank.progress import Listener
+from onnx_lowrank.stages.plan import plan
+from onnx_lowrank.stages.prepared import Prepared
+from onnx_lowrank.stages.profile import Profiled, needed_preparations, prepare_kernels
+from onnx_lowrank.stages.reach import Reach
 from onnx_lowrank.stages.request import Request
-from onnx_lowrank.stages.run import Prepared
+from onnx_lowrank.stages.run import Run
+from onnx_lowrank.stages.steps import steps
 from onnx_lowrank.stages.walk import walk
 
 INPUTS = ("symmetric", "asymmetric")
@@ -118,43 +123,50 @@ class Judge:
     tap: str
     scores: str
 
-    def run(self, run: Prepared, graph: Network) -> tuple[Array, Array]:
-        """(tapped tensor, class scores) over all samples."""
-        session = run.open_session(whole(graph, [self.tap, self.scores]), "the model")
+    def run(self, run: Run, network: Network) -> tuple[Array, Array]:
+        """The tapped tensor and the class scores over all samples."""
+        session = run.open_session(whole(network, [self.tap, self.scores]), "the model")
         parts = [session(self.source.feeds(self.chosen[i : i + BATCH])) for i in range(0, len(self.chosen), BATCH)]
         tapped, scores = (np.concatenate([part[name] for part in parts]) for name in (self.tap, self.scores))
         return tapped.astype(np.float64), scores
 
 
-def factorise(run: Prepared, key: Key, judge: Judge, reference: tuple[Array, Array]) -> tuple[Row, Plan]:
-    """One row: plan, walk, measure."""
+def factorise(
+    whole_run: Run, prepared: Prepared, key: Key, judge: Judge, reference: tuple[Array, Array]
+) -> tuple[Row, Plan]:
+    """One row: plan, walk, measure; fully connected layers keep their weights."""
     start = time.perf_counter()
-    options = key.options(len(run.sampling.source))
-    blind = key.solver == "weights"
-    shapes = conv_shapes(run.sites, run.macs)
-    targets = {} if blind else dict(run.targets)
-    cuts = cut_kernels(run.sites, frozenset(run.cuts), {}, FORMS) if blind else run.cuts
-    conv = sum(run.macs.conv.values())
-    plan = choose(layers_to_choose(energies(run.sites, targets, cuts), shapes, options, 1), conv, options)
-    costs = {site.name: (shapes[site.name].macs, shapes[site.name].cost(site.form, site.ranks)) for site in plan.sites}
-    graph = normalise(run.loaded.proto)
-    walk(graph, run.sites, plan, targets, cuts, costs, run.macs.all, run.sampling, run.open_session, options, silent)
+    options = key.options(len(prepared.sampled.source))
+    run = replace(
+        whole_run, request=replace(whole_run.request, options=options), kinds=whole_run.forms.allowed(options.form)
+    )
+    counted, profiled = replace(prepared.counted, dense=()), prepared.profiled
+    if key.solver == "weights":
+        needed = needed_preparations(counted.shapes, run.kinds, None)
+        profiled = Profiled({}, prepare_kernels(counted.sites, needed, {}))
+    planned = plan(run, counted, Reach(prepared.reach.deployment), profiled)
+    own = replace(prepared, counted=counted, profiled=profiled, planned=planned)
+    network, loaded, sampling = prepared.read.network, prepared.read.loaded, prepared.sampled.sampling
+    with open_shards(network, sampling, run.open_session, counted.macs.all) as shard:
+        walked = walk(run, network, deque(steps(run, own)), shard)
     seconds = time.perf_counter() - start
-    tapped, scores = judge.run(run, normalise(export(graph, run.loaded)))
+    tapped, scores = judge.run(run, normalise(export(walked.network, loaded)))
     predicted = scores.argmax(axis=1)
+    conv = sum(counted.macs.conv.values())
+    saved = sum(shape.macs - planned.macs[name] for name, shape in counted.shapes.items())
     row = Row(
         speedup=key.speedup,
         form=key.form,
         ranks=key.ranks,
         solver=key.solver,
         inputs=key.inputs,
-        conv_macs=conv / (conv - sum(before - after for before, after in costs.values())),
+        conv_macs=conv / (conv - saved),
         relative_error=float(np.square(tapped - reference[0]).sum() / np.square(reference[0]).sum()),
         agreement=float((predicted == reference[1].argmax(axis=1)).mean()),
         top1=float((predicted == judge.labels).mean()),
         seconds=seconds,
     )
-    return row, plan
+    return row, planned.plan
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -203,8 +215,8 @@ def write_ranks(path: Path, plans: dict[Key, Plan]) -> None:
 def ranks_table(plans: dict[Key, Plan]) -> str:
     """The ranks of all layers, from the input on; solvers that go by the same plan share a line."""
     lines: dict[tuple[Any, ...], set[str]] = {}
-    for key, plan in sorted(plans.items(), key=lambda item: astuple(item[0])):
-        sites = tuple((site.form, site.ranks) for site in plan.sites)
+    for key, chosen in sorted(plans.items(), key=lambda item: astuple(item[0])):
+        sites = tuple((site.form, site.ranks) for site in chosen.sites)
         lines.setdefault((key.speedup, key.form, key.ranks, sites), set()).add(key.solver)
     body = []
     for (speedup, form, ranks, sites), solvers in lines.items():
@@ -321,12 +333,15 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
 
     whole_run = Options(speedup=1, images=args.images)  # everything is profiled, nothing is planned
-    run = prepare(Request(args.model, args.calibration, whole_run, args.preprocess), Listener(warn=warn))
-    source, labels = load_labelled(args.validation, inputs(run.loaded.proto), args.preprocess, on_warning=warn)
+    run = Run.start(Request(args.model, args.calibration, whole_run, args.preprocess), Listener(warn=warn))
+    with contextlib.ExitStack() as stack:
+        prepared = prepare(run, stack)
+    original = prepared.read
+    source, labels = load_labelled(args.validation, original.inputs, args.preprocess, on_warning=warn)
     chosen = round_classes(labels, args.limit)
-    scores = outputs(run.loaded.proto)[0].name
+    scores = original.outputs[0].name
     judge = Judge(source, chosen, labels[chosen], args.tap or scores, scores)
-    reference = judge.run(run, normalise(run.loaded.proto))
+    reference = judge.run(run, original.network)
     base = float((reference[1].argmax(axis=1) == judge.labels).mean())
     print(f"original: top-1 {percent(base)} of {len(chosen)} samples", file=sys.stderr, flush=True)
 
@@ -335,7 +350,7 @@ def main() -> None:
     done = {row.key for row in rows}
     for key in keys:
         if key not in done:
-            row, plans[key] = factorise(run, key, judge, reference)
+            row, plans[key] = factorise(run, prepared, key, judge, reference)
             rows.append(row)
             write_ranks(ranks_path, plans)  # first: a row that is there is not run again
             append_row(path, row)

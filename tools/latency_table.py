@@ -18,6 +18,7 @@ threads, as it is and as planned for the last ratio.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -45,16 +46,17 @@ from onnx_lowrank.bench.turns import Budget, take_turns
 from onnx_lowrank.data.input_shapes import parse_shapes
 from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.errors import TargetError
-from onnx_lowrank.latency.clocked import rank_multiple
-from onnx_lowrank.latency.deployment import Deployment
+from onnx_lowrank.latency.deployment import timed_batch
 from onnx_lowrank.latency.trial import WholeTrials, factors_from_weights
 from onnx_lowrank.options import Options
-from onnx_lowrank.pipeline import measure_only
-from onnx_lowrank.progress import Listener, silent
+from onnx_lowrank.pipeline import measure_only, prepare
+from onnx_lowrank.progress import Listener
 from onnx_lowrank.runtime.session import Session, opener
-from onnx_lowrank.stages.plan import choose, conv_shapes, energies, layers_to_choose
-from onnx_lowrank.stages.read import prepare
+from onnx_lowrank.stages.plan import choose, layers_to_choose, site_energies
+from onnx_lowrank.stages.read import read
 from onnx_lowrank.stages.request import Request
+from onnx_lowrank.stages.run import Run
+from onnx_lowrank.stages.sample import sample
 
 HEADER = (
     *("threads, ratio, plan", "conv MACs", "predicted ms", "measured ms", "off", "measured ratio"),
@@ -89,14 +91,15 @@ def plan_by_macs(
     model: Path, data: Path, options: Options, preprocess: Preprocess, ratio: float
 ) -> tuple[float, float, str]:
     """(MACs ratio, measured ratio, plan) of the mildest plan by MACs that is measured to be so fast."""
-    run = prepare(Request(model, data, options, preprocess), Listener(warn=warn))
-    kept, shapes = energies(run.sites, run.targets, run.cuts), conv_shapes(run.sites, run.macs)
-    deployment = Deployment(run.loaded, run.sites, shapes, run.macs, run.sampling, options)
-    multiple = rank_multiple(deployment, silent)
-    layers, conv = layers_to_choose(kept, shapes, options, multiple), sum(run.macs.conv.values())
+    run = Run.start(Request(model, data, options, preprocess), Listener(warn=warn))
+    with contextlib.ExitStack() as stack:
+        prepared = prepare(run, stack)
+    counted, profiled, deployment = prepared.counted, prepared.profiled, prepared.reach.deployment
+    layers = layers_to_choose(site_energies(counted, profiled, run.kinds), counted.shapes, prepared.reach.multiple)
+    conv = sum(counted.macs.conv.values())
     highest = conv / (conv - sum(layer.untouched - int(layer.costs[0]) for layer in layers))
     open_session = opener(options.providers, options.threads, spinning=True)
-    trials = WholeTrials(run.loaded, run.sites, deployment.feeds, factors_from_weights(run.cuts), open_session)
+    trials = WholeTrials(deployment, factors_from_weights(profiled.kernels, run.forms), open_session)
     low, high, speedup, best = 1.0, highest, ratio, None
     for _ in range(MOST):
         speedup = min(speedup, 0.999 * highest)
@@ -123,8 +126,10 @@ def plan_by_macs(
 
 def time_models(models: Sequence[Path], data: Path, options: Options, preprocess: Preprocess) -> list[Timed]:
     """All models in turns; the first is the original."""
-    run = prepare(Request(models[0], data, options, preprocess), Listener(warn=warn))
-    feeds = run.sampling.source.feeds(run.timed_batch)
+    run = Run.start(Request(models[0], data, options, preprocess), Listener(warn=warn))
+    original = read(run)
+    sampling = sample(run, original).sampling
+    feeds = sampling.source.feeds(timed_batch(sampling, options))
     sessions = [Session(str(model), PROVIDERS, options.threads, str(model)) for model in models]
     times = take_turns([lambda s=session: s(feeds) for session in sessions], BUDGET)  # type: ignore[misc]
     speeds = [times.speed(i) for i in range(len(models))]

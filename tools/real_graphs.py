@@ -36,7 +36,7 @@ from onnx_lowrank.cli import compress
 from onnx_lowrank.cli.arguments import arguments
 from onnx_lowrank.errors import LowRankError
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
-from onnx_lowrank.factorise.forms.spatial import two_sizes
+from onnx_lowrank.factorise.forms.table import FORMS
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files.load import load
 from onnx_lowrank.graph.find.sites import find_sites
@@ -110,9 +110,9 @@ def _full_rank(model: str, plan: Row, form: str) -> Row:
     for site in plan["sites"]:
         kernel, group = of_name[site["name"]].kernel, of_name[site["name"]].group
         # Ranks do not depend on the pixels.
-        shape = ConvShape(kernel.shape[0] // group, kernel.shape[1], two_sizes(kernel.shape[2:]), 1, 1, 1)
-        site["form"] = form if shape.takes(form) else "channel"
-        site["ranks"] = list(shape.highest_ranks(site["form"]))
+        shape = ConvShape(kernel.shape[0] // group, kernel.shape[1], kernel.shape[2:], (), (), group)
+        kind = FORMS[form] if FORMS[form].takes(shape) else FORMS["channel"]
+        site["form"], site["ranks"] = kind.name, list(kind.highest_ranks(shape))
     return plan
 
 

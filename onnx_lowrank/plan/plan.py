@@ -38,6 +38,10 @@ class Plan:
 
     sites: tuple[SitePlan, ...]
 
+    def __getitem__(self, name: str) -> SitePlan:
+        """Return the choice for the site of this name."""
+        return next(site for site in self.sites if site.name == name)
+
     def fitted(
         self,
         shapes: Mapping[str, ConvShape],
