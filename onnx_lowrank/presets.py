@@ -16,12 +16,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from onnx_lowrank.factorise.forms.channel import CHANNEL
 from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.options import DEFAULTS, Options
 
 PRESET_OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "tensorrt": {"form": "channel", "rank_multiple": 8},
-    "tensorrt-int8": {"form": "channel", "rank_multiple": 32},
+    "tensorrt": {"form": CHANNEL.name, "rank_multiple": 8},
+    "tensorrt-int8": {"form": CHANNEL.name, "rank_multiple": 32},
 }
 """The values that each preset gives to fields of ``Options``."""
 

@@ -1,12 +1,10 @@
 """What the networks cost: multiply-accumulates, counted by running one small batch, so that dynamic shapes are real."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnx_lowrank.calibration.sampling import Sampling
-from onnx_lowrank.errors import ValidationError
 from onnx_lowrank.graph.count_macs import counted_tensors, dense_outputs, macs_by_output
-from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.runtime.session import Opener
@@ -57,43 +55,3 @@ def measure_macs(
         len(batch),
         {name: per_sample[name][1] for name in dense_outputs(graph)} if gemm else {},
     )
-
-
-def check_costs(
-    graph: Network,
-    before: Macs,
-    planned: Mapping[str, tuple[int, int]],
-    sites: Sequence[ConvSite],
-    sampling: Sampling,
-    open_session: Opener,
-    *,
-    gemm: bool = False,
-) -> None:
-    """Count the rewritten network as the original was counted, and compare with the plan.
-
-    Other convolutions than the sites are not compared: how often they run may depend on what the sites make, as in a
-    detector that looks at regions.
-
-    Parameters
-    ----------
-    graph
-        The rewritten network.
-    before
-        The original's costs.
-    planned
-        (MACs before, MACs after) by site name.
-
-    Raises
-    ------
-    ValidationError
-        Where they differ.
-    """
-    others = before.aimed_at.keys() - {site.output for site in sites}
-    expected = sum(planned[site.name][1] for site in sites)
-    after = measure_macs(graph, sampling, open_session, gemm=gemm).aimed_at
-    counted = sum(macs for output, macs in after.items() if output not in others)
-    if counted != expected:
-        raise ValidationError(
-            f"the rewritten layers take {counted} MACs and {expected} were planned: nothing was written; "
-            "please report this model"
-        )

@@ -14,6 +14,7 @@ from onnx_lowrank.cli.parser import (
     path_argument,
     rank_multiple,
 )
+from onnx_lowrank.factorise.forms.table import FORMS
 from onnx_lowrank.options import ALLOCATION_CHOICES, DEFAULTS, FORM_CHOICES, PRESET_CHOICES, SOLVERS, TARGETS
 
 PROGRAM = "onnx-lowrank"
@@ -38,6 +39,8 @@ EXAMPLES = {
     "model.onnx fast.onnx --target latency --speedup 1.5 --data photos": "Make the model run 1.5 times as fast on this "
     "machine.",
 }
+
+FORM_SUMMARIES = "; ".join(f"{kind.name} is {kind.summary}" for kind in FORMS)
 
 SHORT_USAGE = f"""\
 usage:   {PROGRAM} IN OUT [options]
@@ -98,8 +101,8 @@ def _add_goal(parser: Parser) -> None:
     add(
         "--form",
         **one_of(FORM_CHOICES),
-        help=f"the chain that replaces a convolution; auto takes the best one for every layer "
-        f"(default: {DEFAULTS.form})",
+        help=f"the chain that replaces a convolution from c to d channels: {FORM_SUMMARIES}; auto takes the best one "
+        f"for every layer (default: {DEFAULTS.form})",
     )
     add(
         "--ranks",
