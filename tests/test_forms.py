@@ -1,4 +1,4 @@
-"""What every kind of form has in common, and a new one: a class, and an entry in a table that is passed in."""
+"""What every kind of form has in common, and a new one: a file, and an entry in a table that is passed in."""
 
 import itertools
 import math
@@ -12,18 +12,17 @@ import pytest
 from forms_for_tests import dense, form_at
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from input_form import INPUT
 from models_for_tests import run_model
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import DataError, UsageError
-from onnx_lowrank.factorise.chain import Chain
-from onnx_lowrank.factorise.energy import log_shares
 from onnx_lowrank.factorise.evidence import Evidence
-from onnx_lowrank.factorise.factors import Factorization, LinkShape, compose, side_by_side
+from onnx_lowrank.factorise.factors import Factorization, side_by_side
 from onnx_lowrank.factorise.forms.channel import CHANNEL
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
-from onnx_lowrank.factorise.forms.form import Form, from_weights, pixels_of
-from onnx_lowrank.factorise.forms.kind import Energies, FormKind, placeholder, preparations
+from onnx_lowrank.factorise.forms.form import from_weights
+from onnx_lowrank.factorise.forms.kind import FormKind, placeholder, preparations
 from onnx_lowrank.factorise.forms.table import AUTO, FORMS, FormTable
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import compress, plan_only
@@ -33,59 +32,6 @@ from onnx_lowrank.stages.request import Request
 Array = NDArray[Any]
 
 
-class InputForm(FormKind):
-    """The channel form transposed, 1×1 c→c' and then k×k c'→d.
-
-    The kernel W (d, c, s) is a matrix [d·s, c] with the singular value decomposition U Σ Vᵀ. The first c' rows of Vᵀ
-    become the 1×1 kernel, and those columns of U Σ are H₀ of the regression on c' numbers of every pixel.
-    """
-
-    name = "input"
-    summary = "1×1 c→c', k×k c'→d"
-    rank_names = ("c'",)
-
-    def highest_ranks(self, shape: ConvShape) -> tuple[int, ...]:
-        return (min(shape.channels, shape.filters * shape.taps),)
-
-    def macs(self, shape: ConvShape, ranks: Array) -> Array:
-        behind = shape.taps * shape.filters * shape.positions
-        return np.asarray(ranks[:, 0] * (shape.channels * shape.pixels + behind))
-
-    def log_energies(self, evidence: Evidence) -> Energies:
-        parts = [np.linalg.svd(self._unfolded(kernel), compute_uv=False) ** 2 for kernel in evidence.kernels]
-        shares = log_shares(np.sum(parts, axis=0))
-        return lambda ranks: np.asarray(shares[ranks[:, 0] - 1])
-
-    def form(self, kernel: Array, ranks: tuple[int, ...], prepared: None = None) -> Form:
-        (rank,), d = ranks, len(kernel)
-        U, sigma, V = np.linalg.svd(self._unfolded(kernel), full_matrices=False)
-        links, first = self.links(kernel.shape, ranks), V[:rank]
-
-        def factorization(chain: Chain) -> Factorization:
-            second = chain.rest[0].reshape(d, -1, rank).transpose(0, 2, 1)
-            return compose(links, kernel.shape[2:], (chain.first, second), chain.bias)
-
-        return Form(
-            inputs=pixels_of,
-            first=first,
-            prior=(U * sigma)[:, :rank].reshape(d, -1),
-            rank=d,
-            chain=lambda solution: Chain(first, (solution.left @ solution.right,), solution.bias),
-            compose=factorization,
-        )
-
-    def links(self, kernel: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[LinkShape, ...]:
-        d, c, *sizes = kernel
-        return LinkShape(ranks[0], c, (False,) * len(sizes)), LinkShape(d, ranks[0], (True,) * len(sizes))
-
-    @staticmethod
-    def _unfolded(kernel: Array) -> Array:
-        """[d·s, c]."""
-        d, c = kernel.shape[:2]
-        return kernel.reshape(d, c, -1).transpose(0, 2, 1).reshape(-1, c)
-
-
-INPUT = InputForm()
 TABLE = FormTable((*FORMS.kinds, INPUT))
 
 every_kind = pytest.mark.parametrize("kind", TABLE.kinds, ids=TABLE.names)
