@@ -31,9 +31,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import models_for_tests  # noqa: E402
 
+from onnx_lowrank.options import FORM_CHOICES, SOLVERS  # noqa: E402
+
 MNIST = [str(ROOT / "models" / "mnist_calib.npz"), "--preprocess", "unit", "--images", "200"]
-FORMS = ("auto", "channel", "spatial", "3d", "cp")
-SOLVERS = ("nonlinear", "linear", "weights")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def grouped() -> onnx.ModelProto:
 def small_cases(folder: Path) -> Iterator[Case]:
     """Networks of a second or less."""
     embedded = ROOT / "models" / "mnist_vgg.onnx"
-    for form, solver, symmetric in itertools.product(FORMS, SOLVERS, (False, True)):
+    for form, solver, symmetric in itertools.product(FORM_CHOICES, SOLVERS, (False, True)):
         flags = ["--symmetric"] if symmetric else []
         options = ["--speedup", "3" if form == "channel" else "4", "--form", form, "--solver", solver, *flags]
         yield Case(f"embedded {form} {solver} {'symmetric' if symmetric else 'asymmetric'}", embedded, MNIST, options)
@@ -89,7 +89,7 @@ def small_cases(folder: Path) -> Iterator[Case]:
     }
     for name, model in networks.items():
         onnx.save(model, folder / f"{name}.onnx")
-        for form in FORMS[:2] if name == "scattered-weights" else FORMS:
+        for form in FORM_CHOICES[:2] if name == "scattered-weights" else FORM_CHOICES:
             options = ["--speedup", "1.3", "--form", form, "--include", "."]
             yield Case(f"{name} {form}", folder / f"{name}.onnx", data, options)
     options = ["--speedup", "1.5", "--include-gemm"]
