@@ -1,4 +1,4 @@
-"""What kind of node a node is, by its operator, its domain and its constants."""
+"""The kinds of nodes: told apart by operator, domain and constants, and by how they move axes."""
 
 import re
 

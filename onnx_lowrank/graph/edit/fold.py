@@ -69,19 +69,6 @@ def fold(network: Network, conv: gs.Node, constants: ComputedConstants, taken: s
             _bypass(network, node, operand)
 
 
-def is_inference_norm(node: gs.Node, opset: int) -> bool:
-    """Whether a node is a BatchNormalization that uses the stored statistics.
-
-    Before opset 7 the attribute ``is_test`` says so, before opset 14 a single output, and since then
-    ``training_mode``.
-    """
-    if node.op != "BatchNormalization" or node.domain not in STANDARD or len(node.inputs) != 5:
-        return False
-    one_output = sum(bool(tensor.name) for tensor in node.outputs) == 1
-    trains = node.attrs.get("training_mode", 0) != 0 or (opset < 7 and node.attrs.get("is_test", 0) == 0)
-    return one_output and not trains and node.attrs.get("spatial", 1) == 1
-
-
 def _affine(
     node: gs.Node, y: gs.Tensor, channels: int, size: tuple[int, int], opset: int, constants: ComputedConstants
 ) -> Affine | None:
@@ -90,7 +77,7 @@ def _affine(
         return None
     affine: Affine | None = None
     if node.op == "BatchNormalization":
-        if node.inputs[0] is y and channels == 1 and is_inference_norm(node, opset):
+        if node.inputs[0] is y and channels == 1 and _is_inference_norm(node, opset):
             affine = _norm(node, size[1], constants)
     # Before opset 7 the operands were aligned by attributes.
     elif node.op in ("Add", "Sub", "Mul", "Div") and len(node.inputs) == 2 and opset >= 7:
@@ -132,6 +119,19 @@ def _norm(norm: gs.Node, filters: int, constants: ComputedConstants) -> Affine |
     gamma, beta, mean, variance = (np.asarray(parameter, np.float64) for parameter in parameters)
     gain = gamma / np.sqrt(variance + float(norm.attrs.get("epsilon", 1e-5)))
     return gain, beta - mean * gain
+
+
+def _is_inference_norm(node: gs.Node, opset: int) -> bool:
+    """Whether a node is a BatchNormalization that uses the stored statistics.
+
+    Before opset 7 the attribute ``is_test`` says so, before opset 14 a single output, and since then
+    ``training_mode``.
+    """
+    if node.op != "BatchNormalization" or node.domain not in STANDARD or len(node.inputs) != 5:
+        return False
+    one_output = sum(bool(tensor.name) for tensor in node.outputs) == 1
+    trains = node.attrs.get("training_mode", 0) != 0 or (opset < 7 and node.attrs.get("is_test", 0) == 0)
+    return one_output and not trains and node.attrs.get("spatial", 1) == 1
 
 
 def _reweight(conv: gs.Node, gain: NDArray[np.float64], shift: NDArray[np.float64], taken: set[str]) -> bool:
