@@ -71,7 +71,7 @@ def check_any(sites: Sequence[object], skipped: Sequence[Skip], unmatched: Seque
         With the reasons, and with the nearest names of layers where a pattern matched none (``unmatched``).
     """
     if not sites:
-        raise ModelError("; ".join((f"nothing to factorise: {_why_nothing(skipped)}", *unmatched)))
+        raise ModelError(f"nothing to factorise: {'; '.join((*unmatched, _why_nothing(skipped)))}")
 
 
 def _why_nothing(skipped: Sequence[Skip]) -> str:
