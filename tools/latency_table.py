@@ -1,58 +1,45 @@
-"""Plans by the clock against plans by MACs at equal measured speed, by the real command; print Markdown tables.
+"""Compare plans by the clock with plans by MACs at equal measured speed, by the real command; print Markdown tables.
 
 usage: python tools/latency_table.py MODEL --calibration DATA [--validation LABELLED] [--ratios 2,2.5] [--threads 1,2]
                                      [--table FILE] [--rank-multiple 1] [--images 300] [--form auto] [--limit 500]
                                      [--preprocess caffe] [--solver nonlinear] [--input-shapes NAME:SHAPE]
                                      [--keep FOLDER] [--json FILE]
 
-For every number of threads the layers are measured once (into --table), and for every ratio the model is compressed
-with --target latency. Then the MACs target is raised until a model that is planned by MACs (at multiples of
---rank-multiple, a number or auto) is measured to be as fast, and that one is solved too. All are measured once more,
-in turns with the original. "off" is the measured time over the predicted one, which is taken from the predicted ratio
-to the original's time now: a machine may be slower or faster than when the plan was made. Relative errors are those of
-the first output on samples that no solver saw: of LABELLED, with the top-1, or without it on the few that the reports
-are about. What is out of reach is a row without numbers.
+For every number of threads the layers are measured once, and the times go into --table. For every ratio the model is
+compressed with --target latency. Then the ratio of MACs is raised until a model that is planned by MACs is measured to
+be as fast, and that model is solved as well. Its ranks are multiples of --rank-multiple, which is a number or auto.
+Finally all models are measured once more, in turns with the original.
 
-The second table says what a second thread gains: the ratio of every layer's times with the fewest and the most
-threads, as it is and as planned for the last ratio.
+The column "off" compares the measured time with the predicted one. The prediction is the predicted ratio applied to the
+time that the original takes now, because the machine may be slower or faster than when the plan was made. Relative
+errors are those of the first output on samples that no solver saw: on LABELLED, together with the top-1, or else on the
+few samples that the report of the command is about. A plan that is out of reach has a row without numbers.
+
+The second table shows what more threads gain: for every layer the times with the fewest and with the most threads, for
+the original and as planned for the last ratio.
 """
 
 import argparse
-import contextlib
-import json
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from measuring import (
-    PROVIDERS,
-    Scores,
-    apart,
-    command_options,
-    common_arguments,
-    compare,
-    error,
-    markdown,
-    percent,
-    run_command,
-    warn,
-)
+import measuring
+from macs_plan import plan_by_macs
+from measuring import CommandRun, error_text, number_list, percent
+from scoring import PROVIDERS, Scores, score_models, warn
 
 from onnx_lowrank.bench.turns import Budget, take_turns
 from onnx_lowrank.data.input_shapes import parse_shapes
-from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.errors import TargetError
 from onnx_lowrank.latency.deployment import timed_batch
-from onnx_lowrank.latency.trial import WholeTrials, factors_from_weights
-from onnx_lowrank.options import Options
-from onnx_lowrank.pipeline import measure_only, prepare
+from onnx_lowrank.options import AUTO, SOLVERS, Options
+from onnx_lowrank.pipeline import measure_only
 from onnx_lowrank.progress import Listener
-from onnx_lowrank.runtime.session import Session, opener
-from onnx_lowrank.stages.plan import choose, layers_to_choose, site_energies
+from onnx_lowrank.runtime.session import Session
 from onnx_lowrank.stages.read import read
 from onnx_lowrank.stages.request import Request
 from onnx_lowrank.stages.run import Run
@@ -64,15 +51,12 @@ HEADER = (
 )
 
 BUDGET = Budget(rounds=40, seconds=60.0, fewest=8)
-"""For all models of one number of threads and one ratio."""
-
-CLOSE, MOST = 1.02, 14
-"""A plan by MACs is as fast where its ratio is at most so many times the one asked for, or after so many trials."""
+"""The turns of all models at one number of threads and one ratio."""
 
 
 @dataclass(frozen=True)
-class Timed:
-    """Milliseconds of a run, and the ratio to the original with its interval."""
+class RunTime:
+    """The milliseconds of a run, and the ratio of the original's time to it with its interval."""
 
     ms: float
     ratio: float
@@ -80,163 +64,227 @@ class Timed:
     high: float
 
 
-def measure_layers(model: Path, options: Options) -> tuple[float, dict[str, Any]]:
-    """(seconds, what the table now knows)."""
-    start = time.perf_counter()
-    measured = measure_only(Request(model, options=options), Listener(warn=warn))
-    return time.perf_counter() - start, asdict(measured)
+@dataclass(frozen=True)
+class PlannedModel:
+    """A compressed model: the kind of its plan, the run that wrote it, its time and its scores."""
+
+    kind: str
+    run: CommandRun
+    time: RunTime
+    scores: Scores | None
 
 
-def plan_by_macs(
-    model: Path, data: Path, options: Options, preprocess: Preprocess, ratio: float
-) -> tuple[float, float, str]:
-    """(MACs ratio, measured ratio, plan) of the mildest plan by MACs that is measured to be so fast."""
-    run = Run.start(Request(model, data, options, preprocess), Listener(warn=warn))
-    with contextlib.ExitStack() as stack:
-        prepared = prepare(run, stack)
-    counted, profiled, deployment = prepared.counted, prepared.profiled, prepared.reach.deployment
-    layers = layers_to_choose(site_energies(counted, profiled, run.kinds), counted.shapes, prepared.reach.multiple)
-    conv = sum(counted.macs.conv.values())
-    highest = conv / (conv - sum(layer.untouched - int(layer.costs[0]) for layer in layers))
-    open_session = opener(options.providers, options.threads, spinning=True)
-    trials = WholeTrials(deployment, factors_from_weights(profiled.kernels, run.forms), open_session)
-    low, high, speedup, best = 1.0, highest, ratio, None
-    for _ in range(MOST):
-        speedup = min(speedup, 0.999 * highest)
-        plan = choose(layers, conv, Options(speedup=speedup, ranks=options.ranks))
-        reached = trials.measure(plan).ratio
-        print(f"by MACs: {speedup:.3f}× fewer, {reached:.2f}× faster", file=sys.stderr, flush=True)
-        if reached >= ratio:
-            high = speedup
-            best = min(best or (speedup, reached, plan.to_json()), (speedup, reached, plan.to_json()))
-            if reached <= CLOSE * ratio:
-                break
+@dataclass(frozen=True)
+class Comparison:
+    """The models for one number of threads and one ratio.
+
+    Attributes
+    ----------
+    threads, ratio
+        The number of threads, and the ratio of times that is asked for.
+    models
+        One by the clock and one by MACs, where they can be had.
+    refusals
+        A text for each that cannot.
+    original
+        The time of the original; None where nothing was measured.
+    """
+
+    threads: int
+    ratio: float
+    models: tuple[PlannedModel, ...]
+    refusals: tuple[str, ...]
+    original: RunTime | None = None
+
+    @property
+    def name(self) -> str:
+        """The beginning of the first cell."""
+        return f"{self.threads}, {self.ratio:g}×"
+
+    def rows(self) -> Iterator[list[str]]:
+        """Yield the cells of all rows."""
+        for model in self.models:
+            yield model_row(f"{self.name}, {model.kind}", model)
+        for refusal in self.refusals:
+            yield [f"{self.name}, {refusal}", *[""] * (len(HEADER) - 1)]
+
+    def documents(self) -> Iterator[dict[str, Any]]:
+        """Yield everything that is known of the models, for JSON."""
+        for model in self.models:
+            yield {
+                "threads": self.threads,
+                "ratio": self.ratio,
+                "plan": model.kind,
+                "timed": asdict(model.time),
+                "scores": asdict(model.scores) if model.scores else None,
+                "original_ms": self.original.ms if self.original else None,
+                "seconds": model.run.seconds,
+                "report": model.run.report,
+            }
+
+
+@dataclass(frozen=True)
+class Comparer:
+    """Makes the comparisons of one call of the tool.
+
+    Attributes
+    ----------
+    args
+        The arguments of the call.
+    folder
+        The folder for the models.
+    table
+        The latency table.
+    """
+
+    args: argparse.Namespace
+    folder: Path
+    table: Path
+
+    def options(self, threads: int) -> Options:
+        """Return the choices that all plans share; the numbers of MACs and ranks are still open."""
+        shapes = parse_shapes(self.args.input_shapes) if self.args.input_shapes else {}
+        return Options(threads=threads, form=self.args.form, images=self.args.images, input_shapes=shapes)
+
+    def measure_layers(self, threads: int) -> dict[str, Any]:
+        """Measure all layers, as far as the table does not hold them, and return what it holds now."""
+        by_clock = replace(self.options(threads), target="latency", latency_table=str(self.table))
+        seconds, layers = measuring.in_own_process(layers_report, self.args.model, by_clock)
+        measuring.progress(f"{threads} threads: {layers['measurements']} new measurements, {seconds:.1f} s")
+        return layers
+
+    def compare(self, threads: int, ratio: float) -> Comparison:
+        """Compress by the clock and by MACs, and measure the models."""
+        args, stem = self.args, f"{threads}t-{ratio:g}x"
+        by_clock, by_macs = (self.folder / f"{stem}-{kind}.onnx" for kind in ("clock", "macs"))
+        options = replace(self.options(threads), speedup=1, rank_multiple=args.rank_multiple)
+        try:
+            runs = [self._compress_by_clock(by_clock, threads, ratio)]
+        except SystemExit as stop:
+            if stop.code != TargetError.exit_code:
+                raise
+            return Comparison(threads, ratio, (), ("the clock: out of reach",))
+        models, refusals = [args.model, by_clock], []
+        reached = runs[0].report["speedup"]["latency"]["ratio"]
+        request = Request(args.model, args.calibration, options, args.preprocess)
+        try:
+            plan = measuring.in_own_process(plan_by_macs, request, reached)
+        except TargetError as refusal:
+            refusals.append(f"MACs: {refusal}")
         else:
-            low = speedup
-            if speedup >= 0.999 * highest:
-                break
-        # The clock falls about as the MACs do; between two trials the middle is safer.
-        speedup = (low * high) ** 0.5 if best else speedup * max(1.02, ratio / reached)
-        if best and high / low < 1.003:
-            break
-    if best is None:
-        raise TargetError(f"no plan by MACs is {ratio:g} times as fast")
-    return best
+            runs.append(self._replay(by_macs, threads, plan.to_json()))
+            models.append(by_macs)
+        times = measuring.in_own_process(time_models, models, request)
+        scores: Sequence[Scores | None] = [None] * len(models)
+        if args.validation:
+            scores = measuring.in_own_process(score_models, models, args.validation, args.limit, args.preprocess)
+        top1 = f", top-1 {percent(scores[0].top1)}" if scores[0] else ""
+        measuring.progress(f"{threads}, {ratio:g}×: {times[0].ms:.1f} ms for the original{top1}")
+        planned = zip(("the clock", "MACs"), runs, times[1:], scores[1:], strict=False)
+        return Comparison(threads, ratio, tuple(PlannedModel(*own) for own in planned), tuple(refusals), times[0])
+
+    def _compress_by_clock(self, out: Path, threads: int, ratio: float) -> CommandRun:
+        options = [*measuring.command_options(self.args, ratio), "--target=latency", f"--latency-table={self.table}"]
+        return measuring.run_command(self.args.model, out, *self._solving(threads), *options)
+
+    def _replay(self, out: Path, threads: int, plan: str) -> CommandRun:
+        file = self.folder / "plan.json"
+        file.write_text(plan, encoding="utf-8")
+        # A plan has its own forms and ranks, so neither a speedup nor a form goes with it.
+        options = [f"--images={self.args.images}", f"--preprocess={self.args.preprocess.preset}", f"--plan={file}"]
+        return measuring.run_command(self.args.model, out, *self._solving(threads), *options)
+
+    def _solving(self, threads: int) -> list[str]:
+        args = self.args
+        shapes = [f"--input-shapes={text}" for text in args.input_shapes]
+        return [f"--data={args.calibration}", f"--threads={threads}", f"--solver={args.solver}", *shapes]
 
 
-def time_models(models: Sequence[Path], data: Path, options: Options, preprocess: Preprocess) -> list[Timed]:
-    """All models in turns; the first is the original."""
-    run = Run.start(Request(models[0], data, options, preprocess), Listener(warn=warn))
-    original = read(run)
-    sampling = sample(run, original).sampling
-    feeds = sampling.source.feeds(timed_batch(sampling, options))
-    sessions = [Session(str(model), PROVIDERS, options.threads, str(model)) for model in models]
+def layers_report(model: Path, options: Options) -> tuple[float, dict[str, Any]]:
+    """Measure all layers; return the seconds that it took, and the report."""
+    start = time.perf_counter()
+    report = measure_only(Request(model, options=options), Listener(warn=warn))
+    return time.perf_counter() - start, asdict(report)
+
+
+def time_models(models: Sequence[Path], request: Request) -> list[RunTime]:
+    """Time all models in turns; the first is the original, which the request names."""
+    run = Run.start(request, Listener(warn=warn))
+    sampling = sample(run, read(run)).sampling
+    feeds = sampling.source.feeds(timed_batch(sampling, request.options))
+    sessions = [Session(str(model), PROVIDERS, request.options.threads, str(model)) for model in models]
     times = take_turns([lambda s=session: s(feeds) for session in sessions], BUDGET)  # type: ignore[misc]
     speeds = [times.speed(i) for i in range(len(models))]
-    return [Timed(1e3 * times.median(i), s.value, s.low, s.high) for i, s in enumerate(speeds)]
+    return [RunTime(1e3 * times.median(i), speed.value, speed.low, speed.high) for i, speed in enumerate(speeds)]
 
 
-def row(name: str, report: dict[str, Any], timed: Timed, scores: Scores | None, seconds: float) -> list[str]:
+def model_row(name: str, model: PlannedModel) -> list[str]:
+    """Return the cells of one model."""
+    report, timed, scores = model.run.report, model.time, model.scores
     planned = report["latency_plan"]
     predicted = timed.ratio * timed.ms / planned["predicted_ratio"] if planned else None
     relative = scores.relative_error if scores else next(iter(report["outputs"].values()))["relative_error"]
     return [
         *(name, f"{report['speedup']['macs']:.2f}×", f"{predicted:.1f}" if predicted else ""),
         *(f"{timed.ms:.1f}", f"{100 * (timed.ms / predicted - 1):+.1f} %" if predicted else ""),
-        *(f"{timed.ratio:.2f} ({timed.low:.2f} to {timed.high:.2f})", error(relative)),
-        *(percent(scores.top1) if scores else "", f"{seconds:.0f}"),
+        *(f"{timed.ratio:.2f} ({timed.low:.2f} to {timed.high:.2f})", error_text(relative)),
+        *(percent(scores.top1) if scores else "", f"{model.run.seconds:.0f}"),
     ]
 
 
-def threads_table(tables: dict[int, dict[str, Any]], sites: dict[int, list[dict[str, Any]]]) -> str:
-    """What more threads gain, by layer."""
-    few, many = min(tables), max(tables)
-    header = ("layer", f"as it is, {few} → {many} threads", "gain", "planned for " + f"{few} → {many}", "gain")
+def threads_table(sites: dict[int, list[dict[str, Any]]]) -> str:
+    """Return what more threads gain, a row for each layer; ``sites`` has the report's sites by number of threads."""
+    few, many = min(sites), max(sites)
+    header = ("layer", f"original, {few} → {many} threads", "gain", f"as planned, {few} → {many} threads", "gain")
     rows = []
-    for one, other in zip(sites[few], sites[many], strict=True):
-        cells = [one["name"]]
+    for slow, fast in zip(sites[few], sites[many], strict=True):
+        cells = [slow["name"]]
         for key in ("ms_before", "ms_after"):
-            cells += [f"{one[key]:.2f} → {other[key]:.2f} ms", f"{one[key] / other[key]:.2f}×"]
+            cells += [f"{slow[key]:.2f} → {fast[key]:.2f} ms", f"{slow[key] / fast[key]:.2f}×"]
         rows.append(cells)
-    return markdown(header, rows)
+    return measuring.markdown(header, rows)
+
+
+def count_list(text: str) -> list[int]:
+    """Split a list of whole numbers that is separated by commas."""
+    return [int(part) for part in text.split(",")]
+
+
+def rank_multiple(text: str) -> int | str:
+    """Read a whole number, or auto."""
+    return text if text == AUTO else int(text)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = measuring.tool_parser(__doc__)
+    measuring.add_samples(parser, labelled=False)
+    add = parser.add_argument
+    add("--ratios", type=number_list, default=[2.0, 2.5], help="the ratios of times to reach (default: 2,2.5)")
+    add("--threads", type=count_list, default=[1, 2], help="the numbers of threads (default: 1,2)")
+    add("--table", type=Path, metavar="FILE", help="the latency table to read and to fill")
+    add("--rank-multiple", type=rank_multiple, default=1, help="for the plans by MACs (default: %(default)s)")
+    add("--solver", default=SOLVERS[0], choices=SOLVERS, help="as for onnx-lowrank (default: %(default)s)")
+    add("--input-shapes", action="append", default=[], metavar="NAME:SHAPE", help="as for onnx-lowrank")
+    add("--keep", type=Path, metavar="FOLDER", help="the folder in which the factorised models stay")
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="the ONNX file")
-    parser.add_argument("--calibration", type=Path, required=True, metavar="DATA", help="samples without labels")
-    parser.add_argument("--validation", type=Path, metavar="LABELLED", help="samples with labels")
-    parser.add_argument("--ratios", default="2,2.5", help="by the clock (default: %(default)s)")
-    parser.add_argument("--threads", default="1,2", help="numbers of threads (default: %(default)s)")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="a latency table to read and to fill")
-    parser.add_argument("--rank-multiple", default="1", help="of the plans by MACs (default: %(default)s)")
-    parser.add_argument("--solver", default="nonlinear", help="as of onnx-lowrank (default: %(default)s)")
-    parser.add_argument("--input-shapes", action="append", default=[], help="as of onnx-lowrank")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the factorised models stay")
-    common_arguments(parser)
-    args = parser.parse_args()
-    shapes = parse_shapes(args.input_shapes) if args.input_shapes else {}
-    multiple: int | str = args.rank_multiple if args.rank_multiple == "auto" else int(args.rank_multiple)
-
-    rows, document, tables = [], [], {}
-    sites: dict[int, list[dict[str, Any]]] = {}
+    args = parse_arguments()
+    comparisons, layers = [], {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        table = args.table or folder / "latency.json"
-        for threads in map(int, args.threads.split(",")):
-            alike = Options(threads=threads, form=args.form, images=args.images, input_shapes=shapes)
-            by_clock = replace(alike, target="latency", latency_table=str(table))
-            seconds, tables[threads] = apart(measure_layers, args.model, by_clock)
-            new = tables[threads]["measurements"]
-            print(f"{threads} threads: {new} new measurements, {seconds:.1f} s", file=sys.stderr, flush=True)
-            for ratio in map(float, args.ratios.split(",")):
-                args.speedup = ratio
-                name = f"{threads}, {ratio:g}×"
-                fast, lean = (folder / f"{threads}t-{ratio:g}x-{kind}.onnx" for kind in ("clock", "macs"))
-                common = [f"--data={args.calibration}", f"--threads={threads}", f"--solver={args.solver}"]
-                common += [f"--input-shapes={text}" for text in args.input_shapes]
-                given = [*common, *command_options(args), "--target=latency", f"--latency-table={table}"]
-                try:
-                    runs = [run_command(args.model, fast, *given)]
-                except SystemExit as stop:
-                    if stop.code != TargetError.exit_code:
-                        raise
-                    rows.append([f"{name}, the clock: out of reach", *[""] * (len(HEADER) - 1)])
-                    continue
-                sites[threads] = runs[0].report["sites"]
-                reached = runs[0].report["speedup"]["latency"]["ratio"]
-                options = replace(alike, speedup=1, rank_multiple=multiple)
-                compared = [args.model, fast]
-                try:
-                    _, _, plan = apart(plan_by_macs, args.model, args.calibration, options, args.preprocess, reached)
-                except TargetError as refusal:
-                    rows.append([f"{name}, MACs: {refusal}", *[""] * (len(HEADER) - 1)])
-                else:
-                    (folder / "plan.json").write_text(plan, encoding="utf-8")
-                    replay = [f"--images={args.images}", f"--preprocess={args.preprocess.preset}"]
-                    given = [*common, *replay, f"--plan={folder / 'plan.json'}"]
-                    runs.append(run_command(args.model, lean, *given))
-                    compared.append(lean)
-                timed = apart(time_models, compared, args.calibration, options, args.preprocess)
-                scores: Sequence[Scores | None] = [None] * len(compared)
-                if args.validation:
-                    scores = apart(compare, compared, args.validation, args.limit, args.preprocess)
-                named = zip(("the clock", "MACs"), runs, timed[1:], scores[1:], strict=False)
-                for kind, run, of_model, score in named:
-                    rows.append(row(f"{name}, {kind}", run.report, of_model, score, run.seconds))
-                    document.append(
-                        {"threads": threads, "ratio": ratio, "plan": kind, "timed": asdict(of_model)}
-                        | {"scores": asdict(score) if score else None, "original_ms": timed[0].ms}
-                        | {"seconds": run.seconds, "report": run.report}
-                    )
-                as_it_is = f", top-1 {percent(scores[0].top1)}" if scores[0] else ""
-                print(f"{name}: {timed[0].ms:.1f} ms as it is{as_it_is}", file=sys.stderr, flush=True)
-    print(markdown(HEADER, rows))
+        comparer = Comparer(args, folder, args.table or folder / "latency.json")
+        for threads in args.threads:
+            layers[threads] = comparer.measure_layers(threads)
+            comparisons += [comparer.compare(threads, ratio) for ratio in args.ratios]
+    print(measuring.markdown(HEADER, [row for comparison in comparisons for row in comparison.rows()]))
+    sites = {own.threads: own.models[0].run.report["sites"] for own in comparisons if own.models}
     if len(sites) > 1:
-        print(f"\n{threads_table(tables, sites)}")
-    if args.json:
-        args.json.write_text(json.dumps({"tables": tables, "rows": document}, indent=2) + "\n", encoding="utf-8")
+        print(f"\n{threads_table(sites)}")
+    rows = [document for comparison in comparisons for document in comparison.documents()]
+    measuring.write_json(args.json, {"tables": layers, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What the measuring tools share: run the command, run models with ONNX Runtime, compare them, print a table.
+"""What the measuring tools share: their command line, runs of the real command, and tables.
 
-The command runs as its own process, and so does everything that runs a model here: on Linux a process inherits the
-peak memory of the one that started it, and the peak that the command reports would be this program's.
+The command runs in a process of its own, and so does everything that runs a model. On Linux a process inherits the peak
+memory of the process that started it, so the peak that the command reports would otherwise be that of the tool.
 """
 
 import json
@@ -10,195 +10,157 @@ import subprocess
 import sys
 import tempfile
 import time
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+from scoring import Scores
 
-from onnx_lowrank.data.labels import load_labelled
-from onnx_lowrank.data.open import open_source
-from onnx_lowrank.data.photos.preprocess import Preprocess, parse
-from onnx_lowrank.graph.edit.normalise import normalise
-from onnx_lowrank.graph.files.load import inputs, load
-from onnx_lowrank.graph.segments import whole
+from onnx_lowrank.data.photos.preprocess import parse
 from onnx_lowrank.options import DEFAULTS, FORM_CHOICES
-from onnx_lowrank.runtime.session import Session
-
-BATCH = 8
-PROVIDERS = ("CPUExecutionProvider",)
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run of the command: the seconds of the whole process, and its report."""
+class CommandRun:
+    """One run of the command: the seconds that its process took, and the report that it wrote."""
 
     seconds: float
     report: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Scores:
-    """A model on labelled samples: its top-1, and how close it is to the original (Σ(out − ref)² / Σ ref²).
+def progress(text: str) -> None:
+    """Print a line on the progress to standard error."""
+    print(text, file=sys.stderr, flush=True)
 
-    ``tapped_error`` is the relative error of a tensor inside the network, where one was asked for.
+
+# ---- the command line of a tool
+
+
+def tool_parser(manual: str | None) -> ArgumentParser:
+    """Return a parser with the arguments of all tools: the model, what it runs on, and a file for the values.
+
+    ``manual`` is the tool's module docstring.
     """
-
-    samples: int
-    top1: float
-    agreement: float
-    relative_error: float
-    tapped_error: float | None = None
-
-
-def warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
-
-
-def common_arguments(parser: ArgumentParser) -> None:
-    """Add the options that all tools have."""
+    parser = ArgumentParser(description=manual, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--speedup", type=float, default=4.0, help="conv MACs before over after (default: %(default)g)")
-    add("--form", default=DEFAULTS.form, choices=FORM_CHOICES, help="as of onnx-lowrank (default: %(default)s)")
-    add("--images", type=int, default=300, help="calibration samples (default: %(default)s)")
-    add("--limit", type=int, default=500, help="labelled samples, in turn from every class (default: %(default)s)")
-    add("--preprocess", type=parse, default="caffe", metavar="SPEC", help="as of onnx-lowrank (default: %(default)s)")
-    add("--json", type=Path, metavar="FILE", help="write the measured values as JSON, too")
+    add("model", type=Path, metavar="MODEL", help="the ONNX file")
+    add("--form", default=DEFAULTS.form, choices=FORM_CHOICES, help="as for onnx-lowrank (default: %(default)s)")
+    add("--images", type=int, default=300, help="the number of calibration samples (default: %(default)s)")
+    add("--limit", type=int, default=500, help="the number of labelled samples to use (default: %(default)s)")
+    add("--preprocess", type=parse, default="caffe", metavar="SPEC", help="as for onnx-lowrank (default: %(default)s)")
+    add("--json", type=Path, metavar="FILE", help="write the measured values to this file as JSON")
+    return parser
 
 
-def command_options(args: Namespace) -> list[str]:
-    """The common options as the command takes them."""
-    options = {"speedup": args.speedup, "form": args.form, "images": args.images}
+def add_speedup(parser: ArgumentParser) -> None:
+    """Add the one speedup at which a tool compares."""
+    text = "the ratio of the conv MACs before and after (default: %(default)g)"
+    parser.add_argument("--speedup", type=float, default=4.0, help=text)
+
+
+def add_samples(parser: ArgumentParser, *, labelled: bool = True) -> None:
+    """Add the samples with and without labels; those with labels may be left out where not ``labelled``."""
+    add = parser.add_argument
+    add("--calibration", type=Path, required=True, metavar="DATA", help="samples without labels")
+    add("--validation", type=Path, required=labelled, metavar="LABELLED", help="samples with labels")
+
+
+def comma_list(text: str) -> list[str]:
+    """Split a list that is separated by commas."""
+    return text.split(",")
+
+
+def number_list(text: str) -> list[float]:
+    """Split a list of numbers that is separated by commas."""
+    return [float(part) for part in text.split(",")]
+
+
+def command_options(args: Namespace, speedup: float) -> list[str]:
+    """Return the options of all tools as the command takes them."""
+    options = {"speedup": speedup, "form": args.form, "images": args.images}
     return [f"--{name}={value}" for name, value in options.items()] + [f"--preprocess={args.preprocess.preset}"]
 
 
-def run_command(model: Path, out: Path, *options: str) -> Run:
-    """Compress with the real command; its warnings and errors go to standard error, and an error ends this program."""
+# ---- the command
+
+
+def run_command(model: Path, out: Path, *options: str) -> CommandRun:
+    """Compress with the real command.
+
+    Its warnings and errors go to standard error, and an error ends this program with the same exit code.
+    """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        command = [
-            sys.executable,
-            "-m",
-            "onnx_lowrank",
-            str(model),
-            str(out),
-            f"--report={report}",
-            "--quiet",
-            *options,
-        ]
+        program = [sys.executable, "-m", "onnx_lowrank"]
+        arguments = [str(model), str(out), f"--report={report}", "--quiet", *options]
         start = time.perf_counter()
-        code = subprocess.run(command, stdin=subprocess.DEVNULL).returncode
+        code = subprocess.run([*program, *arguments], stdin=subprocess.DEVNULL).returncode
         seconds = time.perf_counter() - start
         if code:
             raise SystemExit(code)
-        return Run(seconds, json.loads(report.read_text(encoding="utf-8")))
+        return CommandRun(seconds, json.loads(report.read_text(encoding="utf-8")))
 
 
-def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function in a fresh process of its own."""
+def run_rows(model: Path, rows: Mapping[str, Sequence[str]], folder: Path) -> tuple[dict[str, CommandRun], list[Path]]:
+    """Run the command once for every row of a table, with the options of the row.
+
+    Returns
+    -------
+    runs
+        The runs, by the names of the rows.
+    models
+        The models that they wrote into the folder.
+    """
+    runs = {}
+    models = [folder / f"{number}.onnx" for number in range(len(rows))]
+    for (name, options), out in zip(rows.items(), models, strict=True):
+        runs[name] = run_command(model, out, *options)
+        progress(f"{name}: {runs[name].seconds:.1f} s")
+    return runs, models
+
+
+def in_own_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a fresh process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args, **kwargs).result()
 
 
-def bare_seconds(model: Path, data: Path, images: int, preprocess: Preprocess) -> tuple[int, float]:
-    """(samples, seconds) of running the model on the calibration samples: ONNX Runtime's defaults, batches of 8.
-
-    The clock runs inside the runtime alone: opening the model, a first run to warm up and reading photos are left out.
-    """
-    specs = inputs(load(model).proto)
-    source = open_source(data, specs, preprocess=preprocess, count=images, seed=0, on_warning=warn)
-    session = Session(str(model), PROVIDERS, 0, str(model))
-    session(source.feeds(range(min(BATCH, len(source)))))
-    seconds = 0.0
-    for start in range(0, len(source), BATCH):
-        feeds = source.feeds(range(start, min(start + BATCH, len(source))))
-        began = time.perf_counter()
-        session(feeds)
-        seconds += time.perf_counter() - began
-    return len(source), seconds
+# ---- writing
 
 
-def round_classes(labels: NDArray[np.int64], limit: int) -> list[int]:
-    """The first sample of every class, the second of every class and so on, up to ``limit`` of them."""
-    turn = np.empty(len(labels), np.int64)
-    for label in np.unique(labels):
-        own = np.flatnonzero(labels == label)
-        turn[own] = np.arange(len(own))
-    chosen: list[int] = np.lexsort((labels, turn))[:limit].tolist()
-    return chosen
-
-
-def compare(
-    models: Sequence[Path], test: Path, limit: int, preprocess: Preprocess, tap: str | None = None
-) -> list[Scores]:
-    """Scores of all models on the same labelled samples; the first model is the original.
-
-    With ``tap``, the relative error of the tensor of this name, which all models have, is measured, too.
-    """
-    source, labels = load_labelled(test, inputs(load(models[0]).proto), preprocess, on_warning=warn)
-    chosen = round_classes(labels, limit)
-    sessions = [_tapped(model, tap) for model in models]
-    scores: list[list[Array]] = [[] for _ in models]
-    tapped: list[list[Array]] = [[] for _ in models]
-    for start in range(0, len(chosen), BATCH):
-        feeds = source.feeds(chosen[start : start + BATCH])
-        for i, session in enumerate(sessions):
-            made = session(feeds)
-            scores[i].append(made[session.outputs[0]].astype(np.float64))
-            if tap is not None:
-                tapped[i].append(made[tap].astype(np.float64))
-    all_scores = [np.concatenate(parts) for parts in scores]
-    all_tapped = [np.concatenate(parts) if parts else None for parts in tapped]
-    return [
-        _scores(of_model, all_scores[0], tensor, all_tapped[0], labels[chosen])
-        for of_model, tensor in zip(all_scores, all_tapped, strict=True)
-    ]
-
-
-def _tapped(model: Path, tap: str | None) -> Session:
-    if tap is None:
-        return Session(str(model), PROVIDERS, 0, str(model))
-    graph = normalise(load(model).proto)
-    wanted = whole(graph, [graph.outputs[0].name, tap])
-    return Session(wanted.SerializeToString(), PROVIDERS, 0, str(model))
-
-
-def _scores(
-    out: Array, ref: Array, tapped: Array | None, tapped_ref: Array | None, labels: NDArray[np.int64]
-) -> Scores:
-    predicted = out.argmax(axis=1)
-    return Scores(
-        samples=len(labels),
-        top1=float((predicted == labels).mean()),
-        agreement=float((predicted == ref.argmax(axis=1)).mean()),
-        relative_error=_relative_error(out, ref),
-        tapped_error=None if tapped is None or tapped_ref is None else _relative_error(tapped, tapped_ref),
-    )
-
-
-def _relative_error(out: Array, ref: Array) -> float:
-    return float(np.square(out - ref).sum() / np.square(ref).sum())
-
-
-def error(value: float) -> str:
-    """A relative error: four decimals, or where it is small two digits."""
+def error_text(value: float) -> str:
+    """Write a relative error with four decimals, or with two digits where it is small."""
     return f"{value:.4f}" if value >= 0.01 or value == 0 else f"{value:.2g}"
 
 
 def percent(share: float) -> str:
-    """Two decimals: half a point is a large difference here."""
+    """Write a share with two decimals, because half a point is a large difference here."""
     return f"{100 * share:.2f} %"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table: the first column to the left, numbers to the right."""
+    """Return a Markdown table with the first column to the left and the others to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def bare_run_note(samples: int, seconds: float) -> str:
+    """Return the sentence under a table with a column "× bare run"."""
+    return f"Bare run: ONNX Runtime alone takes {seconds:.3g} s for the original on the {samples} calibration samples."
+
+
+def json_row(run: CommandRun, scores: Scores) -> dict[str, Any]:
+    """Return everything that is known of a row, for JSON."""
+    return {**asdict(scores), "seconds": run.seconds, "report": run.report}
+
+
+def write_json(file: Path | None, document: dict[str, Any]) -> None:
+    """Write the measured values, if the user named a file for them."""
+    if file:
+        file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -1,40 +1,29 @@
-"""Compare the four solvers and the SVD of the weights, or any other options, on one classifier; print a Markdown table.
+"""Compare the solvers and the SVD of the weights, or any other options, on one classifier; print a Markdown table.
 
 usage: python tools/solver_table.py MODEL --calibration DATA --validation LABELLED [--images 300] [--speedup 4]
                                     [--form auto] [--limit 500] [--preprocess caffe] [--row NAME=OPTIONS]...
                                     [--json FILE]
 
-DATA is what onnx-lowrank's --data takes; LABELLED what its --test takes: a folder with a sub-folder of photos for each
-class, or an .npz with labels. The first --limit / classes samples of every class are looked at. The model's first
-output must be class scores, and its batch size free. Each --row is a run with options of its own, in place of the
-solvers: --row "with shortcuts=--residual" --row "without=--no-residual".
+DATA is anything that the option --data of onnx-lowrank takes. LABELLED is anything that its option --test takes: a
+folder with a sub-folder of photos for each class, or an .npz with labels. The samples are taken in turn from every
+class until there are --limit of them. The first output of the model must be class scores, and its batch size must be
+free. Each --row is a run with options of its own; the rows that are given replace the solvers. Two of them can show,
+for example, what shortcuts are worth: --row "with shortcuts=--residual" --row "without=--no-residual".
 
 First the original runs alone on the calibration samples, with ONNX Runtime's defaults and in batches of 8. Then every
-solver runs as a process of its own: the real command, whose whole time is divided by that of the original. Run this on
-a machine that does nothing else.
+solver runs in a process of its own. This is the real command, and its whole time is divided by that of the original.
+Run the tool on a machine that does nothing else.
 """
 
 import argparse
-import json
 import shlex
-import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from measuring import (
-    Run,
-    Scores,
-    apart,
-    bare_seconds,
-    command_options,
-    common_arguments,
-    compare,
-    error,
-    markdown,
-    percent,
-    run_command,
-)
+import measuring
+from measuring import CommandRun, error_text, percent
+from scoring import Scores, bare_run, score_models
 
 SOLVERS = {
     "linear, symmetric": ("--solver=linear", "--symmetric"),
@@ -49,24 +38,25 @@ HEADER = (
 )
 
 
-def row(name: str, run: Run, scores: Scores, bare: float) -> list[str]:
+def table_row(name: str, run: CommandRun, scores: Scores, bare_seconds: float) -> list[str]:
+    """Return the cells of one run."""
     cost = run.report["cost"]
     return [
         name,
-        error(scores.relative_error),
+        error_text(scores.relative_error),
         percent(scores.agreement),
         percent(scores.top1),
         f"{run.report['speedup']['macs']:.3f}× fewer",
         f"{run.report['speedup']['latency']['ratio']:.2f}×",
         f"{run.seconds:.1f}",
-        f"{run.seconds / bare:.2f}",
+        f"{run.seconds / bare_seconds:.2f}",
         f"{cost['peak_rss_bytes'] / 2**30:.2f} GiB",
         f"{cost['forward_passes']:.2f}",
     ]
 
 
 def named_options(text: str) -> tuple[str, tuple[str, ...]]:
-    """The name of a row, and the options of its run."""
+    """Split the argument of --row into the name of the row and the options of its run."""
     name, equals, options = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r} has no '=' between a name and options")
@@ -74,44 +64,41 @@ def named_options(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="the ONNX file of a classifier")
-    parser.add_argument("--calibration", type=Path, required=True, metavar="DATA", help="samples without labels")
-    parser.add_argument("--validation", type=Path, required=True, metavar="LABELLED", help="samples with labels")
+    parser = measuring.tool_parser(__doc__)
+    measuring.add_samples(parser)
+    measuring.add_speedup(parser)
     parser.add_argument(
-        "--row", type=named_options, action="append", metavar="NAME=OPTIONS", help="a run in place of the solvers"
+        "--row", type=named_options, action="append", metavar="NAME=OPTIONS", help="a run; replaces the solvers"
     )
-    common_arguments(parser)
     args = parser.parse_args()
-    rows: dict[str, tuple[str, ...]] = dict(args.row or SOLVERS.items())
+    shared = [f"--data={args.calibration}", *measuring.command_options(args, args.speedup)]
+    rows = {name: [*shared, *options] for name, options in args.row or SOLVERS.items()}
 
-    samples, bare = apart(bare_seconds, args.model, args.calibration, args.images, args.preprocess)
-    print(f"original: {bare:.3g} s for {samples} samples", file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        runs: dict[str, Run] = {}
-        outs = [Path(folder) / f"{number}.onnx" for number in range(len(rows))]
-        for (name, options), out in zip(rows.items(), outs, strict=True):
-            runs[name] = run_command(args.model, out, f"--data={args.calibration}", *command_options(args), *options)
-            print(f"{name}: {runs[name].seconds:.1f} s", file=sys.stderr, flush=True)
-        original, *scores = apart(compare, [args.model, *outs], args.validation, args.limit, args.preprocess)
-
-    print(markdown(HEADER, [row(name, runs[name], s, bare) for name, s in zip(runs, scores, strict=True)]))
-    print(
-        f"\nBare run: ONNX Runtime alone takes {bare:.3g} s for the original on the {samples} calibration samples. "
-        f"Errors, agreement and top-1 on {original.samples} labelled samples, of which the original gets "
-        f"{percent(original.top1)} right."
+    samples, bare_seconds = measuring.in_own_process(
+        bare_run, args.model, args.calibration, args.images, args.preprocess
     )
-    if args.json:
-        document = {
+    measuring.progress(f"original: {bare_seconds:.3g} s for {samples} samples")
+    with tempfile.TemporaryDirectory() as folder:
+        runs, models = measuring.run_rows(args.model, rows, Path(folder))
+        original, *scores = measuring.in_own_process(
+            score_models, [args.model, *models], args.validation, args.limit, args.preprocess
+        )
+    scored = dict(zip(runs, scores, strict=True))
+
+    print(measuring.markdown(HEADER, [table_row(name, runs[name], scored[name], bare_seconds) for name in runs]))
+    print(
+        f"\n{measuring.bare_run_note(samples, bare_seconds)} Errors, agreement and top-1 were measured on "
+        f"{original.samples} labelled samples, of which the original gets {percent(original.top1)} right."
+    )
+    measuring.write_json(
+        args.json,
+        {
             "model": args.model.name,
-            "bare": {"samples": samples, "seconds": bare},
+            "bare": {"samples": samples, "seconds": bare_seconds},
             "original": asdict(original),
-            "solvers": {
-                name: {**asdict(s), "seconds": runs[name].seconds, "report": runs[name].report}
-                for name, s in zip(runs, scores, strict=True)
-            },
-        }
-        args.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+            "solvers": {name: measuring.json_row(runs[name], scored[name]) for name in runs},
+        },
+    )
 
 
 if __name__ == "__main__":
