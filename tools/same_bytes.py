@@ -1,15 +1,15 @@
-"""Print the SHA-256 of what many runs of the command write, to compare two states of the code.
+"""Print the SHA-256 of everything that many runs of the command write, to compare two states of the code.
 
 usage: python tools/same_bytes.py [--package FOLDER] [--against FILE] [--vgg16 MODEL --photos FOLDER] > hashes.txt
 
-A change that only moves code must leave every line as it was. Record the lines before the change, then run the tool
-again with --against: it prints the lines that differ and exits with 1 where there are any. --package names the folder
-that holds the package `onnx_lowrank`, such as another checkout; the default is this one.
+A change that only moves code must leave every line as it was. Record the lines before the change, and afterwards run
+the tool again with --against: it prints the lines that differ, and exits with 1 if there are any. --package names the
+folder that holds the package `onnx_lowrank`, for example another checkout; the default is this one.
 
-Every run hashes the plan of a dry run and the model that is written. The runs are the embedded model in all forms,
-by all solvers, symmetric and asymmetric; fully connected layers factorised; grouped, residual and branching
-networks of the tests; and VGG-16 at 4× with 100 photos where it is given. Bytes are the same on the same machine only:
-other processors add up in another order.
+Every run hashes the plan of a dry run and the model that is written. The runs are the embedded model in all forms, by
+all solvers, symmetric and asymmetric; the same model with other options, such as factorised fully connected layers;
+plain, grouped, residual and branching networks of the tests; and, if they are given, VGG-16 at 4× with 100 photos. The
+bytes are the same on the same machine only, because other processors add up in another order.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,14 +31,15 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import models_for_tests  # noqa: E402
 
-from onnx_lowrank.options import FORM_CHOICES, SOLVERS  # noqa: E402
+from onnx_lowrank.factorise.forms.channel import CHANNEL  # noqa: E402
+from onnx_lowrank.options import AUTO, FORM_CHOICES, SOLVERS  # noqa: E402
 
 MNIST = [str(ROOT / "models" / "mnist_calib.npz"), "--preprocess", "unit", "--images", "200"]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One run: its name, the model's file, the data and what else the command is told."""
+    """One run: its name, the file of the model, and the options for the data and for everything else."""
 
     name: str
     model: Path
@@ -47,7 +48,7 @@ class Case:
 
 
 def grouped() -> onnx.ModelProto:
-    """A stem and two convolutions in groups, the last one behind a PRelu."""
+    """Return a network of a stem and two convolutions in groups, the last of them behind a PRelu."""
     conv, weights = models_for_tests.conv, models_for_tests.weights
     stored = {"w1": weights(1, 16, 3, 3, 3), "w2": weights(2, 24, 8, 3, 3), "w3": weights(3, 24, 6, 3, 3)}
     stored |= {"b3": weights(4, 24), "slope": np.abs(weights(5, 24, 1, 1))}
@@ -60,11 +61,11 @@ def grouped() -> onnx.ModelProto:
 
 
 def small_cases(folder: Path) -> Iterator[Case]:
-    """Networks of a second or less."""
+    """Yield the cases that take a second or two each."""
     embedded = ROOT / "models" / "mnist_vgg.onnx"
     for form, solver, symmetric in itertools.product(FORM_CHOICES, SOLVERS, (False, True)):
         flags = ["--symmetric"] if symmetric else []
-        options = ["--speedup", "3" if form == "channel" else "4", "--form", form, "--solver", solver, *flags]
+        options = ["--speedup", "3" if form == CHANNEL.name else "4", "--form", form, "--solver", solver, *flags]
         yield Case(f"embedded {form} {solver} {'symmetric' if symmetric else 'asymmetric'}", embedded, MNIST, options)
     for name, extra in {
         "greedy": ["--ranks", "greedy"],
@@ -89,7 +90,7 @@ def small_cases(folder: Path) -> Iterator[Case]:
     }
     for name, model in networks.items():
         onnx.save(model, folder / f"{name}.onnx")
-        for form in FORM_CHOICES[:2] if name == "scattered-weights" else FORM_CHOICES:
+        for form in (AUTO, CHANNEL.name) if name == "scattered-weights" else FORM_CHOICES:
             options = ["--speedup", "1.3", "--form", form, "--include", "."]
             yield Case(f"{name} {form}", folder / f"{name}.onnx", data, options)
     options = ["--speedup", "1.5", "--include-gemm"]
@@ -98,48 +99,60 @@ def small_cases(folder: Path) -> Iterator[Case]:
 
 
 def sha256(path: Path) -> str:
+    """Return the hash of a file, or a dash where there is none."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "–"
 
 
 def lines(case: Case, folder: Path, package: Path) -> Iterator[str]:
-    """The hashes of one case; where the command refuses, its exit code."""
+    """Yield a line for each file that a case writes: its hash, the exit code, and its name."""
     plan, out = folder / "plan.json", folder / "out.onnx"
     environment = os.environ | {"PYTHONPATH": str(package), "OPENBLAS_NUM_THREADS": "1"}
-    common = [sys.executable, "-m", "onnx_lowrank", "--quiet", "--data", *case.data, *case.options]
-    for what, file, arguments in (
-        ("plan", plan, [str(case.model), "--dry-run", "--plan", str(plan)]),
-        ("model", out, [str(case.model), str(out)]),
-    ):
+    common = [sys.executable, "-m", "onnx_lowrank", "--quiet", "--data", *case.data, *case.options, str(case.model)]
+    for name, file, arguments in (("plan", plan, ["--dry-run", "--plan", str(plan)]), ("model", out, [str(out)])):
         file.unlink(missing_ok=True)
-        done = subprocess.run([*common, *arguments], env=environment, cwd=folder, capture_output=True, check=False)
-        yield f"{sha256(file)} exit {done.returncode} {what} {case.name}"
+        completed = subprocess.run([*common, *arguments], env=environment, cwd=folder, capture_output=True, check=False)
+        yield f"{sha256(file)} exit {completed.returncode} {name} {case.name}"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--package", type=Path, default=ROOT, metavar="FOLDER", help="a checkout (default: this one)")
-    parser.add_argument("--against", type=Path, metavar="FILE", help="lines recorded before")
-    parser.add_argument("--vgg16", type=Path, metavar="MODEL", help="as tools/make_vgg16.py makes it")
-    parser.add_argument("--photos", type=Path, metavar="FOLDER", help="what it is calibrated on")
-    args = parser.parse_args()
-    found = []
+def all_lines(package: Path, vgg16: Path | None, photos: Path | None) -> Iterator[str]:
+    """Yield the lines of all cases."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         cases = list(small_cases(folder))
-        if args.vgg16 and args.photos:
-            photos = [str(args.photos.resolve()), "--preprocess", "caffe", "--images", "100"]
-            cases.append(Case("vgg16", args.vgg16.resolve(), photos, ["--speedup", "4"]))
+        if vgg16 and photos:
+            data = [str(photos.resolve()), "--preprocess", "caffe", "--images", "100"]
+            cases.append(Case("vgg16", vgg16.resolve(), data, ["--speedup", "4"]))
         for case in cases:
-            for line in lines(case, folder, args.package.resolve()):
-                print(line, flush=True)
-                found.append(line)
+            yield from lines(case, folder, package.resolve())
+
+
+def name_of(line: str) -> str:
+    """Return the part of a line behind the hash and the exit code."""
+    return line.partition(" exit ")[2].partition(" ")[2]
+
+
+def differences(recorded: Sequence[str], current: Sequence[str]) -> list[str]:
+    """Return a text for every line that was recorded with another hash or exit code, or not at all."""
+    before = {name_of(line): line for line in recorded}
+    pairs = [(before.get(name_of(line), "not recorded"), line) for line in current]
+    return [f"{old}\n  now {new}" for old, new in pairs if old != new]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--package", type=Path, default=ROOT, metavar="FOLDER", help="a checkout (default: this one)")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="the lines that were recorded before")
+    parser.add_argument("--vgg16", type=Path, metavar="MODEL", help="the model that tools/make_vgg16.py makes")
+    parser.add_argument("--photos", type=Path, metavar="FOLDER", help="the photos that calibrate it")
+    args = parser.parse_args()
+    current = []
+    for line in all_lines(args.package, args.vgg16, args.photos):
+        print(line, flush=True)
+        current.append(line)
     if args.against is None:
         return 0
-    known = args.against.read_text(encoding="utf-8").splitlines()
-    names = {line.partition(" exit ")[2].partition(" ")[2] for line in found}
-    expected = [line for line in known if line.partition(" exit ")[2].partition(" ")[2] in names]
-    differing = [f"{old}\n  now {new}" for old, new in zip(expected, found, strict=True) if old != new]
-    print(f"{len(found)} lines, {len(differing)} differ", *differing, sep="\n", file=sys.stderr)
+    differing = differences(args.against.read_text(encoding="utf-8").splitlines(), current)
+    print(f"{len(current)} lines, {len(differing)} differ", *differing, sep="\n", file=sys.stderr)
     return 1 if differing else 0
 
 

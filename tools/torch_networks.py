@@ -2,9 +2,9 @@
 
 usage: python tools/torch_networks.py FOLDER
 
-A residual, an Inception-style, a dense and a U-Net style network, in plain torch.nn, with a fixed seed. The first
-three name the digit; the last one cleans a noisy picture of it. Needs torch and onnxscript. Written are the models, the
-samples to calibrate with, and done.json, which lists them.
+The networks are a residual one, one in the style of Inception, a dense one and one in the style of U-Net, in plain
+torch.nn and with a fixed seed. The first three name the digit; the last cleans a noisy picture of it. The tool needs
+torch and onnxscript. It writes the models, the samples to calibrate them with, and done.json, which lists them.
 """
 
 import argparse
@@ -20,18 +20,18 @@ from torch.nn import functional
 MODELS = Path(__file__).resolve().parents[1] / "models"
 EPOCHS, BATCH, RATE, NOISE = 5, 50, 2e-3, 0.5
 TRAINED_ON = 1200
-"""Of the 1,500 labelled digits; the others say how well it went."""
+"""The number of digits that the networks are trained on; the rest of the 1,500 labelled digits are held out."""
 
 
 def block(c: int, d: int, kernel: Any = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution, batch normalisation, ReLU."""
+    """Return a convolution of c channels with d filters, batch normalisation and ReLU."""
     size = (kernel, kernel) if isinstance(kernel, int) else kernel
     pads = (size[0] // 2, size[1] // 2)
     return nn.Sequential(nn.Conv2d(c, d, size, stride, pads, bias=False), nn.BatchNorm2d(d), nn.ReLU())
 
 
 class Residual(nn.Module):  # type: ignore[misc]
-    """Bottlenecks and basic blocks, with projections where the size changes."""
+    """A residual network of bottlenecks and basic blocks, with projections where the size changes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Residual(nn.Module):  # type: ignore[misc]
 
 
 class Inception(nn.Module):  # type: ignore[misc]
-    """Branches of several kernels, rectangular ones too, side by side."""
+    """A network whose branches have kernels of several shapes, some of them rectangular."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,10 @@ class Inception(nn.Module):  # type: ignore[misc]
 
 
 class Dense(nn.Module):  # type: ignore[misc]
-    """Every layer reads all before it; the normalisation stands before the convolution and cannot be folded."""
+    """A network in which every layer reads all layers before it.
+
+    The normalisation stands before the convolution, so it cannot be folded.
+    """
 
     def __init__(self, layers: int = 4, growth: int = 16) -> None:
         super().__init__()
@@ -95,7 +98,7 @@ class Dense(nn.Module):  # type: ignore[misc]
 
 
 class UNet(nn.Module):  # type: ignore[misc]
-    """Down and up again, once by a transposed convolution and once by repeating pixels."""
+    """A network that goes down and up again, once by a transposed convolution and once by repeating pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +137,7 @@ def train(network: nn.Module, x: torch.Tensor, target: torch.Tensor) -> float:
 
 
 def export(network: nn.Module, sample: torch.Tensor, path: Path, *, dynamo: bool) -> None:
-    """Write one file, for any number of samples."""
+    """Write one file that takes any number of samples."""
     names = {"input_names": ["input"], "output_names": ["output"]}
     if dynamo:
         shapes = ({0: torch.export.Dim("batch")},)
@@ -145,26 +148,26 @@ def export(network: nn.Module, sample: torch.Tensor, path: Path, *, dynamo: bool
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train and export small networks.")
-    parser.add_argument("folder", type=Path)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder to write to")
     folder = parser.parse_args().folder
     with np.load(MODELS / "mnist_test.npz") as digits:
         x, labels = torch.from_numpy(digits["input"]), torch.from_numpy(digits["labels"])
     written = []
-    for name, make in NETWORKS.items():
+    for name, network_class in NETWORKS.items():
         torch.manual_seed(0)
-        network = make()
+        network = network_class()
         noisy = name == "unet"
-        seen = x + NOISE * torch.randn_like(x) if noisy else x
-        held_out = train(network, seen, (x > 0.5).float() if noisy else labels)
-        np.savez(folder / f"{name}.npz", input=seen[:TRAINED_ON].numpy())
+        inputs = x + NOISE * torch.randn_like(x) if noisy else x
+        held_out_loss = train(network, inputs, (x > 0.5).float() if noisy else labels)
+        np.savez(folder / f"{name}.npz", input=inputs[:TRAINED_ON].numpy())
         for dynamo in (False, True):
             exporter = "dynamo" if dynamo else "TorchScript"
             path = folder / f"torch_{name}_{exporter.lower()}.onnx"
-            export(network, seen[:2], path, dynamo=dynamo)
+            export(network, inputs[:2], path, dynamo=dynamo)
             source = f"torch {torch.__version__.split('+')[0]}, {exporter}"
             written.append({"name": path.stem, "source": source, "file": path.name, "data": f"{name}.npz"})
-        print(f"{name}: loss {held_out:.4f} on {len(x) - TRAINED_ON} digits that were held out")
+        print(f"{name}: loss {held_out_loss:.4f} on {len(x) - TRAINED_ON} digits that were held out")
     (folder / "done.json").write_text(json.dumps(written, indent=2), encoding="utf-8")
 
 
