@@ -1,9 +1,11 @@
-"""Small ONNX models for the tests, with seeded weights: opset 17, IR 8, inputs [N, 3, 12, 10] unless said otherwise.
+"""Small ONNX models for the tests, and the parts of which they are built, with seeded weights.
 
-Each builder returns a checked ModelProto. ``ALL`` names those that ONNX Runtime can run with one input "x".
+The models have opset 17 and IR version 8, and take an input "x" of any batch, three channels and any size, unless their
+docstrings state otherwise. Each builder returns a ModelProto that ONNX's checker accepts. The names of the convolutions
+stand in the docstrings.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,14 +19,14 @@ OPSET, IR = 17, 8
 
 
 def weights(seed: int, *shape: int) -> Array:
-    """Seeded float32 weights, scaled so that responses stay near 1."""
+    """Return seeded float32 weights, scaled so that responses stay near 1."""
     scale = 1 / np.sqrt(max(int(np.prod(shape[1:])), 1))
     values: Array = np.random.default_rng(seed).normal(size=shape) * scale
     return values.astype(np.float32)
 
 
 def photo(seed: int = 0, shape: Sequence[int] = (2, 3, 12, 10)) -> Array:
-    """A seeded input."""
+    """Return a seeded input."""
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
@@ -35,11 +37,9 @@ def build(
     *,
     input_shape: Sequence[Any] = ("N", 3, "H", "W"),
     output_shape: Sequence[Any] | None = ("N", None, None, None),
-    functions: Sequence[Any] = (),
-    domains: Sequence[str] = (),
     opset: int = OPSET,
 ) -> onnx.ModelProto:
-    """Put nodes and initializers together, with the input "x"."""
+    """Put nodes and initializers together, with the input "x"; the domains of the nodes are imported at version 1."""
     graph = helper.make_graph(
         nodes,
         "net",
@@ -47,33 +47,34 @@ def build(
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, output_shape) for name in outputs],
         [numpy_helper.from_array(values, name) for name, values in stored.items()],
     )
+    domains = sorted({node.domain for node in nodes if node.domain})
     opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR, functions=functions)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR)
     onnx.checker.check_model(model)
     return model
 
 
 def conv(name: str, x: str, w: str, y: str, b: str | None = None, **attributes: Any) -> Any:
-    """A Conv node, with padding 1 unless said otherwise."""
+    """Return a Conv node, with padding 1 unless the attributes state another."""
     if "pads" not in attributes and "auto_pad" not in attributes:
         attributes["pads"] = [1, 1, 1, 1]
     return helper.make_node("Conv", [x, w, b] if b else [x, w], [y], name, **attributes)
 
 
 def relu(x: str, y: str) -> Any:
-    """A Relu node."""
+    """Return a Relu node."""
     return helper.make_node("Relu", [x], [y], f"relu_{y}")
 
 
 def one_conv(kernel: Array, bias: Array | None = None, **attributes: Any) -> onnx.ModelProto:
-    """Only a convolution, "conv", of an input [N, c, H, W]."""
+    """Build a network of one convolution, "conv", with an input [N, c, H, W]."""
     stored = {"w": kernel} if bias is None else {"w": kernel, "b": bias}
     node = conv("conv", "x", "w", "y", None if bias is None else "b", **attributes)
     return build([node], stored, input_shape=("N", kernel.shape[1], "H", "W"))
 
 
 def norm(x: str, y: str, prefix: str, d: int, seed: int) -> tuple[Any, dict[str, Array]]:
-    """A BatchNormalization node and its four constants, named by the prefix."""
+    """Return a BatchNormalization node, and its four constants, whose names begin with the prefix."""
     rng = np.random.default_rng(seed)
     names = [f"{prefix}_{part}" for part in ("scale", "shift", "mean", "var")]
     values = [rng.uniform(0.5, 2, d), rng.normal(size=d), rng.normal(size=d), rng.uniform(0.2, 3, d)]
@@ -82,7 +83,7 @@ def norm(x: str, y: str, prefix: str, d: int, seed: int) -> tuple[Any, dict[str,
 
 
 def plain() -> onnx.ModelProto:
-    """Conv, BatchNormalization, Relu, three times, with a pooling: conv1, conv2, conv3; the last norm is the output."""
+    """Build conv1, conv2 and conv3, each with a normalisation and all but the last with a ReLU, and a pooling."""
     stored = {
         "w1": weights(1, 8, 3, 3, 3),
         "b1": weights(2, 8),
@@ -102,7 +103,7 @@ def plain() -> onnx.ModelProto:
 
 
 def three_convs(channels: int = 16, size: Sequence[Any] = ("H", "W")) -> onnx.ModelProto:
-    """conv1, conv2, conv3, each with a ReLU, and a mean: y [N, channels]; the last two are alike."""
+    """Build conv1, conv2 and conv3, each with a ReLU, and a mean y [N, channels]; the last two have the same shape."""
     stored = {
         "w1": weights(1, channels, 3, 3, 3),
         "w2": weights(2, channels, channels, 3, 3),
@@ -118,7 +119,7 @@ def three_convs(channels: int = 16, size: Sequence[Any] = ("H", "W")) -> onnx.Mo
 
 
 def residual() -> onnx.ModelProto:
-    """Two blocks with shortcuts: conv1, conv2, conv3, shortcut, conv4."""
+    """Build two blocks with shortcuts, in the order conv1, conv2, conv3, shortcut, conv4."""
     stored = {
         "w1": weights(1, 8, 3, 3, 3), "w2": weights(2, 8, 8, 3, 3), "b2": weights(3, 8), "w3": weights(4, 10, 8, 3, 3),
         "ws": weights(5, 10, 8, 1, 1), "w4": weights(6, 10, 10, 3, 3),
@@ -135,11 +136,11 @@ def residual() -> onnx.ModelProto:
 
 
 def deep_residual(blocks: int = 25, d: int = 8) -> onnx.ModelProto:
-    """Many blocks of conv, relu, conv, add, relu behind a stem: stem, then a and b of every block by number."""
+    """Build a stem and many blocks of conv, relu, conv, add, relu; block 0 has the convolutions 0a and 0b."""
     stored = {"w": weights(1, d, 3, 3, 3)}
     nodes = [conv("stem", "x", "w", "c"), relu("c", "r0")]
     for i in range(blocks):
-        # Small beside the shortcut, so that the sum does not grow with the depth.
+        # The response is small beside the shortcut, so that the sum does not grow with the depth.
         stored |= {f"w{i}a": weights(2 * i + 2, d, d, 3, 3), f"w{i}b": 0.3 * weights(2 * i + 3, d, d, 3, 3)}
         nodes += [
             conv(f"{i}a", f"r{i}", f"w{i}a", f"a{i}"), relu(f"a{i}", f"h{i}"),
@@ -150,7 +151,7 @@ def deep_residual(blocks: int = 25, d: int = 8) -> onnx.ModelProto:
 
 
 def branches() -> onnx.ModelProto:
-    """An inception-like block, its stem's response an output too: stem, left, middle, right, end."""
+    """Build stem, the branches left, middle and right, and end; the response of the stem is the second output."""
     stored = {
         "w0": weights(1, 8, 3, 3, 3), "wl": weights(2, 4, 8, 1, 1), "wm": weights(3, 6, 8, 3, 3),
         "wr": weights(4, 4, 8, 5, 5), "we": weights(5, 5, 14, 3, 3),
@@ -165,122 +166,12 @@ def branches() -> onnx.ModelProto:
     return build(nodes, stored, ("y", "stem_out"))
 
 
-def scattered_weights() -> onnx.ModelProto:
-    """Weights in Constant nodes, behind Identity and behind Cast from float16: constant, identity, cast."""
-    stored = {"wi": weights(2, 8, 8, 3, 3), "wc": weights(3, 4, 8, 3, 3).astype(np.float16)}
-    nodes = [
-        helper.make_node("Constant", [], ["w1"], value=numpy_helper.from_array(weights(1, 8, 3, 3, 3))),
-        helper.make_node("Constant", [], ["b1"], value_floats=[0.1 * i for i in range(8)]),
-        helper.make_node("Identity", ["wi"], ["w2"]), helper.make_node("Identity", ["w2"], ["w22"]),
-        helper.make_node("Cast", ["wc"], ["w3"], to=TensorProto.FLOAT),
-        conv("constant", "x", "w1", "c1", "b1"), relu("c1", "r1"),
-        conv("identity", "r1", "w22", "c2"), relu("c2", "r2"),
-        conv("cast", "r2", "w3", "y"),
-    ]  # fmt: skip
-    return build(nodes, stored)
-
-
-def shared_weights() -> onnx.ModelProto:
-    """One weight in three convolutions, two of them followed by different norms: a, b, c; and in a Max."""
-    stored = {"w": weights(1, 3, 3, 3, 3)}
-    norms = [norm("ca", "na", "bna", 3, 5), norm("cb", "nb", "bnb", 3, 6)]
-    for _, constants in norms:
-        stored |= constants
-    nodes = [
-        conv("a", "x", "w", "ca"), norms[0][0], relu("na", "ra"),
-        conv("b", "ra", "w", "cb"), norms[1][0], relu("nb", "rb"),
-        conv("c", "rb", "w", "cc"),
-        helper.make_node("ReduceSum", ["w"], ["total"], keepdims=0), helper.make_node("Max", ["cc", "total"], ["y"]),
-    ]  # fmt: skip
-    return build(nodes, stored)
-
-
-def shape_crossing() -> onnx.ModelProto:
-    """Shapes computed before a convolution and used after it, and a constant computed from constants: conv1, conv2."""
-    stored = {
-        "w1": weights(1, 6, 3, 3, 3), "w2": weights(2, 6, 6, 3, 3), "tail": np.array([-1], np.int64),
-        "two": np.array([2.0], np.float32),
-    }  # fmt: skip
-    nodes = [
-        helper.make_node("Sqrt", ["two"], ["root"]),
-        helper.make_node("Shape", ["x"], ["batch"], start=0, end=1),
-        helper.make_node("Concat", ["batch", "tail"], ["target"], axis=0),
-        conv("conv1", "x", "w1", "c1"), relu("c1", "r1"),
-        helper.make_node("Mul", ["r1", "root"], ["m1"]),
-        conv("conv2", "m1", "w2", "c2"),
-        helper.make_node("Sum", ["c2", "root"], ["m2"]),
-        helper.make_node("Reshape", ["m2", "target"], ["y"]),
-    ]  # fmt: skip
-    return build(nodes, stored, output_shape=("N", "features"))
-
-
-def with_if() -> onnx.ModelProto:
-    """A convolution in each branch of an If, whose bodies read outer tensors and an outer weight: outer, last."""
-    free = helper.make_tensor_value_info("t_out", TensorProto.FLOAT, None)
-    then = helper.make_graph([conv("inner", "r1", "w_body", "t_out")], "then", [], [free])
-    other = helper.make_tensor_value_info("e_out", TensorProto.FLOAT, None)
-    local = numpy_helper.from_array(weights(4, 8, 8, 3, 3), "w_local")
-    otherwise = helper.make_graph(
-        [conv("inner_else", "r1", "w_local", "e1"), helper.make_node("Add", ["e1", "r0"], ["e_out"])],
-        "else", [], [other], [local],
-    )  # fmt: skip
-    stored = {
-        "w0": weights(1, 8, 3, 3, 3), "w1": weights(2, 8, 8, 3, 3), "w_body": weights(3, 8, 8, 3, 3),
-        "w2": weights(5, 4, 8, 3, 3), "zero": np.array(0.0, np.float32),
-    }  # fmt: skip
-    nodes = [
-        conv("first", "x", "w0", "c0"), relu("c0", "r0"), conv("outer", "r0", "w1", "c1"), relu("c1", "r1"),
-        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
-        helper.make_node("Greater", ["sum", "zero"], ["positive"]),
-        helper.make_node("If", ["positive"], ["chosen"], "choice", then_branch=then, else_branch=otherwise),
-        conv("last", "chosen", "w2", "y"),
-    ]  # fmt: skip
-    return build(nodes, stored)
-
-
-def with_function() -> onnx.ModelProto:
-    """A model-local function with a convolution inside: first, then the function, then last."""
-    block = helper.make_function(
-        "local", "Block", ["a", "w"], ["b"],
-        [conv("in_function", "a", "w", "t"), helper.make_node("Relu", ["t"], ["b"])],
-        [helper.make_opsetid("", OPSET)],
-    )  # fmt: skip
-    stored = {"w0": weights(1, 8, 3, 3, 3), "w1": weights(2, 8, 8, 3, 3), "w2": weights(3, 4, 8, 3, 3)}
-    nodes = [
-        conv("first", "x", "w0", "c0"), helper.make_node("Block", ["c0", "w1"], ["b1"], "block", domain="local"),
-        conv("last", "b1", "w2", "y"),
-    ]  # fmt: skip
-    return build(nodes, stored, functions=[block], domains=["local"])
-
-
-def odd_convolutions() -> onnx.ModelProto:
-    """One convolution of every kind that is left alone, besides an eligible one, "fine"."""
-    stored = {
-        "w0": weights(1, 6, 3, 3, 3), "wg": weights(2, 6, 1, 3, 3), "wt": weights(3, 6, 6, 3, 3),
-        "wq": np.ones((6, 6, 3, 3), np.int8), "scale": np.array(0.05, np.float32), "w1d": weights(4, 6, 6, 3),
-        "flat": np.array([0, 6, -1], np.int64), "wf": weights(5, 6, 6, 3, 3), "wd": weights(6, 6, 6, 3, 3),
-        "image": np.array([0, 6, 12, -1], np.int64), "noise": np.array(1.0, np.float32),
-    }  # fmt: skip
-    nodes = [
-        conv("first", "x", "w0", "c0"), conv("depthwise", "c0", "wg", "c1", group=6),
-        helper.make_node("ConvTranspose", ["c1", "wt"], ["c2"], "transposed", pads=[1] * 4),
-        helper.make_node("DequantizeLinear", ["wq", "scale"], ["wdq"]), conv("quantised", "c2", "wdq", "c3"),
-        helper.make_node("ReduceMean", ["x"], ["mean"], keepdims=0), helper.make_node("Mul", ["wd", "mean"], ["wdyn"]),
-        conv("dynamic", "c3", "wdyn", "c4"),
-        helper.make_node("Reshape", ["c4", "flat"], ["f"]),
-        helper.make_node("ConvTranspose", ["f", "w1d"], ["c5"], "transposed_1d", pads=[1, 1]),
-        helper.make_node("Reshape", ["c5", "image"], ["g"]),
-        helper.make_node("FusedConv", ["g", "wf"], ["c6"], "fused", domain="com.microsoft", pads=[1] * 4),
-        conv("fine", "c6", "wf", "y"),
-    ]  # fmt: skip
-    return build(nodes, stored, domains=["com.microsoft"])
-
-
 HEADS = ("transB 1", "transB 0", "MatMul and Add", "MatMul")
+"""The ways in which fully connected layers are written."""
 
 
 def classifier(head: str) -> onnx.ModelProto:
-    """Three convolutions, a pooling and two fully connected layers, "fc" and "head", written in one of several ways."""
+    """Build conv1 to conv3, a pooling, and the fully connected layers fc and head in one of the ways in ``HEADS``."""
     stored = {
         "w1": weights(1, 8, 3, 3, 3), "w2": weights(2, 12, 8, 3, 3), "w3": weights(3, 16, 12, 3, 3),
         "b3": 0.3 * weights(4, 16), "wf": weights(5, 12, 16), "bf": 0.1 * weights(6, 12), "wg": weights(7, 5, 12),
@@ -308,59 +199,8 @@ def classifier(head: str) -> onnx.ModelProto:
     return build(nodes, stored, output_shape=("N", 5))
 
 
-def _kept(key: str) -> onnx.StringStringEntryProto:
-    return onnx.StringStringEntryProto(key=key, value="kept")
-
-
-def decorated() -> onnx.ModelProto:
-    """A model with everything that graphsurgeon drops."""
-    model = residual()
-    model.ir_version = 10
-    model.producer_name, model.producer_version, model.domain = "maker", "1.2", "org.example"
-    model.model_version, model.doc_string = 7, "model doc"
-    model.metadata_props.append(_kept("labels"))
-    model.opset_import.append(helper.make_opsetid("unused.domain", 3))
-    model.functions.extend(with_function().functions)
-    model.opset_import.append(helper.make_opsetid("local", 1))
-    graph = model.graph
-    graph.name, graph.doc_string = "the graph", "graph doc"
-    graph.metadata_props.append(_kept("graph"))
-    for node in graph.node:
-        node.doc_string = f"doc of {node.output[0]}"
-        node.metadata_props.append(_kept("node"))
-    # graphsurgeon cannot export an empty list.
-    graph.node.insert(0, helper.make_node("Constant", [], ["unread"], value_ints=[1]))
-    graph.node[0].attribute[0].ints.pop()
-    graph.value_info.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 8, "H", "W"], f"about {name}")
-        for name in ("c2", "r1")
-    )
-    graph.input[0].doc_string, graph.output[0].doc_string = "pictures", "answers"
-    graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), "nobody_reads_me"))
-    graph.initializer.append(numpy_helper.from_array(np.array(0.1, np.float32), "the_scale"))
-    for tensor in graph.initializer:
-        tensor.doc_string = f"stored {tensor.name}"
-        if tensor.name in ("w1", "w2", "ws"):
-            graph.input.append(helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, list(tensor.dims)))
-    for name in ("c2", "w2"):
-        annotation = graph.quantization_annotation.add(tensor_name=name)
-        annotation.quant_parameter_tensor_names.append(
-            onnx.StringStringEntryProto(key="SCALE_TENSOR", value="the_scale")
-        )
-    onnx.checker.check_model(model)
-    return model
-
-
-_BUILDERS: tuple[Callable[[], onnx.ModelProto], ...] = (
-    plain, residual, branches, scattered_weights, shared_weights, shape_crossing, with_if, with_function,
-    odd_convolutions,
-)  # fmt: skip
-
-ALL: dict[str, Callable[[], onnx.ModelProto]] = {builder.__name__: builder for builder in _BUILDERS}
-
-
 def run_model(model: onnx.ModelProto, feeds: dict[str, Array], *, optimise: bool = False) -> dict[str, Array]:
-    """Run a model on the CPU and return its outputs by name."""
+    """Run a model on the CPU, and return its outputs by name."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from models_for_tests import HEADS, IR, OPSET, classifier, photo, run_model, weights, with_function, with_if
+from models_for_tests import HEADS, IR, OPSET, classifier, photo, run_model, weights
 from numpy.typing import NDArray
+from odd_models_for_tests import with_function, with_if
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_lowrank import Result, compress

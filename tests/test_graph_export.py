@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from models_for_tests import ALL, decorated, photo, residual, run_model, three_convs
+from models_for_tests import photo, residual, run_model, three_convs
+from odd_models_for_tests import ALL, decorated
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_lowrank import compress

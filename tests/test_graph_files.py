@@ -12,7 +12,8 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models_for_tests import decorated, plain, residual
+from models_for_tests import plain, residual
+from odd_models_for_tests import decorated
 
 from onnx_lowrank.errors import EnvironmentFault, ModelError
 from onnx_lowrank.graph.files.load import inputs, load, outputs

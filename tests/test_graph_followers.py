@@ -57,8 +57,7 @@ def model(nodes: Sequence[Any], outputs: Sequence[str] = ("r",), opset: int = 20
     everything = [conv("conv", "x", "w", "c"), *nodes]
     read = {name for node in everything for name in node.input}
     stored = {name: values for name, values in ARRAYS.items() if name in read}
-    domains = [node.domain for node in nodes if node.domain]
-    return build(everything, stored, outputs, domains=domains, opset=opset)
+    return build(everything, stored, outputs, opset=opset)
 
 
 def followers(nodes: Sequence[Any], outputs: Sequence[str] = ("r",), opset: int = 20) -> tuple[Activation | None, Any]:

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from models_for_tests import ALL, build, conv, photo, run_model, weights
+from models_for_tests import build, conv, photo, run_model, weights
+from odd_models_for_tests import ALL
 from onnx import helper
 
 from onnx_lowrank.graph.count_macs import counted_tensors, macs_by_output

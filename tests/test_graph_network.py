@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
-from models_for_tests import ALL, HEADS, build, classifier, conv, decorated, photo, relu, run_model, weights
+from models_for_tests import HEADS, build, classifier, conv, photo, relu, run_model, weights
+from odd_models_for_tests import ALL, decorated
 from onnx import TensorProto, helper, numpy_helper
 from random_graphs import RandomModel, random_models
 

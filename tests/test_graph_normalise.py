@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from models_for_tests import ALL, build, conv, norm, photo, plain, run_model, scattered_weights, shared_weights, weights
+from models_for_tests import build, conv, norm, photo, plain, run_model, weights
+from odd_models_for_tests import ALL, scattered_weights, shared_weights
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_lowrank.graph.edit.normalise import normalise
@@ -167,7 +168,7 @@ def test_weights_that_depend_on_chance_or_cannot_be_computed_stay() -> None:
         helper.make_node("Unknown", ["k"], ["w2"], domain="elsewhere"),
         conv("random", "x", "w1", "c1"), conv("foreign", "c1", "w2", "y"),
     ]  # fmt: skip
-    network = normalise(build(nodes, {"k": weights(1, 4, 4, 3, 3)}, domains=["elsewhere"]))
+    network = normalise(build(nodes, {"k": weights(1, 4, 4, 3, 3)}))
     assert not any(isinstance(node.inputs[1], gs.Constant) for node in network.nodes if node.op == "Conv")
 
 

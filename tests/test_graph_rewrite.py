@@ -8,7 +8,8 @@ import pytest
 from forms_for_tests import dense, every_kind, form_at, highest_ranks, shape_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from models_for_tests import OPSET, one_conv, photo, plain, residual, run_model, shared_weights, weights
+from models_for_tests import OPSET, one_conv, photo, plain, residual, run_model, weights
+from odd_models_for_tests import shared_weights
 from onnx import TensorProto, helper
 
 from onnx_lowrank.errors import ValidationError

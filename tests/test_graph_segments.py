@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models_for_tests import ALL, branches, photo, plain, run_model, shape_crossing, with_if
+from models_for_tests import branches, photo, plain, run_model
+from odd_models_for_tests import ALL, shape_crossing, with_if
 
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files.load import load

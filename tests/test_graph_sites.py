@@ -4,21 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models_for_tests import (
-    ALL,
-    branches,
-    build,
-    classifier,
-    conv,
-    odd_convolutions,
-    one_conv,
-    photo,
-    plain,
-    residual,
-    weights,
-    with_function,
-    with_if,
-)
+from models_for_tests import branches, build, classifier, conv, one_conv, photo, plain, residual, weights
+from odd_models_for_tests import ALL, odd_convolutions, with_function, with_if
 from onnx import helper
 
 from onnx_lowrank import compress

@@ -11,6 +11,7 @@ from typing import Any
 
 import models_for_tests
 import numpy as np
+import odd_models_for_tests
 import onnx
 import pytest
 from models_for_tests import photo, run_model
@@ -42,7 +43,7 @@ ROUND_OFF = 2e-5
 # Runs that share two cores: threads that wait for one another by spinning would only take them from each other.
 run = functools.partial(compress, threads=1)
 
-builders = pytest.mark.parametrize("builder", models_for_tests.ALL.values(), ids=models_for_tests.ALL)
+builders = pytest.mark.parametrize("builder", odd_models_for_tests.ALL.values(), ids=odd_models_for_tests.ALL)
 
 
 def test_what_was_prepared_can_be_planned_again_and_the_steps_hold_only_what_their_plan_asks_for() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import models_for_tests
 import numpy as np
+import odd_models_for_tests
 import onnx
 from PIL import Image
 from spoiling import spoil_message, spoiled_array, spoiled_bytes, spoiled_json
@@ -20,7 +21,7 @@ from spoiling import spoil_message, spoiled_array, spoiled_bytes, spoiled_json
 from onnx_lowrank.factorise.forms.table import FORMS
 from onnx_lowrank.options import ALLOCATION_CHOICES, FORM_CHOICES, SOLVERS
 
-MODELS: dict[str, bytes] = {name: build().SerializeToString() for name, build in models_for_tests.ALL.items()}
+MODELS: dict[str, bytes] = {name: build().SerializeToString() for name, build in odd_models_for_tests.ALL.items()}
 SHAPE = (6, 3, 12, 10)
 GOOD = ("in.onnx", "out.onnx", "--data", "data.npy", "--images", "6", "--threads", "1", "--quiet")
 

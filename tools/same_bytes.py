@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 import models_for_tests  # noqa: E402
+import odd_models_for_tests  # noqa: E402
 
 from onnx_lowrank.factorise.forms.channel import CHANNEL  # noqa: E402
 from onnx_lowrank.options import AUTO, FORM_CHOICES, SOLVERS  # noqa: E402
@@ -85,7 +86,7 @@ def small_cases(folder: Path) -> Iterator[Case]:
         "residual": models_for_tests.residual(),
         "deep-residual": models_for_tests.deep_residual(4, 16),
         "branches": models_for_tests.branches(),
-        "scattered-weights": models_for_tests.scattered_weights(),
+        "scattered-weights": odd_models_for_tests.scattered_weights(),
         "classifier": models_for_tests.classifier("MatMul and Add"),
     }
     for name, model in networks.items():
