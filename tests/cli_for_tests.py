@@ -13,58 +13,45 @@ from onnx_lowrank.interface import Feeds
 from onnx_lowrank.pipeline import Result, compress
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.progress import Listener
+from onnx_lowrank.report import schema
 from onnx_lowrank.report.latency_schema import Latency, MeasuredLayer, MeasuredReport
-from onnx_lowrank.report.schema import (
-    SCHEMA,
-    AccuracyReport,
-    CostReport,
-    FileReport,
-    MacsReport,
-    OutputReport,
-    PlanReport,
-    RefittedReport,
-    Report,
-    SiteReport,
-    SkippedReport,
-    SpeedupReport,
-)
 from onnx_lowrank.stages.request import Request
 
 T = TypeVar("T")
 
-MACS = MacsReport(15_470_264_320, 3_951_000_000, 15_346_630_656, 3_828_000_000)
+MACS = schema.MacsReport(15_470_264_320, 3_951_000_000, 15_346_630_656, 3_828_000_000)
 SITES = (
-    SiteReport(
+    schema.SiteReport(
         "conv[0]", None, (3, 3), (3, 64), {}, 86_704_128, 86_704_128, "Relu", None, None, None, True, "left alone"
     ),
-    SiteReport(
+    schema.SiteReport(
         *("conv1", "channel", (3, 3), (64, 64), {"d'": 20}, 1_849_688_064, 620_000_000, None, None),
         *(0.0123, 0.0101, False, "nonlinear"),
     ),
 )
-SKIPPED = (SkippedReport("depthwise", "it has 32 groups"),)
-REPORT = Report(
-    schema=SCHEMA,
+SKIPPED = (schema.SkippedReport("depthwise", "it has 32 groups"),)
+REPORT = schema.Report(
+    schema=schema.SCHEMA,
     tool={"name": "onnx-lowrank", "version": "0"},
-    input=FileReport("in.onnx", "0", 553_438_000),
-    output=FileReport(None, "1", 276_719_000),
+    input=schema.FileReport("in.onnx", "0", 553_438_000),
+    output=schema.FileReport(None, "1", 276_719_000),
     options={},
     data={},
     provider="CPUExecutionProvider",
     seed=0,
     macs=MACS,
-    speedup=SpeedupReport(4, 4.0091, Latency(120.4, 45.1, 2.67, 2.6, 2.75, 0.95, 50)),
+    speedup=schema.SpeedupReport(4, 4.0091, Latency(120.4, 45.1, 2.67, 2.6, 2.75, 0.95, 50)),
     parameters=(138_357_544, 128_000_000),
-    outputs={"logits": OutputReport(0.00312, 1.25, 0.985), "boxes": OutputReport(0.002, 0.5, None)},
+    outputs={"logits": schema.OutputReport(0.00312, 1.25, 0.985), "boxes": schema.OutputReport(0.002, 0.5, None)},
     sites=SITES,
     skipped=SKIPPED,
-    refitted=(RefittedReport("head", 0.0124, 0.0093, 10.0, False, "refitted, ridge 10"),),
-    accuracy=AccuracyReport(500, 0.712, 0.708),
-    cost=CostReport({"total": 1.0}, 2.1, 1, 300, 3000),
+    refitted=(schema.RefittedReport("head", 0.0124, 0.0093, 10.0, False, "refitted, ridge 10"),),
+    accuracy=schema.AccuracyReport(500, 0.712, 0.708),
+    cost=schema.CostReport({"total": 1.0}, 2.1, 1, 300, 3000),
     warnings=(),
 )
 PLAN = Plan((SitePlan("conv[0]", None), SitePlan("conv1", "channel", (20,))))
-PLAN_REPORT = PlanReport(SITES, SKIPPED, MACS, SpeedupReport(4, 4.0091, None), PLAN)
+PLAN_REPORT = schema.PlanReport(SITES, SKIPPED, MACS, schema.SpeedupReport(4, 4.0091, None), PLAN)
 ARGUMENTS = ["in.onnx", "out.onnx"]
 
 MEASURED = MeasuredReport(
@@ -72,7 +59,7 @@ MEASURED = MeasuredReport(
 )
 
 
-def result(report: Report = REPORT) -> Result:
+def result(report: schema.Report = REPORT) -> Result:
     """A small model with a report that says something else."""
     return Result(plain(), report, external_data=False)
 
