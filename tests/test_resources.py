@@ -78,7 +78,7 @@ def test_the_least_memory_is_kept_to_with_temporary_files(tmp_path: Path, monkey
 def test_large_tensors_are_held_in_memory_of_their_own(dtype: type, layout: str) -> None:
     values = np.random.default_rng(0).integers(0, 2, (2, 3, LARGE // 6 + 1)).astype(dtype, order=layout)  # type: ignore[call-overload]
     assert values.nbytes >= LARGE
-    store = TensorStore(None)
+    store = TensorStore(on_disk=False)
     store.write(3, {"x": values})
     apart = store.read(3)["x"]
     assert apart.dtype == values.dtype and apart.shape == values.shape

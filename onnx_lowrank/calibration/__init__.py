@@ -1,1 +1,1 @@
-"""The calibration samples at work: where they are looked at, and the network run over them piece by piece."""
+"""Calibration: the division of the samples, the positions that are sampled, and the network run over the samples."""

@@ -1,4 +1,7 @@
-"""What the networks cost: multiply-accumulates, counted by running one small batch, so that dynamic shapes are real."""
+"""The multiply-accumulates (MACs) of a network, counted in one run on the smallest batch.
+
+A run shows the real shapes where the model leaves them open or computes them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,46 +15,66 @@ from onnx_lowrank.runtime.session import Opener
 
 @dataclass(frozen=True)
 class Macs:
-    """Multiply-accumulates of one sample by the output tensor of the node: of all counted nodes, and of the Convs.
+    """The MACs of one sample, by the output tensor of the node, and the shapes behind them.
 
-    ``dense`` are those of the fully connected layers, where these are to be factorised, too. ``shapes`` are those of
-    all tensors that a counted node reads or makes, and of others that were asked for, for the smallest batch, of
-    ``samples``.
+    Attributes
+    ----------
+    all
+        The MACs of all counted nodes.
+    conv
+        Those of the convolutions.
+    dense
+        Those of the fully connected layers where these are to be factorised; else nothing.
+    shapes
+        The shapes, for the smallest batch, of all tensors that a counted node reads or makes, and of those that were
+        asked for.
+    samples
+        The number of samples in the smallest batch.
     """
 
     all: dict[str, int]
     conv: dict[str, int]
+    dense: dict[str, int]
     shapes: dict[str, tuple[int, ...]]
     samples: int
-    dense: dict[str, int]
 
     @property
     def aimed_at(self) -> dict[str, int]:
-        """Those that the speedup is about."""
+        """The MACs that the speedup refers to."""
         return self.conv | self.dense
 
 
 def measure_macs(
-    graph: Network, sampling: Sampling, open_session: Opener, also: Sequence[str] = (), *, gemm: bool = False
+    network: Network, sampling: Sampling, open_session: Opener, extra: Sequence[str] = (), *, gemm: bool = False
 ) -> Macs:
-    """Count every node by running the smallest batch that the model takes.
+    """Count the MACs of every node in a run on the smallest batch that the model takes.
 
-    The shapes of the tensors that ``also`` names are looked at, too. ``gemm`` says whether fully connected layers are
-    to be factorised.
+    Parameters
+    ----------
+    network
+        The network.
+    sampling
+        The samples.
+    open_session
+        Opens the network.
+    extra
+        The names of further tensors whose shapes are wanted.
+    gemm
+        Whether fully connected layers are to be factorised.
     """
-    # What is fed is known; and not every execution provider takes an input that is an output, too.
-    fed = {tensor.name for tensor in graph.inputs}
-    tapped = [name for name in (*counted_tensors(graph), *also) if name not in fed]
-    session = open_session(whole(graph, tapped), "the model")
+    # The shapes of the inputs are known, and not every execution provider takes an input that is an output as well.
+    fed = {tensor.name for tensor in network.inputs}
+    tapped = [name for name in (*counted_tensors(network), *extra) if name not in fed]
+    session = open_session(whole(network, tapped), "the model")
     batch = sampling.single
     feeds = sampling.source.feeds(batch)
     shapes = {name: value.shape for name, value in (feeds | session(feeds)).items()}
-    counted = macs_by_output(graph, shapes)
+    counted = macs_by_output(network, shapes)
     per_sample = {name: (op, macs // len(batch)) for name, (op, macs) in counted.items()}
     return Macs(
-        {name: macs for name, (_, macs) in per_sample.items()},
-        {name: macs for name, (op, macs) in per_sample.items() if op == "Conv"},
-        shapes,
-        len(batch),
-        {name: per_sample[name][1] for name in dense_outputs(graph)} if gemm else {},
+        all={name: macs for name, (_, macs) in per_sample.items()},
+        conv={name: macs for name, (op, macs) in per_sample.items() if op == "Conv"},
+        dense={name: per_sample[name][1] for name in dense_outputs(network)} if gemm else {},
+        shapes=shapes,
+        samples=len(batch),
     )

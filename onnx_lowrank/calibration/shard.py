@@ -1,8 +1,9 @@
-"""A part of the calibration samples with the network approximated so far: activations live here and never leave.
+"""A shard: a part of the calibration samples together with the network approximated so far.
 
-Everything that the stages want to know of activations is a question to a shard, and every answer is small: sampled
-rows, not whole activations. There are two kinds of shard: one that holds samples, and several taken together, which
-answer as one would that held all their samples. A new question is one method here, and one in each of the two.
+Activations live in a shard and never leave it. Whatever the stages want to know of activations is a question to a
+shard, and every answer is small: sampled rows, not whole activations. There are two kinds of shard: one that holds
+samples (``LocalShard``), and several that answer as one shard would that held all their samples (``Shards``). A new
+question is one method here and one in each of the two.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,20 +22,20 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class ProfileQuestion:
-    """What is to be sampled of the original network.
+    """The question for samples of the original network.
 
     Attributes
     ----------
     sites
         The layers whose responses are sampled.
     dense
-        Fully connected layers of which all responses are wanted.
+        The fully connected layers of which all responses are wanted.
     per_sample
-        The number of positions in every sample's output, by site name.
+        The number of positions in the output of every sample, by site name.
     patches
-        The names of the sites whose patches are wanted, too.
+        The names of the sites whose input patches are wanted as well.
     patch_batches
-        The number of batches, from the first on, of which patches are taken.
+        The number of batches, from the first one of the run on, of which patches are taken.
     """
 
     sites: tuple[ConvSite, ...]
@@ -46,7 +47,7 @@ class ProfileQuestion:
 
 @dataclass(frozen=True)
 class LayerSample:
-    """What one batch shows of one layer of a ``ProfileQuestion``.
+    """The samples of one layer from one batch.
 
     Attributes
     ----------
@@ -55,9 +56,9 @@ class LayerSample:
     name
         The name of the site or of the fully connected layer.
     rows
-        [m, d], the responses before the activation, or the sums where a shortcut joins.
+        The responses before the activation, or the sums where a shortcut joins, [m, d].
     responses
-        [m, d], the responses alone where a shortcut joins; else None.
+        The responses without the shortcut, [m, d], where one joins; else None.
     patches
         The patches [k, c of a group, *sizes] that every group reads; none where they are not wanted.
     """
@@ -71,14 +72,14 @@ class LayerSample:
 
 @dataclass(frozen=True)
 class SiteRows:
-    """What the approximated network delivers at one site.
+    """The samples of one site from the approximated network.
 
     Attributes
     ----------
     inputs
-        What the form of every group reads of its patches, [n, s, q].
+        The columns [n, s, q] that the form of every group reads of its patches (``Form.inputs``).
     shortcut
-        [n, d], the shortcut that joins the response; None where none does.
+        The shortcut that joins the response, [n, d]; None where none does.
     """
 
     inputs: tuple[Array, ...]
@@ -86,35 +87,51 @@ class SiteRows:
 
 
 class Shard(Protocol):
-    """Samples, and the network approximated so far on them."""
+    """Samples, and the network approximated so far, which runs on them."""
 
     @property
     def macs_executed(self) -> int:
-        """The multiply-accumulates that answering ``rows`` and ``reads`` has taken."""
+        """The multiply-accumulates that the answers to ``rows`` and ``reads`` have taken."""
 
     def profile(self, question: ProfileQuestion) -> Iterator[LayerSample]:
-        """Sample the network as it is: the batches in their order, of each the layers in that of the question."""
+        """Sample the network as it is now.
+
+        The batches come in their order, and the layers of each batch in the order of the question. A fully connected
+        layer is left out of a batch of which it does not make one row per sample.
+        """
 
     def rows(self, site: ConvSite, forms: Sequence[Form], per_sample: int, memory: int) -> SiteRows:
-        """What a site reads now, as its forms see it.
+        """Sample what a site reads now.
 
         Parameters
         ----------
         site
-            The convolution; never in front of one that was asked for before.
+            The convolution, which never comes before a layer that was asked for earlier.
         forms
             The form of every group.
         per_sample
-            The number of positions in every sample's output.
+            The number of positions in the output of every sample.
         memory
-            Bytes that the shard may hold of activations until the next question.
+            The number of bytes that the shard may hold of activations until the next question.
         """
 
     def reads(self, layer: DenseLayer, memory: int) -> Array:
-        """The rows [n, p], float32, that a fully connected layer reads now; ``memory`` is as for ``rows``."""
+        """Return the rows [n, p], float32, that a fully connected layer reads now; ``memory`` is as for ``rows``."""
 
     def advance(self, site: ConvSite, factorization: Factorization, macs: int) -> None:
-        """Put a factorisation that takes so many MACs of one sample in the place of a site."""
+        """Replace a site by a factorisation that takes this number of MACs for one sample.
+
+        Raises
+        ------
+        ValidationError
+            If a factor does not fit the type of the weights; the network stays as it was.
+        """
 
     def reweight(self, layer: DenseLayer, weight: Array | None, bias: Array | None) -> bool:
-        """Give a fully connected layer new weights; False, and nothing is changed, where they do not fit its type."""
+        """Give a fully connected layer new weights, [d, p] and [d]; None leaves those that are there.
+
+        Returns
+        -------
+        bool
+            False where the new weights do not fit their type; the network stays as it was.
+        """

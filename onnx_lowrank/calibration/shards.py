@@ -22,14 +22,14 @@ Array = NDArray[Any]
 
 
 class Shards:
-    """Several shards, in the order of their batches, as one.
+    """Several shards as one, in the order of their batches.
 
     Parameters
     ----------
     shards
-        Each may hold its part of the memory that the questions name, in proportion to its share.
+        The shards. Each may hold its share of the memory that a question names.
     shares
-        The share of all samples that every shard holds.
+        The share of all samples that each shard holds.
     """
 
     def __init__(self, shards: Sequence[Shard], shares: Sequence[float]) -> None:
@@ -46,18 +46,14 @@ class Shards:
 
     def rows(self, site: ConvSite, forms: Sequence[Form], per_sample: int, memory: int) -> SiteRows:
         """See ``Shard``."""
-        answers = [
-            shard.rows(site, forms, per_sample, int(memory * share))
-            for shard, share in zip(self._shards, self._shares, strict=True)
-        ]
+        answers = [shard.rows(site, forms, per_sample, limit) for shard, limit in self._limits(memory)]
         inputs = tuple(np.concatenate(parts) for parts in zip(*(answer.inputs for answer in answers), strict=True))
         shortcuts = [answer.shortcut for answer in answers if answer.shortcut is not None]
         return SiteRows(inputs, np.concatenate(shortcuts) if shortcuts else None)
 
     def reads(self, layer: DenseLayer, memory: int) -> Array:
         """See ``Shard``."""
-        shards = zip(self._shards, self._shares, strict=True)
-        return np.concatenate([shard.reads(layer, int(memory * share)) for shard, share in shards])
+        return np.concatenate([shard.reads(layer, limit) for shard, limit in self._limits(memory)])
 
     def advance(self, site: ConvSite, factorization: Factorization, macs: int) -> None:
         """See ``Shard``."""
@@ -66,8 +62,12 @@ class Shards:
 
     def reweight(self, layer: DenseLayer, weight: Array | None, bias: Array | None) -> bool:
         """See ``Shard``."""
-        fit = [shard.reweight(layer, weight, bias) for shard in self._shards]  # no shard may be passed over
-        return all(fit)
+        fits = [shard.reweight(layer, weight, bias) for shard in self._shards]  # all() alone would pass over some
+        return all(fits)
+
+    def _limits(self, memory: int) -> Iterator[tuple[Shard, int]]:
+        """Divide the memory among the shards."""
+        return ((shard, int(memory * share)) for shard, share in zip(self._shards, self._shares, strict=True))
 
 
 @contextlib.contextmanager
@@ -83,7 +83,7 @@ def open_shards(
     sampling, open_session, macs
         See ``LocalShard``.
     count
-        The number of shards; no more than there are batches.
+        The number of shards; there are never more than batches.
     """
     batches = len(sampling.batches)
     count = min(count, batches)
@@ -94,5 +94,5 @@ def open_shards(
         if count == 1:
             yield shards[0]
         else:
-            sizes = [sum(len(sampling.batches[b]) for b in part) for part in parts]
+            sizes = [sum(len(sampling.batches[batch]) for batch in part) for part in parts]
             yield Shards(shards, [size / sum(sizes) for size in sizes])

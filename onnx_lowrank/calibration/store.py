@@ -1,6 +1,7 @@
-"""The live tensors of one cut by batch, in memory or on disk."""
+"""The live tensors of one cut, kept batch by batch in memory or in temporary files."""
 
 import mmap
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,59 +13,70 @@ from onnx_lowrank.interface import Feeds
 Array = NDArray[Any]
 
 LARGE = 1 << 20
-"""Bytes from which a held tensor gets memory of its own."""
+"""A tensor of at least this many bytes gets memory of its own."""
 
 
 class TensorStore:
-    """Tensors by batch.
+    """Tensors by the number of the batch.
 
     Parameters
     ----------
-    folder
-        Where they are kept as files; None keeps them in memory.
+    on_disk
+        Whether the tensors go to temporary files, which ``close`` removes; otherwise they stay in memory.
 
     Attributes
     ----------
     bytes
-        What has been written to memory.
+        The size of all tensors that were written to memory.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
+    def __init__(self, *, on_disk: bool) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="onnx-lowrank-") if on_disk else None
         self._held: dict[int, Feeds] = {}
         self.bytes = 0
 
     def write(self, batch: int, tensors: Feeds) -> None:
         """Keep the tensors of a batch."""
         if self._folder is None:
-            self._held[batch] = {name: _apart(value) for name, value in tensors.items()}
+            self._held[batch] = {name: _in_own_memory(value) for name, value in tensors.items()}
             self.bytes += sum(value.nbytes for value in tensors.values())
         else:
-            np.savez(self._folder / f"{batch}.npz", **{f"_{name}": value for name, value in tensors.items()})  # type: ignore[arg-type]
+            # An underscore in front keeps the names apart from the parameters of savez.
+            np.savez(self._file(batch), **{f"_{name}": value for name, value in tensors.items()})  # type: ignore[arg-type]
 
     def read(self, batch: int) -> Feeds:
-        """The tensors of a batch."""
+        """Return the tensors of a batch."""
         if self._folder is None:
             return self._held[batch]
-        with np.load(self._folder / f"{batch}.npz") as stored:
+        with np.load(self._file(batch)) as stored:
             return {name[1:]: stored[name] for name in stored.files}
 
     def drop(self, batch: int) -> None:
-        """Forget a batch."""
+        """Give up the tensors of a batch."""
         if self._folder is None:
             self._held.pop(batch)
         else:
-            (self._folder / f"{batch}.npz").unlink()
+            self._file(batch).unlink()
+
+    def close(self) -> None:
+        """Give up the tensors of all batches."""
+        self._held.clear()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def _file(self, batch: int) -> Path:
+        assert self._folder is not None
+        return Path(self._folder.name) / f"{batch}.npz"
 
 
-def _apart(value: Array) -> Array:
-    """A copy in memory of its own, which goes back to the system when it is dropped.
+def _in_own_memory(value: Array) -> Array:
+    """Copy a large array to memory of its own, which goes back to the system when the array is dropped.
 
-    From the heap it would stay with the process, where the tensors of the next cut, of other sizes, leave gaps: two
-    cuts would then take the memory of both.
+    Memory from the heap would stay with the process. The tensors of the next cut have other sizes and would leave gaps
+    there, so that two cuts would take the memory of both.
     """
     if value.nbytes < LARGE:
         return value
-    apart = np.frombuffer(mmap.mmap(-1, value.nbytes), value.dtype).reshape(value.shape)
-    apart[...] = value
-    return apart
+    copy = np.frombuffer(mmap.mmap(-1, value.nbytes), value.dtype).reshape(value.shape)
+    copy[...] = value
+    return copy
