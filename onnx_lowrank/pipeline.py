@@ -1,18 +1,18 @@
 """The program on one page: every stage in order.
 
-    read     the model, normalised, and the layers that can be factorised
-    sample   the calibration data, divided into samples that solve, that judge and that validate
-    count    what every layer costs and sees, by one run on the smallest batch
-    reach    what cannot be is said before the long work; by the clock, the layers go on the stopwatch
-    profile  one pass of the original: what every layer answers, and what the forms derive from the kernels
-    plan     the form and the ranks of every layer, chosen together under the budget
-    walk     layer by layer: sample, solve, rewrite, advance
-    check    the new model keeps its interface and costs what was planned
-    measure  both models on samples that no solver saw, by the clock and on labelled samples
-    report   everything that happened, as plain data
+    read     the model is loaded and normalised, and the layers that can be factorised are found
+    sample   the calibration data are divided into samples that solve, that judge and that validate
+    count    one run on the smallest batch gives the costs and shapes of all layers
+    reach    what cannot succeed is refused before the long work; for a plan by the clock the layers are measured
+    profile  one pass of the original samples the responses of every layer, and the forms prepare the kernels
+    plan     the forms and ranks of all layers are chosen together under one budget
+    walk     layer by layer, from the input on: sample, solve, rewrite, advance
+    check    the new model has kept its interface and costs what was planned
+    measure  both models are compared on samples that no solver saw, by the clock, and on labelled samples
+    report   the results of all stages become plain data
 
-Each stage is a function in a file of its own in ``stages`` and gives one frozen result; no stage changes what another
-one made.
+Each stage is a function in a file of its own in ``stages`` and returns one frozen result. No stage changes the result
+of another one.
 """
 
 import contextlib
@@ -48,49 +48,64 @@ from onnx_lowrank.stages.walk import walk
 
 @dataclass(frozen=True)
 class Result:
-    """A factorised model and what happened."""
+    """A factorised model.
+
+    Attributes
+    ----------
+    model
+        The model.
+    report
+        The report of the run.
+    external_data
+        Whether the weights of the original stand in files of their own.
+    """
 
     model: onnx.ModelProto
     report: Report
     external_data: bool
 
     def save(self, path: str | os.PathLike[str], external_data: bool | None = None) -> None:
-        """Write the model; it appears whole or not at all.
+        """Write the model so that it appears whole or not at all.
 
-        ``external_data`` says whether weights go to a file of their own beside it; None: as in the input.
+        Parameters
+        ----------
+        path
+            The file of the model.
+        external_data
+            Whether the weights go to a file of their own beside it; None stands for the way of the original.
 
         Raises
         ------
         EnvironmentFault
-            Where the file cannot be written.
+            If the file cannot be written.
         """
         write(self.model, Path(path), external_data=self.external_data if external_data is None else external_data)
 
 
 def compress(request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS, shards: int = 1) -> Result:
-    """Factorise a model's convolutions.
+    """Factorise the convolutions of a model.
 
     Parameters
     ----------
     request
         The model, the data and the user's choices.
     listener
-        Hears of the progress and of warnings.
+        Receives the progress and the warnings.
     forms
         The forms that convolutions may take.
     shards
-        Into how many parts the samples are divided; the result does not depend on it.
+        The number of parts into which the samples are divided; the result does not depend on it.
 
     Raises
     ------
     LowRankError
-        The subclass says what kind of thing is wrong; see ``errors``.
+        The subclass names the kind of error; see ``errors``.
     """
     run = Run.start(request, listener, forms, shards)
     with contextlib.ExitStack() as stack:
         prepared = prepare(run, stack)
         queue = deque(steps(run, prepared))
-        prepared = prepared.without_rows()  # they belong to the steps now, and go one by one
+        prepared = prepared.without_profile()  # each step holds its own rows, and goes when it is done
         walked = walk(run, prepared.read.network, queue, prepared.shard)
     model = check(run, prepared, walked.network)
     measured = measure(run, prepared, model)
@@ -98,14 +113,17 @@ def compress(request: Request, listener: Listener = NOBODY, forms: FormTable = F
 
 
 def plan_only(request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS) -> PlanReport:
-    """Profile the original and choose the ranks; solve and write nothing. See ``compress``."""
+    """Profile the original and choose the ranks, without solving or writing anything; see ``compress``."""
     run = Run.start(request, listener, forms)
     with contextlib.ExitStack() as stack:
         return plan_report(run, prepare(run, stack))
 
 
 def measure_only(request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS) -> MeasuredReport:
-    """Measure all that a plan by the clock asks for, and keep it in the options' table. See ``compress``."""
+    """Measure everything that a plan by the clock asks for, and keep the times in the latency table; see ``compress``.
+
+    The data may be missing, because only the shapes of the samples count.
+    """
     run = Run.start(request, listener, forms)
     model = read(run)
     sampled = sample_shapes(run, model)
@@ -114,7 +132,7 @@ def measure_only(request: Request, listener: Listener = NOBODY, forms: FormTable
 
 
 def prepare(run: Run, stack: contextlib.ExitStack) -> Prepared:
-    """The stages up to the plan; ``stack`` closes the shards that hold the samples."""
+    """Run the stages up to the plan; ``stack`` closes the shard that holds the samples."""
     model = read(run)
     sampled = sample(run, model)
     counted = count(run, model, sampled)

@@ -1,5 +1,6 @@
 """Forms of single kernels and solutions of single layers, for the tests."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from onnx_lowrank.factorise.forms.table import FORMS
 from onnx_lowrank.factorise.rows import Rows
 from onnx_lowrank.factorise.solve.alternation import Fitter
 from onnx_lowrank.factorise.solve.fit import Fit
+from onnx_lowrank.plan.plan import Plan, SitePlan
+from onnx_lowrank.report.schema import SiteReport
 
 Array = NDArray[Any]
 
@@ -31,6 +34,18 @@ def shape_of(kernel: Array) -> ConvShape:
 def highest_ranks(kind: FormKind, kernel: Array) -> tuple[int, ...]:
     """The ranks at which a kind represents a kernel exactly."""
     return kind.highest_ranks(shape_of(kernel))
+
+
+def full_rank(sites: Sequence[SiteReport], form: str) -> Plan:
+    """A plan that factorises every site and loses nothing; sites that the form does not fit get the channel form."""
+
+    def choice(site: SiteReport) -> SitePlan:
+        c, d = site.channels
+        shape = ConvShape(d, c, site.kernel, (1, 1), (1, 1))
+        kind = FORMS[form] if FORMS[form].takes(shape) else FORMS["channel"]
+        return SitePlan(site.name, kind.name, kind.highest_ranks(shape))
+
+    return Plan(tuple(choice(site) for site in sites))
 
 
 def form_at(kind: FormKind, kernel: Array, ranks: tuple[int, ...], *patches: Array) -> Form:

@@ -1,4 +1,7 @@
-"""The house has floors: a folder imports only from those below it, and three islands never meet but in the pipeline."""
+"""The layers of the package: a folder imports only from lower ones, and three islands meet only in the pipeline.
+
+The mathematics, the graph libraries and ONNX Runtime are the islands. Files and functions stay small.
+"""
 
 import ast
 import sys
@@ -27,7 +30,7 @@ FLOORS = (
     ("__init__", "cli"),
     ("__main__",),
 )
-"""Folders and loose modules from the ground up: each may import from itself and from lower floors, not from its own."""
+"""The folders and loose modules from the ground up. Each imports from itself and from lower floors only."""
 
 MATHEMATICS = ("factorise", "plan")
 
@@ -39,12 +42,20 @@ OUTSIDE_THE_GRAPH = {
     "runtime": {"onnx"},  # opens it
     "stages": {"onnx"},  # hand models from one island to another
 }
-"""Folders that name a type of the graph's libraries; no other may join them without a reason."""
+"""The folders outside graph/ that name a type of the graph's libraries, each with the reason."""
 
 PRINTING = {"cli/process.py", "cli/tables.py", "cli/progress_bars.py"}
 
 LONGEST = 300
-"""Lines of a file."""
+"""The number of lines of the longest file."""
+
+MOST_PARAMETERS, MOST_LINES = 6, 60
+"""The numbers of parameters, besides self or cls, and of lines of the largest function, its docstring included."""
+
+LARGE_FUNCTIONS = {
+    "api.py: compress": "each option is a keyword that an editor can complete, so that a call names only what it changes",
+}
+"""The functions that may be larger, and the reasons."""
 
 
 def floor_of(room: str) -> int:
@@ -72,7 +83,7 @@ def imported(name: str) -> Iterator[str]:
 
 def imported_files(name: str) -> set[str]:
     """The package's own files that a file imports, by their names in ``FILES``."""
-    found = set()
+    files = set()
     for module in imported(name):
         parts = module.split(".")
         if parts[0] != "onnx_lowrank":
@@ -81,8 +92,8 @@ def imported_files(name: str) -> set[str]:
         places = [tuple(parts[1:]), tuple(parts[1:-1])]
         candidates = [f"{'/'.join(place)}.py" for place in places if place]
         candidates += ["/".join((*place, "__init__.py")) for place in places]
-        found.add(next(candidate for candidate in candidates if candidate in FILES))
-    return found
+        files.add(next(candidate for candidate in candidates if candidate in FILES))
+    return files
 
 
 def libraries(name: str) -> set[str]:
@@ -100,11 +111,11 @@ def test_the_top_level_holds_about_a_dozen_modules() -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_imports_only_from_its_own_room_and_lower_floors(name: str) -> None:
     own = room_of(name)
-    others = {room_of(file) for file in imported_files(name)} - {own}
-    assert {room for room in others if floor_of(room) >= floor_of(own)} == set()
+    rooms = {room_of(file) for file in imported_files(name)} - {own}
+    assert {room for room in rooms if floor_of(room) >= floor_of(own)} == set()
 
 
-def test_no_file_imports_itself_by_way_of_others() -> None:
+def test_no_file_imports_itself_in_a_circle() -> None:
     list(TopologicalSorter({name: imported_files(name) for name in FILES}).static_order())  # raises on a cycle
 
 
@@ -144,3 +155,34 @@ def test_only_the_command_line_prints(name: str) -> None:
 def test_no_file_outgrows_a_few_pages() -> None:
     lengths = {name: len(path.read_text("utf-8").splitlines()) for name, path in FILES.items()}
     assert {name: lines for name, lines in lengths.items() if lines > LONGEST} == {}
+
+
+def functions(name: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """All functions of a file, wherever they are defined."""
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """The names of a function's parameters, without self or cls."""
+    own = function.args
+    listed = [*own.posonlyargs, *own.args, own.vararg, *own.kwonlyargs, own.kwarg]
+    names = [parameter.arg for parameter in listed if parameter]
+    return names[1:] if names[:1] in (["self"], ["cls"]) else names
+
+
+def lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """The number of lines from the name of a function to its end."""
+    assert function.end_lineno is not None
+    return function.end_lineno - function.lineno + 1
+
+
+def test_functions_have_few_parameters_and_lines() -> None:
+    large = {
+        f"{name}: {function.name}"
+        for name in FILES
+        for function in functions(name)
+        if len(parameters(function)) > MOST_PARAMETERS or lines(function) > MOST_LINES
+    }
+    assert large == LARGE_FUNCTIONS.keys()

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from models_for_tests import photo, plain, three_convs
+from progress_for_tests import Steps
 
 from onnx_lowrank import compress
 from onnx_lowrank.bench.turns import Interval
@@ -35,7 +36,7 @@ from onnx_lowrank.pipeline import measure_only, plan_only
 from onnx_lowrank.plan.cost import Costs
 from onnx_lowrank.plan.pareto import LayerChoices, pareto_front
 from onnx_lowrank.plan.plan import Plan
-from onnx_lowrank.progress import silent
+from onnx_lowrank.progress import Listener, silent
 from onnx_lowrank.runtime.providers import device_name, runtime_version
 from onnx_lowrank.runtime.session import Opener, Session
 from onnx_lowrank.stages.count import count
@@ -44,7 +45,7 @@ from onnx_lowrank.stages.reach import deploy
 from onnx_lowrank.stages.read import read
 from onnx_lowrank.stages.request import Request
 from onnx_lowrank.stages.run import Run
-from onnx_lowrank.stages.sample import sample
+from onnx_lowrank.stages.sample import sample, sample_shapes
 
 SHAPE = (12, 3, 12, 10)
 DEVICE = "a processor that is not here"
@@ -155,6 +156,31 @@ def test_a_table_is_measured_without_data_once_and_then_read(tmp_path: Path) -> 
     assert table.read_text(encoding="utf-8") == text
     kinds = {time["form"] for layer in json.loads(text)["settings"][0]["layers"] for time in layer["times"]}
     assert kinds == {None, "channel"}
+
+
+@pytest.mark.parametrize("rank_multiple", [None, 4])
+def test_every_stage_of_planning_and_measuring_begins_and_ends(
+    rank_multiple: int | None, model: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "t.json"
+    inject(table, model, FASTER, 10.0)
+    planning, measuring = Steps(), Steps()
+    wanted = options(table, 1.5, rank_multiple=rank_multiple)
+    plan_only(Request(model, photo(1, SHAPE), options=wanted), Listener(planning))
+    assert list(planning.by_stage) == ["load", "data", "profile", "measure", "plan"]
+    measure_only(Request(model, photo(1, SHAPE), options=wanted), Listener(measuring))
+    assert list(measuring.by_stage) == ["load", "data", "profile", "measure"]
+    for steps in (planning, measuring):
+        steps.check()
+        # The whole model, and the only layer of which there are two.
+        assert steps.by_stage["measure"][-3:] == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_samples_whose_shapes_alone_count_fill_the_batch_that_a_model_demands() -> None:
+    fixed = three_convs(size=SHAPE[2:])
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 16
+    run = Run.start(Request(fixed))
+    assert len(sample_shapes(run, read(run)).sampling.single) == 16
 
 
 def test_open_sizes_are_measured_as_they_are_given(tmp_path: Path) -> None:
@@ -284,11 +310,12 @@ def test_only_models_with_something_to_fold_are_measured_without_a_layer_rewritt
 class Machine:
     """A simulated machine: the original takes 10 ms, and the other models ``after_ms`` in the order of their measuring.
 
-    A layer takes 3 ms, and in a form the longer the higher its ranks. ``known`` holds the choices that were measured.
+    A layer takes 3 ms, and in a form the longer the higher its ranks. ``known`` holds the choices that were measured;
+    ``table`` is the file that keeps them.
     """
 
-    def __init__(self, *after_ms: float) -> None:
-        self.after_ms, self.models_measured = after_ms, 0
+    def __init__(self, *after_ms: float, table: Path | None = None) -> None:
+        self.after_ms, self.models_measured, self.table = after_ms, 0, table
         self.known = list[tuple[ConvGeometry, Choice]]()
 
     def measure_models(self, sessions: Sequence[Session], feeds: Feeds) -> ModelTimes:
@@ -311,8 +338,9 @@ class Machine:
         counted = count(run, network, sampled)
         setting = Setting(DEVICE, "CPUExecutionProvider", runtime_version(), 1, 1)
         stopwatch = Stopwatch(
-            Table(), setting, run.open_session, measure_layer=self.measure_layer, measure_models=self.measure_models
-        )
+            Table(), setting, run.open_session, self.table,
+            measure_layer=self.measure_layer, measure_models=self.measure_models,
+        )  # fmt: skip
         shares = log_shares(0.8 ** np.arange(100))
 
         def choices_at(costs: Mapping[str, Costs]) -> list[LayerChoices]:
@@ -334,6 +362,26 @@ def test_where_folding_is_fast_enough_no_layer_is_touched(asked: float, after_ms
     assert machine.models_measured == len(after_ms)
     assert {site.form is None for site in plan.sites} == ({True} if len(after_ms) == 1 else {True, False})
     assert by_clock.found.measured and by_clock.found.measured.ratio == pytest.approx(10 / after_ms[-1])
+
+
+@pytest.mark.parametrize("error", [TargetError, KeyboardInterrupt])
+def test_a_search_that_fails_keeps_what_it_has_measured(error: type[BaseException], tmp_path: Path) -> None:
+    class Slow(Machine):
+        def measure_models(self, sessions: Sequence[Session], feeds: Feeds) -> ModelTimes:
+            if error is KeyboardInterrupt and len(sessions) == 2:
+                raise KeyboardInterrupt
+            return super().measure_models(sessions, feeds)
+
+    path = tmp_path / "t.json"
+    machine = Slow(*[7.5] * 20, table=path)
+    with pytest.raises(error):
+        machine.plan(three_convs(64), Options(speedup=1.4, target="latency", threads=1))
+    times = Table.from_json(path.read_text(encoding="utf-8"), str(path)).at(
+        Setting(DEVICE, "CPUExecutionProvider", runtime_version(), 1, 1)
+    )
+    # The layer was measured again for the plans.
+    assert [choice for _, choice in machine.known].count(ORIGINAL) > 1
+    assert {(geometry, choice) for geometry, layer in times.layers.items() for choice in layer} == set(machine.known)
 
 
 def test_a_plan_by_the_clock_says_what_was_measured_and_what_was_predicted() -> None:

@@ -1,17 +1,24 @@
-"""What a run takes from the machine and gives back: temporary files, progress, and nothing of chance."""
+"""The resources of a run: temporary files, memory, time, progress, and no chance."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from models_for_tests import deep_residual, photo, residual
+from models_for_tests import classifier, deep_residual, photo, residual
+from progress_for_tests import Steps
 
 from onnx_lowrank import Result, compress
 from onnx_lowrank.calibration.store import LARGE, TensorStore
+from onnx_lowrank.options import Options
+from onnx_lowrank.pipeline import plan_only
+from onnx_lowrank.progress import Listener
+from onnx_lowrank.stages.request import Request
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL, CALIBRATION = ROOT / "models" / "mnist_vgg.onnx", ROOT / "models" / "mnist_calib.npz"
@@ -22,7 +29,7 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
     for salt in ("1", "2"):
         out = tmp_path / f"{salt}.onnx"
         command = [sys.executable, "-m", "onnx_lowrank", str(MODEL), str(out), f"--data={CALIBRATION}", "--images=10"]
-        # Sets of names come in another order in each; the threads are those that a user gets.
+        # Sets of names have another order in each process. The threads are those that a user gets.
         environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
         done = subprocess.run(
             command, cwd=ROOT, env=environment | {"PYTHONHASHSEED": salt}, capture_output=True, encoding="utf-8"
@@ -33,41 +40,37 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
 
 
 class Watch:
-    """A progress that looks into the temporary folder at every step of the walk, and may fail there."""
+    """A progress that looks into the temporary folder at every step of the walk, and fails there if it is to fail."""
 
-    def __init__(self, folder: Path, fail: bool) -> None:
-        self.folder, self.fail, self.seen = folder, fail, set[str]()
+    def __init__(self, folder: Path, failure: type[BaseException] | None = None) -> None:
+        self.folder, self.failure, self.seen = folder, failure, set[str]()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        found = {path.name for path in self.folder.rglob("*.npz")} if stage == "factorise" else set()
-        self.seen |= found
-        if self.fail and found:
-            raise InterruptedError
+        files = {path.name for path in self.folder.rglob("*.npz")} if stage == "factorise" else set()
+        self.seen |= files
+        if files and self.failure:
+            raise self.failure
 
 
-@pytest.mark.parametrize("fail", [False, True])
+# The process itself takes more than this, so that no memory is left for activations.
+TEMPORARY_FILES: dict[str, Any] = {"memory": 512 << 20, "images": 20, "solver": "linear", "form": "channel"}
+
+
+@pytest.mark.parametrize("failure", [None, InterruptedError, KeyboardInterrupt])
 def test_activations_go_to_temporary_files_and_these_are_removed(
-    fail: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    failure: type[BaseException] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    watch = Watch(tmp_path, fail)
-    try:
-        # 512 MiB are what the process itself takes: nothing is left for activations.
-        compress(
-            *(MODEL, CALIBRATION, 4), images=20, threads=1, solver="linear", form="channel", memory=512 << 20,
-            progress=watch,
-        )  # fmt: skip
-    except InterruptedError:
-        assert fail
-    else:
-        assert not fail
+    watch = Watch(tmp_path, failure)
+    with pytest.raises(failure) if failure else contextlib.nullcontext():
+        compress(MODEL, CALIBRATION, 4, threads=1, progress=watch, **TEMPORARY_FILES)
     assert watch.seen
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_least_memory_is_kept_to_with_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    watch = Watch(tmp_path, fail=False)
+    watch = Watch(tmp_path)
     compress(MODEL, CALIBRATION, 4, images=40, threads=1, solver="linear", memory=1 << 20, progress=watch)
     assert watch.seen
     assert list(tmp_path.iterdir()) == []
@@ -80,20 +83,18 @@ def test_large_tensors_are_held_in_memory_of_their_own(dtype: type, layout: str)
     assert values.nbytes >= LARGE
     store = TensorStore(on_disk=False)
     store.write(3, {"x": values})
-    apart = store.read(3)["x"]
-    assert apart.dtype == values.dtype and apart.shape == values.shape
-    np.testing.assert_array_equal(apart, values)
-    assert not np.shares_memory(apart, values)
-    before = values.copy()
+    held, before = store.read(3)["x"], values.copy()
+    assert held.dtype == values.dtype and held.shape == values.shape
+    assert not np.shares_memory(held, values)
     values[...] = 0
-    np.testing.assert_array_equal(apart, before)
+    np.testing.assert_array_equal(held, before)
 
 
 def test_memory_changes_the_work_and_not_the_result() -> None:
     def run(memory: int) -> Result:
-        # 512 MiB are enough for all rows, which decide the result, and leave nothing for activations.
         return compress(deep_residual(12), photo(1, (12, 3, 16, 16)), 2, threads=1, memory=memory)
 
+    # 512 MiB are enough for all rows, which decide the result, and leave nothing for activations.
     small, large = run(512 << 20), run(4 << 30)
     assert small.model.SerializeToString() == large.model.SerializeToString()
     assert small.report.sites == large.report.sites
@@ -109,14 +110,32 @@ def test_a_deep_network_is_run_about_twice() -> None:
 
 
 @pytest.mark.parametrize("solver", ["linear", "weights"])
-def test_every_stage_begins_and_ends(solver: str) -> None:
-    steps: dict[str, list[tuple[int, int]]] = {}
+def test_every_stage_of_a_run_begins_and_ends(solver: str) -> None:
+    steps = Steps()
+    report = compress(residual(), photo(1, (12, 3, 12, 10)), 1.5, threads=1, solver=solver, progress=steps).report
+    assert list(steps.by_stage) == ["load", "data", "profile", "plan", "factorise", "validate", "latency"]
+    steps.check()
+    assert list(report.cost.seconds) == ["load", "data", "profile", "plan", "factorise", "validate", "total"]
 
-    def progress(stage: str, done: int, total: int) -> None:
-        steps.setdefault(stage, []).append((done, total))
 
-    compress(residual(), photo(1, (12, 3, 12, 10)), 1.5, threads=1, solver=solver, progress=progress)
-    assert list(steps) == ["load", "data", "profile", "plan", "factorise", "validate", "latency"]
-    for stage, reported in steps.items():
-        assert reported[0][0] == 0, stage
-        assert np.equal(*reported[-1]), stage
+def test_a_run_with_labelled_samples_ends_with_their_accuracy(tmp_path: Path) -> None:
+    np.savez(tmp_path / "test.npz", x=photo(2, (6, 3, 12, 10)), labels=np.arange(6) % 5)
+    model, test, steps = classifier("transB 1"), tmp_path / "test.npz", Steps()
+    compress(model, photo(1, (12, 3, 12, 10)), 1.5, threads=1, solver="linear", test=test, progress=steps)
+    assert list(steps.by_stage)[-3:] == ["validate", "latency", "test"]
+    steps.check()
+
+
+def test_a_dry_run_ends_with_the_plan() -> None:
+    steps = Steps()
+    plan_only(Request(residual(), photo(1, (12, 3, 12, 10)), Options(speedup=1.5, threads=1)), Listener(steps))
+    assert list(steps.by_stage) == ["load", "data", "profile", "plan"]
+    steps.check()
+
+
+def test_the_stages_account_for_the_time_of_a_run() -> None:
+    seconds = dict(
+        compress(MODEL, CALIBRATION, 4, images=40, threads=1, form="cp", solver="linear").report.cost.seconds
+    )
+    total = seconds.pop("total")
+    assert 0.9 * total < sum(seconds.values()) <= total + 0.01

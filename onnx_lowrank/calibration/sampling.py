@@ -114,11 +114,9 @@ def split(source: Source, specs: tuple[TensorSpec, ...], seed: int) -> Sampling:
     DataError
         If the model demands a batch size that the data cannot fill.
     """
-    first_sides = [spec.shape[0] for spec in specs if spec.shape]
-    demanded = [side for side in first_sides if isinstance(side, int)]
-    n = len(source)
+    n, demanded = len(source), demanded_batch(specs)
     if demanded:
-        size = max(demanded)
+        size = demanded
         if n < size:
             raise DataError(f"the model takes batches of {size} samples, but the data hold only {n}: give more")
         n -= n % size
@@ -131,7 +129,13 @@ def split(source: Source, specs: tuple[TensorSpec, ...], seed: int) -> Sampling:
     judges = np.arange(len(batches)) % JUDGE_EVERY == JUDGE_EVERY // 2
     if len(batches) > 1 and not judges.any():
         judges[-1] = True
-    return Sampling(source, batches, judges, _batches(range(n - withheld, n), size), bool(demanded), seed)
+    return Sampling(source, batches, judges, _batches(range(n - withheld, n), size), demanded is not None, seed)
+
+
+def demanded_batch(specs: Sequence[TensorSpec]) -> int | None:
+    """Return the batch size that a model with these inputs demands; None where it leaves the size open."""
+    first_sides = (spec.shape[0] for spec in specs if spec.shape)
+    return max((side for side in first_sides if isinstance(side, int)), default=None)
 
 
 def _batches(indices: range, size: int) -> Batches:

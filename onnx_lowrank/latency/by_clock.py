@@ -108,15 +108,18 @@ def choose_by_clock(
         folded=folded,
         can_measure=trials is not None,
     )
-    while proposal := search.propose():
-        assert trials is not None  # otherwise nothing is proposed
-        if isinstance(proposal, LayerProposal):
-            clocked.measure(proposal.sites)
-            search.observe(layers_now())
-        else:
-            search.observe(trials.measure(proposal.plan))
+    try:
+        while proposal := search.propose():
+            assert trials is not None  # otherwise nothing is proposed
+            if isinstance(proposal, LayerProposal):
+                clocked.measure(proposal.sites)
+                search.observe(layers_now())
+            else:
+                search.observe(trials.measure(proposal.plan))
+    finally:
+        # The times are worth keeping even if no plan meets the target, or if the user interrupts the search.
+        clocked.stopwatch.save()
     found = search.result()
-    clocked.stopwatch.save()
     milliseconds = {}
     for site in found.plan.sites:
         costs = clocked.costs(site.name)

@@ -68,8 +68,7 @@ def rank_multiple(deployment: Deployment, progress: Progress) -> int:
     geometries = [deployment.geometries[site.name] for site in deployment.sites if site.kernel.ndim > 2]
     multiple = stopwatch.step(geometries) if geometries else 1
     stopwatch.save()
-    if options.target == "macs":
-        progress("measure", 1, 1)
+    progress("measure", 1, 1)
     return multiple
 
 
@@ -91,7 +90,7 @@ def clock_layers(
     multiple
         The number that all measured ranks are multiples of.
     progress
-        Hears of every layer.
+        Receives every step: the whole model, and each distinct layer.
     stopwatch
         Holds the table and takes the times; None for the one that the options ask for.
 
@@ -104,14 +103,16 @@ def clock_layers(
     """
     stopwatch = stopwatch or deployment.open_stopwatch()
     choices = choices_to_measure(deployment, kinds, multiple)
-    total = len(choices) + 2
-    progress("measure", 1, total)
-    original_ms = stopwatch.model(deployment.table_key, deployment.loaded.proto, deployment.feeds)
-    for done, (geometry, of_layer) in enumerate(choices.items(), 2):
-        progress("measure", done, total)
-        stopwatch.layer(geometry, of_layer)
-    stopwatch.save()
-    progress("measure", total, total)
+    total = len(choices) + 1
+    progress("measure", 0, total)
+    try:
+        original_ms = stopwatch.model(deployment.table_key, deployment.loaded.proto, deployment.feeds)
+        progress("measure", 1, total)
+        for done, (geometry, of_layer) in enumerate(choices.items(), 2):
+            stopwatch.layer(geometry, of_layer)
+            progress("measure", done, total)
+    finally:
+        stopwatch.save()
     return Clocked(deployment, stopwatch, multiple, original_ms)
 
 

@@ -1,1 +1,1 @@
-"""The stages of a run, in the order of the pipeline; each gives one frozen result."""
+"""The stages of a run in the order of the pipeline, each of which returns one frozen result."""

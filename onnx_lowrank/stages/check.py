@@ -1,4 +1,4 @@
-"""Check: the rewritten network becomes a model again, and what was promised of it is looked at before it runs."""
+"""The stage that turns the rewritten network into a model and checks its promises before it runs."""
 
 import onnx
 
@@ -12,15 +12,14 @@ from onnx_lowrank.stages.run import Run
 
 
 def check(run: Run, prepared: Prepared, network: Network) -> onnx.ModelProto:
-    """Turn the rewritten network into a model, and check its costs, its interface and that it is valid ONNX.
+    """Turn the rewritten network into a model; check its costs and its interface, and that it is valid ONNX.
 
     Raises
     ------
     ValidationError
-        Where a promise is broken.
+        If a check fails.
     """
-    with run.times.stage("validate"):
-        run.progress("validate", 0, 1)
+    with run.stage("validate"):
         check_costs(run, prepared, network)
         model = export(network, prepared.read.loaded)
         validate(model, prepared.read.loaded.proto)
@@ -28,24 +27,24 @@ def check(run: Run, prepared: Prepared, network: Network) -> onnx.ModelProto:
 
 
 def check_costs(run: Run, prepared: Prepared, network: Network) -> None:
-    """Count the rewritten network as the original was counted, and compare with the plan.
+    """Count the MACs of the rewritten network as those of the original were counted, and compare them with the plan.
 
-    Other convolutions than the sites are not compared: how often they run may depend on what the sites make, as in a
+    Only the sites are compared. How often other convolutions run may depend on the values that the sites make, as in a
     detector that looks at regions.
 
     Raises
     ------
     ValidationError
-        Where they differ.
+        If they differ.
     """
     counted, planned = prepared.counted, prepared.planned.macs
-    others = counted.macs.aimed_at.keys() - {site.output for site in counted.sites}
+    untouched = counted.macs.aimed_at.keys() - {site.output for site in counted.sites}
     expected = sum(planned[site.name] for site in counted.sites)
     gemm = run.options.include_gemm
     after = measure_macs(network, prepared.sampled.sampling, run.open_session, gemm=gemm).aimed_at
-    found = sum(macs for output, macs in after.items() if output not in others)
-    if found != expected:
+    actual = sum(macs for output, macs in after.items() if output not in untouched)
+    if actual != expected:
         raise ValidationError(
-            f"the rewritten layers take {found} MACs and {expected} were planned: nothing was written; "
+            f"the rewritten layers take {actual} MACs and {expected} were planned: nothing was written; "
             "please report this model"
         )

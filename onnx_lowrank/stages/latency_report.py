@@ -1,4 +1,4 @@
-"""From what the stopwatch has measured to the report's plain data."""
+"""The plain data of the report about times that were measured with the stopwatch."""
 
 from onnx_lowrank.latency.by_clock import LatencyPlan
 from onnx_lowrank.latency.clocked import Clocked
@@ -7,31 +7,31 @@ from onnx_lowrank.report.latency_schema import LatencyPlanReport, MeasuredLayer,
 
 
 def latency_plan(plan: LatencyPlan) -> LatencyPlanReport:
-    """How a plan by the clock came about."""
-    found, setting = plan.found, plan.clocked.stopwatch.setting
-    before = found.measured.before_ms if found.measured else plan.clocked.original_ms
-    after = found.measured.after_ms if found.measured else found.predicted_ms
-    ratio = found.measured.ratio if found.measured else before / after
+    """Return the report of the search behind a plan by the clock."""
+    result, trial, setting = plan.found, plan.found.measured, plan.clocked.stopwatch.setting
+    before = trial.before_ms if trial else plan.clocked.original_ms
+    after = trial.after_ms if trial else result.predicted_ms
+    ratio = trial.ratio if trial else before / after
     return LatencyPlanReport(
         device=setting.device,
         onnxruntime=setting.onnxruntime,
         threads=setting.threads,
         batch=setting.batch,
         before_ms=round(before, 4),
-        # Relative to the original's time in the same rounds, which may differ from when the layers were measured.
-        from_layers_ms=round(found.from_layers_ms * before / plan.clocked.original_ms, 4),
-        trial_ms=round(after, 4) if found.measured else None,
-        trial_ratio=round(ratio, 4) if found.measured else None,
+        # The original may have taken another time in the trial than when the layers were measured.
+        from_layers_ms=round(result.from_layers_ms * before / plan.clocked.original_ms, 4),
+        trial_ms=round(after, 4) if trial else None,
+        trial_ratio=round(ratio, 4) if trial else None,
         predicted_ms=round(after, 4),
         predicted_ratio=round(ratio, 4),
-        correction=round(found.correction, 4),
-        rounds=found.rounds,
+        correction=round(result.correction, 4),
+        rounds=result.rounds,
         measurements=plan.clocked.stopwatch.measurements,
     )
 
 
 def measured_report(clocked: Clocked) -> MeasuredReport:
-    """What the latency table knows of a model."""
+    """Return the report of the times that the latency table holds of a model."""
     layers = []
     for name, geometry in clocked.deployment.geometries.items():
         times = clocked.costs(name).times

@@ -1,4 +1,4 @@
-"""Measure: the rewritten model beside the original, on samples that no solver saw and by the clock."""
+"""The stage that measures the rewritten model beside the original, on samples that no solver saw and by the clock."""
 
 from dataclasses import dataclass
 
@@ -18,18 +18,18 @@ from onnx_lowrank.stages.validate import DeclaredShapes, compare_outputs, note_p
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of the rewritten model.
+    """The measurements of the rewritten model.
 
     Attributes
     ----------
     outputs
         The errors of its outputs, by name.
     latency
-        Both models by the clock.
+        The times of both models.
     accuracy
-        Both models on labelled samples; None where there are none.
+        The accuracy of both models on labelled samples; None where there are none.
     provider
-        The execution provider that really ran it.
+        The execution provider that ran it.
     """
 
     outputs: dict[str, OutputReport]
@@ -39,19 +39,19 @@ class Measured:
 
 
 def measure(run: Run, prepared: Prepared, model: onnx.ModelProto) -> Measured:
-    """Compare the outputs, take the time, and measure the accuracy where there are labels.
+    """Compare the outputs and the times of both models, and their accuracy where there are labelled samples.
 
     Raises
     ------
     ValidationError
-        Where an output has another shape or type, or is not finite where the original's is.
+        If an output has another shape or type, or is not finite where the original's is.
     TargetError
-        Where a model that was to be faster by the clock is slower.
+        If a model that was to be faster by the clock is slower.
     DataError
-        Where the labelled samples do not fit the outputs.
+        If the labelled samples do not fit the outputs.
     """
     read, sampled, planned = prepared.read, prepared.sampled, prepared.planned
-    options, sampling, progress = run.options, sampled.sampling, run.listener.progress
+    options, sampling = run.options, sampled.sampling
     with run.times.stage("validate"):
         open_as_deployed = opener(options.providers, options.threads, spinning=True)
         original = open_as_deployed(read.loaded.proto, "the model")
@@ -60,10 +60,10 @@ def measure(run: Run, prepared: Prepared, model: onnx.ModelProto) -> Measured:
         if not sampling.validation:
             run.warn("too few samples to spare any: the outputs are compared on samples that the solver saw")
         declared, batches = DeclaredShapes.of(read.inputs, read.outputs), sampling.validation or sampling.batches
-        outputs = compare_outputs(sessions, sampled.source, batches, declared, Listener(progress, run.warn))
+        outputs = compare_outputs(sessions, sampled.source, batches, declared, Listener(run.progress, run.warn))
         run.progress("latency", 0, 1)
         latency = measure_latency(sessions, sampled.source, prepared.reach.deployment.batch)
         check_faster(latency, planned.plan, options, run.warn, given=planned.by_clock is None)
         run.progress("latency", 1, 1)
-        accuracy = measure_accuracy(sessions, sampled.labelled, sampling, progress) if sampled.labelled else None
+        accuracy = measure_accuracy(sessions, sampled.labelled, sampling, run.progress) if sampled.labelled else None
     return Measured(outputs, latency, accuracy, sessions.rewritten.provider)

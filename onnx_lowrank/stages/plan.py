@@ -1,4 +1,4 @@
-"""Plan: which form and which ranks every site gets."""
+"""The stage that chooses the form and the ranks of every site."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ class Planned:
     Attributes
     ----------
     plan
-        Forms and ranks, in the order of the sites.
+        The forms and ranks, in the order of the sites.
     macs
         The MACs of one sample that every site takes as planned, by name.
     by_clock
-        How the plan came about where the clock made it; else None.
+        The search behind a plan by the clock; None for any other plan.
     """
 
     plan: Plan
@@ -43,17 +43,17 @@ class Planned:
 
 @blas_threads.one_for_scipy()
 def plan(run: Run, counted: Counted, reach: Reach, profiled: Profiled) -> Planned:
-    """Choose forms and ranks, or take the user's.
+    """Choose forms and ranks, or take those of the user.
 
     Raises
     ------
     TargetError
-        Where no choice reaches the speedup.
+        If no choice reaches the speedup.
     """
-    with run.times.stage("plan"):
+    with run.stage("plan"):
         by_clock = None
-        if reach.given:
-            chosen = reach.given
+        if reach.user_plan:
+            chosen = reach.user_plan
         else:
             energies = site_energies(counted, profiled, run.kinds)
             choices_at = partial(layers_to_choose, energies, counted.shapes, reach.multiple)
@@ -61,12 +61,11 @@ def plan(run: Run, counted: Counted, reach: Reach, profiled: Profiled) -> Planne
                 chosen, by_clock = choose_by_clock(reach.clocked, profiled.kernels, choices_at)
             else:
                 chosen = choose(choices_at(), sum(counted.macs.aimed_at.values()), run.options)
-        run.progress("plan", 1, 1)
     return Planned(chosen, planned_macs(chosen, counted.shapes, run.forms), by_clock)
 
 
 def site_energies(counted: Counted, profiled: Profiled, kinds: FormTable) -> dict[str, dict[FormKind, Energies]]:
-    """What every kind of form that takes a site is expected to keep of it, by site name."""
+    """Return the energies that every form is expected to keep of the sites that it takes, by site name."""
 
     def energies(site: ConvSite) -> dict[FormKind, Energies]:
         evidence = site_evidence(site, profiled)
@@ -76,7 +75,7 @@ def site_energies(counted: Counted, profiled: Profiled, kinds: FormTable) -> dic
 
 
 def site_evidence(site: ConvSite, profiled: Profiled) -> Evidence:
-    """What is known of a site before its form is chosen."""
+    """Return the evidence on which the choice of a site's form rests."""
     kernels, prepared, target = tuple(site.kernels), profiled.kernels[site.name], profiled.targets.get(site.name)
     if target is None:
         return Evidence(kernels, prepared)
@@ -89,7 +88,7 @@ def layers_to_choose(
     multiple: int,
     costs: Mapping[str, Costs] | None = None,
 ) -> list[LayerChoices]:
-    """The choices of all sites, at MACs, or at ``costs`` by site name."""
+    """Return the choices of all sites at their costs by site name; None stands for their MACs."""
     return [
         pareto_front(name, shapes[name], expected, multiple, costs[name] if costs else None)
         for name, expected in energies.items()
@@ -97,20 +96,20 @@ def layers_to_choose(
 
 
 def choose(layers: Sequence[LayerChoices], all_macs: int, options: Options) -> Plan:
-    """The forms and ranks of all sites for the requested speedup of ``all_macs``.
+    """Return the forms and ranks of all sites that reduce ``all_macs`` by the requested speedup.
 
     Raises
     ------
     TargetError
-        Where no choice reaches it.
+        If no choice reaches it.
     """
-    others = all_macs - sum(layer.untouched for layer in layers)
-    chosen = allocate(layers, others, options.speedup, options.ranks)
+    fixed_macs = all_macs - sum(layer.untouched for layer in layers)
+    chosen = allocate(layers, fixed_macs, options.speedup, options.ranks)
     return Plan(tuple(SitePlan(x.name, *x.choice(i)) for x, i in zip(layers, chosen, strict=True)))
 
 
 def planned_macs(plan: Plan, shapes: Mapping[str, ConvShape], forms: FormTable) -> dict[str, int]:
-    """The MACs of one sample that every site takes as planned, by name."""
+    """Return the MACs of one sample that every site takes as planned, by name."""
 
     def macs(choice: SitePlan) -> int:
         shape = shapes[choice.name]
@@ -119,23 +118,23 @@ def planned_macs(plan: Plan, shapes: Mapping[str, ConvShape], forms: FormTable) 
     return {choice.name: macs(choice) for choice in plan.sites}
 
 
-def why_left_alone(shape: ConvShape, kinds: FormTable, multiple: int, *, given: bool, slower: bool = False) -> str:
-    """Why a site is not factorised.
+def why_left_alone(shape: ConvShape, kinds: FormTable, multiple: int, *, user_plan: bool, slower: bool = False) -> str:
+    """Return the reason why a site is not factorised.
 
     Parameters
     ----------
     shape
-        Its geometry.
+        The geometry of the site.
     kinds
-        The kinds of form that were allowed.
+        The forms that were allowed.
     multiple
         The number that every rank is a multiple of.
-    given
+    user_plan
         Whether the plan came from the user.
     slower
-        Whether nothing was measured to be faster.
+        Whether no choice was measured to be faster.
     """
-    if given:
+    if user_plan:
         return "left alone by the given plan"
     if not any(kind.takes(shape) for kind in kinds):
         needs = " or ".join(dict.fromkeys(kind.needs for kind in kinds))

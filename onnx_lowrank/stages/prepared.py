@@ -1,4 +1,4 @@
-"""Everything up to the plan, for the stages that carry it out and report it."""
+"""The results of all stages up to the plan, for the stages that carry it out and report it."""
 
 from dataclasses import dataclass, replace
 
@@ -23,6 +23,6 @@ class Prepared:
     profiled: Profiled
     planned: Planned
 
-    def without_rows(self) -> "Prepared":
-        """The same without what was profiled, which takes up to half of ``--memory``."""
+    def without_profile(self) -> "Prepared":
+        """Return the same without the profile, whose rows take up to half of ``--memory``."""
         return replace(self, profiled=Profiled({}, {}))

@@ -1,13 +1,14 @@
-"""Profile: what the original network answers at every site on the calibration samples.
+"""The stage that profiles the original network on the calibration samples.
 
-One pass over the samples serves all sites: each batch runs once, and only sampled rows are kept, never whole
-activations. What the forms derive from the kernels before any rank is chosen is derived here, too.
+One pass over the samples serves all sites. Each batch runs once, and only sampled rows are kept, never whole
+activations. The forms then derive from the kernels, and from statistics of the patches that the kernels see, what they
+need before any rank is chosen.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,52 +31,55 @@ from onnx_lowrank.stages.sample import Sampled
 Array = NDArray[Any]
 
 ROWS_PER_FILTER, FEWEST_ROWS, MOST_ROWS = 50, 25_000, 40_000
-"""How many rows a layer should have: many times its unknowns per response, within reason. A fifth more make VGG-16's
-last layers about 1 % better, in a fifth more time of solving."""
+"""The number of rows that a layer should have: many times its unknowns per response, within reason. A fifth more makes
+VGG-16's last layers about 1 % better, in a fifth more time of solving."""
 
 SMALL_KERNEL, FEWEST_ROWS_OF_SMALL = 1_000_000, 30_000
-"""Weights below which solving takes little time, and the fewest rows of such a layer."""
+"""The number of weights below which solving takes little time, and the fewest rows of such a layer."""
 
-COLUMN_SAMPLES = 40
+PATCH_SAMPLES = 40
 """The number of samples from which the statistics of a site's patches are estimated."""
 
 LARGEST = 1e15
-"""Responses beyond this, and those that are not a number, overflow single precision when they are squared and added."""
+"""Larger responses, and those that are not a number, overflow single precision when they are squared and added up."""
+
+Needed: TypeAlias = Mapping[str, tuple[type[Preparation], ...]]
+"""The classes of preparation that each site needs, by site name."""
+
+Moments: TypeAlias = Mapping[type[Preparation], tuple[PatchMoments, ...]]
+"""Statistics of the patches that every group of a site reads, by the class of preparation that they are for."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What the original answers at one site, before the activation.
+    """The responses of the original at one site, before the activation.
 
     Attributes
     ----------
     rows
-        [n, d], float32, of the responses, or of the sums where a shortcut joins; the batches in order, of each its
-        samples in order, of each its positions.
+        The responses, or their sums with the shortcut where one joins, [n, d], float32. The batches come in their
+        order, the samples in that of the batch, and the positions in that of the sample.
     per_sample
-        The number of positions in every sample's output.
-    moments
-        The statistics of the patches that every group reads, by the class of the preparation that asked for them.
+        The number of positions in the output of every sample.
     responses
-        [d, d], the covariance of the responses alone where the rows are sums; else None.
+        The covariance of the responses without the shortcut where one joins, [d, d]; else None.
     """
 
     rows: Array
     per_sample: int
-    moments: Mapping[type[Preparation], tuple[PatchMoments, ...]] = field(default_factory=dict)
     responses: Array | None = None
 
 
 @dataclass(frozen=True)
 class Profiled:
-    """What the original network has shown.
+    """The samples of the original network, and what the forms have derived from its kernels.
 
     Attributes
     ----------
     targets
-        What it answers, by the name of the site or the fully connected layer; nothing where no data is looked at.
+        The responses by the name of the site or the fully connected layer; nothing where no data are looked at.
     kernels
-        What the forms in question have derived from the kernel of every group, by site name.
+        The preparations of the kernel of every group, for the forms in question, by site name.
     """
 
     targets: Mapping[str, Targets]
@@ -84,29 +88,38 @@ class Profiled:
 
 @blas_threads.one_for_scipy()
 def profile(run: Run, sampled: Sampled, counted: Counted, reach: Reach, shard: Shard) -> Profiled:
-    """Sample the original network, and derive from the kernels what the forms need.
+    """Sample the original network, and prepare the kernels for the choice of forms and ranks.
 
     Raises
     ------
     DataError
-        Where a response is not finite, or too large to be squared.
+        If a response is not finite, or too large to be squared.
     """
-    needed = needed_preparations(counted.shapes, run.kinds if reach.given is None else run.forms, reach.given)
-    targets: dict[str, Targets] = {}
-    with run.times.stage("profile"):
-        if run.options.solver == "weights":
-            run.progress("profile", 1, 1)
-        else:
-            targets = collect_targets(run, sampled, counted, needed, shard)
-    with run.times.stage("plan"):
-        run.progress("plan", 0, 1)
-        return Profiled(targets, prepare_kernels(counted.sites, needed, targets))
+    needed = needed_preparations(counted.shapes, run.kinds if reach.user_plan is None else run.forms, reach.user_plan)
+    targets: Mapping[str, Targets] = {}
+    moments: Mapping[str, Moments] = {}
+    if run.options.solver != "weights":
+        with run.times.stage("profile"):
+            targets, moments = collect_targets(run, sampled, counted, needed, shard)
+    with run.stage("plan"):
+        kernels = prepare_kernels(counted.sites, needed, moments)
+    return Profiled(targets, kernels)
 
 
 def needed_preparations(
     shapes: Mapping[str, ConvShape], kinds: FormTable, plan: Plan | None
 ) -> dict[str, tuple[type[Preparation], ...]]:
-    """What has to be derived from the kernels, by site name, to choose among the kinds or to replay a given plan."""
+    """Return the preparations that each site needs, by name.
+
+    Parameters
+    ----------
+    shapes
+        The geometry of every site, by name.
+    kinds
+        The forms among which the planner chooses, or those that the plan names.
+    plan
+        The plan that is replayed; None where one is searched.
+    """
     wanted = {name: tuple(kinds) for name in shapes}
     if plan:
         wanted = {site.name: (kinds[site.form],) if site.form else () for site in plan.sites}
@@ -114,85 +127,93 @@ def needed_preparations(
 
 
 def prepare_kernels(
-    sites: Sequence[ConvSite], needed: Mapping[str, tuple[type[Preparation], ...]], targets: Mapping[str, Targets]
+    sites: Sequence[ConvSite], needed: Needed, moments: Mapping[str, Moments]
 ) -> dict[str, tuple[PreparedKernel, ...]]:
-    """What is derived from the kernel of every group, by site name.
+    """Return the preparations of the kernel of every group, by site name.
 
-    It comes from the weights alone where nothing was profiled.
+    Where a site has no statistics of its patches, its weights alone have to do.
     """
 
-    def prepared(site: ConvSite) -> tuple[PreparedKernel, ...]:
-        target = targets.get(site.name)
+    def prepare(site: ConvSite) -> tuple[PreparedKernel, ...]:
+        own = moments.get(site.name)
         return tuple(
-            {kind: kind.of(kernel, target.moments[kind][number] if target else None) for kind in needed[site.name]}
-            for number, kernel in enumerate(site.kernels)
+            {kind: kind.of(kernel, own[kind][group] if own else None) for kind in needed[site.name]}
+            for group, kernel in enumerate(site.kernels)
         )
 
-    return {site.name: prepared(site) for site in sites}
+    return {site.name: prepare(site) for site in sites}
 
 
 def collect_targets(
-    run: Run,
-    sampled: Sampled,
-    counted: Counted,
-    needed: Mapping[str, tuple[type[Preparation], ...]],
-    shard: Shard,
-) -> dict[str, Targets]:
-    """The one pass of the original network: what is sampled of all layers, by name.
+    run: Run, sampled: Sampled, counted: Counted, needed: Needed, shard: Shard
+) -> tuple[dict[str, Targets], dict[str, Moments]]:
+    """Run the original network once, and return the responses of all layers and the statistics of their patches.
 
     Fully connected layers that do not make one finite row of every sample are left out.
 
     Raises
     ------
     DataError
-        Where a response is not finite, or too large to be squared.
+        If a response is not finite, or too large to be squared.
     """
     sampling, sites = sampled.sampling, counted.sites
+    total = len(sampling.batches)
     sizes = {site.name: counted.macs.shapes[site.output][2:] for site in sites}
     rows_memory = run.options.memory // 2  # the rest is for the activations between two sites
     per_sample = positions_per_sample(sites, sizes, sampling.samples, rows_memory)
-    dense = tuple(layer for layer in counted.dense if layer.name not in sizes)
-    patch_batches = min(len(sampling.batches), -(-COLUMN_SAMPLES // len(sampling.batches[0])))
-    patches = frozenset(name for name, kinds in needed.items() if kinds)
-    collectors = {
-        site.name: _Collector(site, needed[site.name], per_sample[site.name], sampling.samples) for site in sites
-    }
-    responses: dict[str, list[Array] | None] = {layer.name: [] for layer in dense}
-    run.progress("profile", 0, len(sampling.batches))
-    for sample in shard.profile(ProfileQuestion(sites, dense, per_sample, patches, patch_batches)):
-        run.progress("profile", sample.batch, len(sampling.batches))
-        if sample.name in collectors:
-            collectors[sample.name].add(sample)
-        elif not float(np.abs(sample.rows).max(initial=0)) < LARGEST:
-            responses[sample.name] = None
-        elif (collected := responses[sample.name]) is not None:
-            collected.append(sample.rows.astype(np.float32, copy=False))
-    run.progress("profile", len(sampling.batches), len(sampling.batches))
-    targets = {name: collector.targets for name, collector in collectors.items()}
-    for name, parts in responses.items():
-        if parts is not None and len(parts) == len(sampling.batches):
-            targets[name] = Targets(np.concatenate(parts), 1)
-    return targets
+    question = ProfileQuestion(
+        sites=sites,
+        dense=tuple(layer for layer in counted.dense if layer.name not in sizes),
+        per_sample=per_sample,
+        patches=frozenset(name for name, kinds in needed.items() if kinds),
+        patch_batches=min(total, -(-PATCH_SAMPLES // len(sampling.batches[0]))),
+    )
+    at_sites = {s.name: _SiteSamples(s, needed[s.name], per_sample[s.name] * sampling.samples) for s in sites}
+    at_dense: dict[str, list[Array]] = {layer.name: [] for layer in question.dense}
+    finished = 0
+    run.progress("profile", finished, total)
+    for sample in shard.profile(question):
+        if sample.batch > finished:
+            finished = sample.batch
+            run.progress("profile", finished, total)
+        if sample.name in at_sites:
+            at_sites[sample.name].add(sample)
+        elif _largest(sample.rows) < LARGEST:
+            at_dense[sample.name].append(sample.rows.astype(np.float32, copy=False))
+    run.progress("profile", total, total)
+    targets = {name: samples.targets(per_sample[name]) for name, samples in at_sites.items()}
+    complete = {name: parts for name, parts in at_dense.items() if len(parts) == total}
+    targets |= {name: Targets(np.concatenate(parts), 1) for name, parts in complete.items()}
+    return targets, {name: samples.moments for name, samples in at_sites.items()}
 
 
-class _Collector:
-    """What is sampled of one site, on its way."""
+class _SiteSamples:
+    """The samples of one site, accumulated over the batches.
 
-    def __init__(self, site: ConvSite, kinds: Sequence[type[Preparation]], per_sample: int, samples: int) -> None:
-        self._rows = np.empty((per_sample * samples, len(site.kernel)), np.float32)
-        self._filled, self._per_sample = 0, per_sample
-        self._moments = {kind: tuple(kind.moments() for _ in range(site.group)) for kind in kinds}
+    Parameters
+    ----------
+    site
+        The site.
+    kinds
+        The classes of preparation that need statistics of the patches.
+    most
+        The largest number of rows.
+    """
+
+    def __init__(self, site: ConvSite, kinds: Sequence[type[Preparation]], most: int) -> None:
+        self._rows, self._filled = np.empty((most, len(site.kernel)), np.float32), 0
         self._responses = RowCovariance() if site.join else None
+        self.moments = {kind: tuple(kind.moments() for _ in range(site.group)) for kind in kinds}
 
     def add(self, sample: LayerSample) -> None:
-        """Count in what a batch shows.
+        """Accumulate the samples of one batch.
 
         Raises
         ------
         DataError
-            Where a response is not finite, or too large to be squared.
+            If a response is not finite, or too large to be squared.
         """
-        largest = float(np.abs(sample.rows).max(initial=0))
+        largest = _largest(sample.rows)
         if not largest < LARGEST:
             raise DataError(
                 f"the responses of {sample.name} reach {largest:g} on the calibration data: "
@@ -202,21 +223,36 @@ class _Collector:
         self._filled += len(sample.rows)
         if self._responses is not None and sample.responses is not None:
             self._responses.add(sample.responses)
-        for moments in self._moments.values() if sample.patches else ():
+        for moments in self.moments.values() if sample.patches else ():
             for group, patches in zip(moments, sample.patches, strict=True):
                 group.add(patches)
 
-    @property
-    def targets(self) -> Targets:
-        """Everything so far."""
+    def targets(self, per_sample: int) -> Targets:
+        """Return the responses of all batches up to now."""
         covariance = None if self._responses is None else self._responses.covariance
-        return Targets(self._rows[: self._filled], self._per_sample, self._moments, covariance)
+        return Targets(self._rows[: self._filled], per_sample, covariance)
+
+
+def _largest(rows: Array) -> float:
+    return float(np.abs(rows).max(initial=0))
 
 
 def positions_per_sample(
     sites: Sequence[ConvSite], sizes: Mapping[str, tuple[int, ...]], samples: int, memory: int
 ) -> dict[str, int]:
-    """How many positions of every sample are looked at, by site name, so that all rows fit in ``memory`` bytes."""
+    """Return the number of positions that are sampled in the output of every sample, by site name.
+
+    Parameters
+    ----------
+    sites
+        The sites.
+    sizes
+        The size of the output along the spatial axes, by site name.
+    samples
+        The number of samples.
+    memory
+        The number of bytes that the rows of all sites may take together.
+    """
     counts = {}
     for site in sites:
         fewest = FEWEST_ROWS_OF_SMALL if site.kernel.size < SMALL_KERNEL else FEWEST_ROWS

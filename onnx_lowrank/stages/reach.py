@@ -1,7 +1,7 @@
-"""Reach: what cannot be is said here, before the long work.
+"""The stage that refuses before the long work what cannot succeed.
 
-A given plan is fitted to the model. Without one, the rank multiple is settled, the layers go on the stopwatch where the
-plan is to be made by the clock, and a speedup that no choice of ranks reaches is refused.
+A plan of the user is fitted to the model. Without one, the rank multiple is settled, the layers are measured where the
+plan is made by the clock, and a speedup that no choice of ranks reaches is refused.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from onnx_lowrank.stages.sample import Sampled
 
 @dataclass(frozen=True)
 class Reach:
-    """What is settled before anything is profiled.
+    """The terms of the plan that are settled before anything is profiled.
 
     Attributes
     ----------
@@ -32,37 +32,37 @@ class Reach:
         The model as the stopwatch sees it.
     multiple
         The number that every rank is a multiple of.
-    given
+    user_plan
         The user's plan, fitted to the sites of this model; None where the planner is to choose.
     clocked
-        The layers' times where the planner chooses by the clock; else None.
+        The times of the layers where the planner chooses by the clock; else None.
     """
 
     deployment: Deployment
     multiple: int = 1
-    given: Plan | None = None
+    user_plan: Plan | None = None
     clocked: Clocked | None = None
 
 
 def reach(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Reach:
-    """Settle what a plan may be, and refuse what cannot be.
+    """Settle the terms of the plan, and refuse those that cannot be met.
 
     Raises
     ------
     DataError
-        Where the given plan does not fit the model, or the latency table cannot be read.
+        If the user's plan does not fit the model, or the latency table cannot be read.
     TargetError
-        Where no choice reaches the speedup, with the highest that can be reached.
+        If no choice reaches the speedup; the message states the highest that can be reached.
     """
     options = run.options
     deployment = deploy(run, read, sampled, counted)
     if run.request.plan:
         skipped = {skip.name: skip.reason for skip in counted.skipped}
-        return Reach(deployment, given=run.request.plan.fitted(counted.shapes, skipped, run.forms))
+        return Reach(deployment, user_plan=run.request.plan.fitted(counted.shapes, skipped, run.forms))
     with run.times.stage("measure") if options.needs_measurement else contextlib.nullcontext():
-        multiple = rank_multiple(deployment, run.listener.progress)
+        multiple = rank_multiple(deployment, run.progress)
         if options.target == "latency":
-            clocked = clock_layers(deployment, run.kinds, multiple, run.listener.progress)
+            clocked = clock_layers(deployment, run.kinds, multiple, run.progress)
             check_latency_reach(clocked, run.kinds)
             return Reach(deployment, multiple, clocked=clocked)
         before = sum(counted.macs.aimed_at.values())
@@ -71,20 +71,19 @@ def reach(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Reach:
 
 
 def clock(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Clocked:
-    """Measure all that a plan by the clock asks for, without planning.
+    """Measure everything that a plan by the clock asks for, without planning.
 
     Raises
     ------
     EnvironmentFault
-        Where the latency table cannot be written.
+        If the latency table cannot be written.
     """
     deployment = deploy(run, read, sampled, counted)
-    multiple = rank_multiple(deployment, run.listener.progress)
-    return clock_layers(deployment, run.kinds, multiple, run.listener.progress)
+    return clock_layers(deployment, run.kinds, rank_multiple(deployment, run.progress), run.progress)
 
 
 def deploy(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Deployment:
-    """The model as the stopwatch sees it."""
+    """Return the model as the stopwatch sees it."""
     return Deployment(
         loaded=read.loaded,
         network=read.network,
@@ -98,5 +97,5 @@ def deploy(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Deployme
 
 
 def most_saved(shapes: Mapping[str, ConvShape], kinds: FormTable, multiple: int) -> int:
-    """The MACs that all layers together save at their lowest ranks."""
+    """Return the MACs that all layers together save at their lowest ranks."""
     return sum(shape.macs - lowest_macs(shape, kinds, multiple) for shape in shapes.values())

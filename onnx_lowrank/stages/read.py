@@ -1,4 +1,4 @@
-"""Read: the model, and the layers in it that can be factorised."""
+"""The stage that reads the model and finds the layers in it that can be factorised."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,62 +19,71 @@ MISSTATED = (
 
 @dataclass(frozen=True)
 class Read:
-    """The model as it was given and as the other stages see it.
+    """The model in its file, and as the other stages see it.
 
     Attributes
     ----------
     loaded
-        The file.
+        The model as it was loaded.
     network
-        The model normalised: weights lifted, normalisations folded. No stage edits it.
-    found
-        Its convolutions, and its fully connected layers.
+        The model normalised: its weights are lifted and its normalisations folded. No stage edits it.
+    layers
+        Its convolutions and fully connected layers.
     inputs, outputs
-        The model's interface.
+        The interface of the model.
     """
 
     loaded: LoadedModel
     network: Network
-    found: Found
+    layers: Found
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
 
 def read(run: Run) -> Read:
-    """Load and check the model, and find what can be factorised.
+    """Load and check the model, and find the layers that can be factorised.
 
     Raises
     ------
     ModelError
-        Where the model cannot be read, or holds nothing to factorise.
+        If the model cannot be read, or has nothing to factorise.
     """
     options = run.options
     with run.stage("load"):
         loaded = load(run.request.model)
         network = normalise(loaded.proto, gemm=options.include_gemm)
-        found = find_sites(network, options.include, options.exclude, gemm=options.include_gemm)
-        check_any(found.sites, found.skipped, found.unmatched)
-        for line in found.unmatched:
+        layers = find_sites(network, options.include, options.exclude, gemm=options.include_gemm)
+        check_any(layers.sites, layers.skipped, layers.unmatched)
+        for line in layers.unmatched:
             run.warn(line)
         if loaded.misstated:
             names = sorted(loaded.misstated)
             run.warn(MISSTATED.format(len(names), ", ".join(names[:3]) + (", …" if len(names) > 3 else "")))
-    return Read(loaded, network, found, inputs(loaded.proto), outputs(loaded.proto))
+    return Read(loaded, network, layers, inputs(loaded.proto), outputs(loaded.proto))
 
 
 def check_any(sites: Sequence[object], skipped: Sequence[Skip], unmatched: Sequence[str] = ()) -> None:
-    """Refuse a model without anything to factorise.
+    """Refuse a model that has nothing to factorise.
+
+    Parameters
+    ----------
+    sites
+        The layers that can be factorised.
+    skipped
+        All other layers.
+    unmatched
+        A line for every pattern that matches no layer, with the names of the nearest layers.
 
     Raises
     ------
     ModelError
-        With the reasons, and with the nearest names of layers where a pattern matched none (``unmatched``).
+        If there is no site; the message states the reasons.
     """
     if not sites:
-        raise ModelError(f"nothing to factorise: {'; '.join((*unmatched, _why_nothing(skipped)))}")
+        raise ModelError(f"nothing to factorise: {'; '.join((*unmatched, _reasons(skipped)))}")
 
 
-def _why_nothing(skipped: Sequence[Skip]) -> str:
+def _reasons(skipped: Sequence[Skip]) -> str:
     if not skipped:
         return "the model has no convolution"
     reasons = Counter(skip.reason for skip in skipped)

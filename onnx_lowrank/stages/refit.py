@@ -1,4 +1,4 @@
-"""The step of a fully connected layer behind factorised ones: its weights undo part of the error before it."""
+"""The step of a fully connected layer behind factorised ones, whose new weights correct part of their error."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,18 +19,18 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Refitted:
-    """A fully connected layer that could be fitted again.
+    """A fully connected layer that was to be fitted again.
 
     Attributes
     ----------
     layer
         The layer.
     fit
-        The fit; None where there was none.
+        The fit; None where none was tried.
     kept
         Whether the old weights stay.
     reason
-        What happened, in a few words.
+        The outcome in a few words.
     """
 
     layer: DenseLayer
@@ -44,25 +44,25 @@ class Refitted:
         return self.layer.name
 
     def apply(self, network: Network) -> None:
-        """Give the layer of a network its new weights, where there are any."""
+        """Give the layer in a network its new weights, in place, unless it keeps the old ones."""
         if self.fit and not self.kept:
             replace_weights(network, self.layer, self.fit.weight, self.fit.bias)
 
 
 @dataclass(frozen=True)
 class RefitStep:
-    """A fully connected layer to be fitted again, so that its weights undo part of the error before it.
+    """The step that fits a fully connected layer again, so that its weights correct part of the error before it.
 
     Attributes
     ----------
     layer
         The layer.
     targets
-        [n, d], the original's responses.
+        The original's responses, [n, d].
     sampling
-        The samples; they say which rows judge.
+        The samples, which decide which rows judge.
     memory_limit
-        Bytes that the fit may take.
+        The number of bytes that the fit may take.
     """
 
     layer: DenseLayer
@@ -81,13 +81,13 @@ class RefitStep:
         return self.targets.nbytes
 
     def bytes(self) -> int:
-        """See ``Step``: the inputs, the responses several times, and the new weights in three copies."""
+        """See ``Step``; the inputs count once, the responses several times, and the new weights three times."""
         d, p = self.layer.shape
         n = len(self.targets)
         return int(4 * n * p + 40 * n * d + 12 * d * p)
 
     def run(self, shard: Shard, memory: int) -> Refitted:
-        """See ``Step``; the weights change only where the judging samples gain by it."""
+        """See ``Step``; the weights change only if the judging samples gain by it."""
         layer = self.layer
         if self.bytes() > self.memory_limit:
             return Refitted(layer, None, True, "left alone: its samples take too much memory (--memory)")

@@ -1,4 +1,4 @@
-"""Report: from what the stages have found out to the report's plain data."""
+"""The stage that turns the results of all other stages into the plain data of the report."""
 
 import math
 from dataclasses import asdict
@@ -33,7 +33,7 @@ from onnx_lowrank.stages.walk import Walked
 
 
 def plan_report(run: Run, prepared: Prepared) -> PlanReport:
-    """The plan and what it will cost, before anything is solved."""
+    """Return the report of a plan and its costs, before anything is solved."""
     macs, by_clock = _macs(prepared), prepared.planned.by_clock
     return PlanReport(
         sites=_sites(run, prepared, {}),
@@ -47,10 +47,10 @@ def plan_report(run: Run, prepared: Prepared) -> PlanReport:
 
 
 def report(run: Run, prepared: Prepared, walked: Walked, measured: Measured, model: onnx.ModelProto) -> Report:
-    """Everything about a finished run."""
+    """Return the report of a finished run."""
     options, original = run.options, prepared.read.loaded
     sampling, macs, by_clock = prepared.sampled.sampling, _macs(prepared), prepared.planned.by_clock
-    given = {
+    inputs = {
         "preprocess": asdict(prepared.sampled.preprocess),
         "data": run.request.data_label,
         "plan": run.request.plan is not None,
@@ -60,7 +60,7 @@ def report(run: Run, prepared: Prepared, walked: Walked, measured: Measured, mod
         tool={"name": "onnx-lowrank", "version": __version__},
         input=FileReport(str(original.path) if original.path else None, original.sha256, original.bytes),
         output=FileReport(None, *fingerprint(model)),
-        options=asdict(options) | given,
+        options=asdict(options) | inputs,
         data={
             "description": sampling.source.description,
             "synthetic": sampling.source.synthetic,
@@ -92,18 +92,22 @@ def _macs(prepared: Prepared) -> MacsReport:
     counted = prepared.counted
     planned = prepared.planned.macs
     saved = {site.output: counted.shapes[site.name].macs - planned[site.name] for site in counted.sites}
-    total, convs, gemms = (sum(of.values()) for of in (counted.macs.all, counted.macs.conv, counted.macs.dense))
-    conv, gemm = (sum(saved.get(name, 0) for name in of) for of in (counted.macs.conv, counted.macs.dense))
-    return MacsReport(total, total - conv - gemm, convs, convs - conv, gemms, gemms - gemm)
+
+    def before_and_after(macs: dict[str, int]) -> tuple[int, int]:
+        before = sum(macs.values())
+        return before, before - sum(saved.get(output, 0) for output in macs)
+
+    parts = (counted.macs.all, counted.macs.conv, counted.macs.dense)
+    return MacsReport(*(number for part in parts for number in before_and_after(part)))
 
 
 def _cost(run: Run, prepared: Prepared, walked: Walked) -> CostReport:
     sampling, macs = prepared.sampled.sampling, sum(prepared.counted.macs.all.values())
-    # The profile runs the original once over the samples (not for the weights' solver); the walk reports its own.
+    # The count runs the smallest batch. The profile runs all samples, unless the weights alone are looked at.
     profiled = sampling.samples if run.options.solver != "weights" else 0
-    executed = macs * (profiled + len(sampling.batches[0])) + walked.macs_executed
+    executed = macs * (len(sampling.single) + profiled) + walked.macs_executed
     return CostReport(
-        seconds=run.times.total(),
+        seconds=run.times.rounded(),
         forward_passes=executed / (sampling.samples * macs),
         peak_rss_bytes=peak_rss_bytes(),
         images=len(sampling.source),
@@ -138,25 +142,25 @@ def _site(run: Run, prepared: Prepared, site: ConvSite, solution: Solution | Non
         error_linear=outcome.error_linear if outcome else None,
         error_nonlinear=outcome.error_nonlinear if outcome else None,
         kept=choice.form is None,
-        reason=_why_alone(run, prepared, site) if choice.form is None else _what_happened(solution),
+        reason=_why_kept(run, prepared, site) if choice.form is None else _description(solution),
         group=site.group,
         ms_before=round(times[0], 4) if times else None,
         ms_after=round(times[1], 4) if times else None,
     )
 
 
-def _why_alone(run: Run, prepared: Prepared, site: ConvSite) -> str:
+def _why_kept(run: Run, prepared: Prepared, site: ConvSite) -> str:
     by_clock = prepared.planned.by_clock
     return why_left_alone(
         prepared.counted.shapes[site.name],
         run.kinds,
         prepared.reach.multiple,
-        given=run.request.plan is not None,
+        user_plan=run.request.plan is not None,
         slower=by_clock is not None and not by_clock.clocked.costs(site.name).gains,
     )
 
 
-def _what_happened(solution: Solution | None) -> str:
+def _description(solution: Solution | None) -> str:
     if solution is None:
         return "planned"
     return solution.outcome.description if solution.outcome else "from the weights alone"

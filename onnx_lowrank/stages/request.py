@@ -1,4 +1,4 @@
-"""What a run is asked to do: the model, the data, and everything that a user can choose."""
+"""The request of a user: the model, the data, and all choices."""
 
 import os
 from dataclasses import dataclass, field
@@ -16,20 +16,20 @@ ModelLike: TypeAlias = str | os.PathLike[str] | onnx.ModelProto
 
 @dataclass(frozen=True)
 class Request:
-    """The input of a run; no stage changes it.
+    """The input of a run, which no stage changes.
 
     Attributes
     ----------
     model
-        A path or a loaded model, which is not changed.
+        The path of a model, or a loaded model.
     data
-        Calibration samples: anything that ``data.open.open_source`` takes; None for synthetic images.
+        The calibration samples, in any form that ``data.open.open_source`` takes; None for synthetic images.
     options
         The user's choices.
     preprocess
-        How photos become inputs, or the text that says it, such as "caffe,resize=none".
+        The preprocessing of photos, or its text, such as "caffe,resize=none".
     plan
-        Forms and ranks to use in place of a search.
+        Forms and ranks that replace the search.
     test
         Labelled samples, which serve to measure the accuracy and nothing else.
     """
@@ -43,18 +43,18 @@ class Request:
 
     @property
     def parsed_preprocess(self) -> Preprocess:
-        """How photos become inputs.
+        """The preprocessing of photos.
 
         Raises
         ------
         UsageError
-            If the text makes no sense.
+            If its text makes no sense.
         """
         return parse(self.preprocess) if isinstance(self.preprocess, str) else self.preprocess
 
     @property
     def data_label(self) -> str | None:
-        """The path of the calibration samples, or the name of their type; None where none were given."""
+        """The path of the calibration samples, or the name of their type; None where there are none."""
         if self.data is None:
             return None
         return str(self.data) if isinstance(self.data, str | os.PathLike) else type(self.data).__name__

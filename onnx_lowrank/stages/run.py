@@ -1,4 +1,4 @@
-"""What every stage of a run shares: the request, who listens, the table of forms, the clock, the way to open models."""
+"""The surroundings that all stages of one run share."""
 
 import contextlib
 from collections.abc import Iterator
@@ -20,21 +20,21 @@ class Run:
     Attributes
     ----------
     request
-        What is asked for.
+        The model, the data and the user's choices.
     listener
-        Hears of the progress and of warnings.
+        Receives the progress and the warnings.
     forms
         The table of forms.
     kinds
-        Those among which the planner may choose.
+        The forms among which the planner may choose.
     open_session
         Opens models with the run's providers and threads.
     shards
-        Into how many shards the samples are divided; the result does not depend on it.
+        The number of shards among which the samples are divided; the result does not depend on it.
     times
         Adds up the seconds of every stage.
     warnings
-        All warnings so far, for the report.
+        All warnings up to now, for the report.
     """
 
     request: Request
@@ -48,26 +48,23 @@ class Run:
 
     @classmethod
     def start(cls, request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS, shards: int = 1) -> "Run":
-        """Check what can be checked before anything is read.
+        """Check everything that can be checked before the model is read.
 
         Raises
         ------
         UsageError
-            Where the table has no such form, or ONNX Runtime no such provider.
+            If the table does not hold the form, or ONNX Runtime the provider, that the options name.
         EnvironmentFault
-            Where ONNX Runtime cannot be used.
+            If ONNX Runtime cannot be used.
         """
-        options = request.options
+        options, warnings = request.options, list[str]()
         kinds = forms.allowed(options.form)
-        warnings: list[str] = []
-
-        def warn(text: str) -> None:
-            warnings.append(text)
-            listener.warn(text)
-
-        check_installation(warn)
+        check_installation(warnings.append)
         open_session = opener(options.providers, options.threads, spinning=False)
-        return cls(request, Listener(listener.progress, warn), forms, kinds, open_session, shards, warnings=warnings)
+        run = cls(request, listener, forms, kinds, open_session, shards)
+        for text in warnings:
+            run.warn(text)
+        return run
 
     @property
     def options(self) -> Options:
@@ -75,7 +72,8 @@ class Run:
         return self.request.options
 
     def warn(self, text: str) -> None:
-        """Tell the user something, and note it for the report."""
+        """Warn the user, and note the warning for the report."""
+        self.warnings.append(text)
         self.listener.warn(text)
 
     def progress(self, stage: str, done: int, total: int) -> None:

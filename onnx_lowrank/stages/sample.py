@@ -1,14 +1,15 @@
-"""Sample: the calibration data, divided into samples that solve, that judge and that validate."""
+"""The stage that opens the calibration data and divides the samples by their roles: to solve, to judge, to validate."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from onnx_lowrank.calibration.sampling import Sampling, split
+from onnx_lowrank.calibration.sampling import Sampling, demanded_batch, split
 from onnx_lowrank.data.input_shapes import with_shapes
 from onnx_lowrank.data.labels import Labelled, load_labelled
 from onnx_lowrank.data.open import open_source
 from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.data.source import Source
 from onnx_lowrank.graph.files.load import opset
+from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.presets import advice
 from onnx_lowrank.stages.accuracy import check_labelled
 from onnx_lowrank.stages.read import Read
@@ -20,7 +21,7 @@ SYNTHETIC = (
 )
 
 SAMPLES_TO_MEASURE = 8
-"""Samples whose shapes alone count: enough for a model that demands a batch."""
+"""The number of samples of which only the shapes count, for a model that demands no larger batch."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Sampled:
     sampling
         The calibration samples.
     preprocess
-        How photos become inputs.
+        The preprocessing of photos.
     labelled
         The labelled samples of ``--test``; None where there are none.
     """
@@ -43,51 +44,55 @@ class Sampled:
 
     @property
     def source(self) -> Source:
-        """Where the samples come from."""
+        """The source of the calibration samples."""
         return self.sampling.source
 
 
 def sample(run: Run, read: Read) -> Sampled:
-    """Open the calibration data and the labelled samples, and say what the user should know of them.
+    """Open the calibration data and the labelled samples.
+
+    The user is warned of made-up data, and of inputs that the runtime of a preset cannot take.
 
     Raises
     ------
     DataError, UsageError
-        Where they cannot be read or do not fit the model.
+        If the samples cannot be read or do not fit the model.
     """
     with run.stage("data"):
-        sampled = _open(run, read, run.options.images)
+        specs = with_shapes(read.inputs, run.options.input_shapes)
+        sampled = _open(run, specs, run.options.images)
         source, sampling = sampled.source, sampled.sampling
         if source.synthetic:
             run.warn(SYNTHETIC.format(source.description))
-        specs = with_shapes(read.inputs, run.options.input_shapes)
         smallest = {name: value.shape for name, value in source.feeds(sampling.single).items()}
         for text in advice(run.options.preset, opset(read.loaded.proto), specs, smallest):
             run.warn(text)
         test = run.request.test
         if not test:
             return sampled
-        # The labelled samples are used at the very end, but what is wrong with them is said before the long work.
+        # The labelled samples are used at the very end, but they are checked before the long work.
         labelled = load_labelled(test, specs, sampled.preprocess, on_warning=run.warn)
         check_labelled(labelled, read.outputs[0], sampling)
-        return Sampled(sampling, sampled.preprocess, labelled)
+        return replace(sampled, labelled=labelled)
 
 
 def sample_shapes(run: Run, read: Read) -> Sampled:
-    """Open a few samples, whose shapes count and not what they hold; made-up ones will do.
+    """Open a few samples of which only the shapes count, so that made-up ones serve as well as any.
 
     Raises
     ------
     DataError, UsageError
-        Where they cannot be read or do not fit the model.
+        If the samples cannot be read or do not fit the model.
     """
-    return _open(run, read, SAMPLES_TO_MEASURE)
+    with run.stage("data"):
+        specs = with_shapes(read.inputs, run.options.input_shapes)
+        return _open(run, specs, max(SAMPLES_TO_MEASURE, demanded_batch(specs) or 0))
 
 
-def _open(run: Run, read: Read, count: int) -> Sampled:
-    options, preprocess = run.options, run.request.parsed_preprocess
-    specs = with_shapes(read.inputs, options.input_shapes)
+def _open(run: Run, specs: tuple[TensorSpec, ...], count: int) -> Sampled:
+    request, options = run.request, run.options
+    preprocess = request.parsed_preprocess
     source = open_source(
-        run.request.data, specs, preprocess=preprocess, count=count, seed=options.seed, on_warning=run.warn
+        request.data, specs, preprocess=preprocess, count=count, seed=options.seed, on_warning=run.warn
     )
     return Sampled(split(source, specs, options.seed), preprocess)

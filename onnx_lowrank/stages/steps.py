@@ -1,7 +1,7 @@
-"""The steps of a walk: each solves one layer on what a shard delivers, and changes the shard's network.
+"""The steps of a walk, each of which solves one layer on the rows of a shard and changes the shard's network.
 
-A step says which tensor its layer makes, which orders the steps; how many bytes it takes to run; and runs. What it
-gives back can be applied to any copy of the network.
+A step states the output of its layer, which decides the order of the steps, and the bytes that it takes. It runs once
+and returns a change that can be applied to any copy of the network.
 """
 
 from collections.abc import Iterator
@@ -42,9 +42,9 @@ class Solution:
     site
         The convolution.
     factorization
-        The chain that takes its place.
+        The chain of convolutions that replaces it.
     outcome
-        How well it was solved; None where no data was looked at.
+        The errors of the solution; None where no data were looked at.
     rows
         The number of rows that it was solved on.
     """
@@ -60,12 +60,12 @@ class Solution:
         return self.site.name
 
     def apply(self, network: Network) -> None:
-        """Rewrite a network that has the site."""
+        """Replace the site in a network by the factorisation, in place."""
         rewrite(network, self.site, self.factorization)
 
 
 Change: TypeAlias = Solution | Refitted
-"""What a step has found out."""
+"""The result of a step; its ``apply`` changes a network in place."""
 
 
 class Step(Protocol):
@@ -73,22 +73,22 @@ class Step(Protocol):
 
     @property
     def output(self) -> str:
-        """The tensor that the layer makes."""
+        """The name of the tensor that the layer makes."""
 
     @property
     def target_bytes(self) -> int:
-        """What the step holds from the start of the walk: its targets."""
+        """The number of bytes that the targets take, which the step holds from the start of the walk."""
 
     def bytes(self) -> int:
-        """What running the step takes beyond its targets."""
+        """Return the number of bytes that running the step takes besides its targets."""
 
     def run(self, shard: Shard, memory: int) -> Change:
-        """Solve the layer, and advance the shard; ``memory`` is what the shard may hold of activations."""
+        """Solve the layer and advance the shard, which may hold ``memory`` bytes of activations."""
 
 
 @dataclass(frozen=True)
 class SolveStep:
-    """A convolution to be factorised for the original's responses.
+    """The step that factorises a convolution so that it reproduces the original's responses.
 
     Attributes
     ----------
@@ -99,13 +99,13 @@ class SolveStep:
     macs
         The MACs of one sample that the chain will take.
     target
-        What the original answers.
+        The original's responses.
     sampling
-        The samples; they say which rows judge.
+        The samples, which decide which rows judge.
     nonlinear
-        Whether to go beyond the linear regression, to the objective behind the activation (§2.3).
+        Whether the layer is solved behind its activation (§2.3) and not only linearly.
     advances
-        Whether later steps see the error of this one (asymmetric, §2.4), or the original network (symmetric, §2.2).
+        Whether later steps see the error of this one (asymmetric, §2.4) and not the original network (symmetric, §2.2).
     """
 
     site: ConvSite
@@ -127,7 +127,7 @@ class SolveStep:
         return self.target.rows.nbytes
 
     def bytes(self) -> int:
-        """See ``Step``: the inputs, and the regressors and targets in two orders."""
+        """See ``Step``; the inputs count once, the regressors and targets twice."""
         d, p = (int(size) for size in self.forms[0].prior.shape)
         inputs = p if self.forms[0].first is None else int(self.site.kernel[0].size)
         rows = len(self.target.rows)
@@ -149,7 +149,7 @@ class SolveStep:
 
 @dataclass(frozen=True)
 class WeightsStep:
-    """A convolution to be factorised from its weights alone; the shard is not looked at."""
+    """The step that factorises a convolution from its weights alone; the shard plays no part."""
 
     site: ConvSite
     forms: tuple[Form, ...]
@@ -161,11 +161,11 @@ class WeightsStep:
 
     @property
     def target_bytes(self) -> int:
-        """See ``Step``: there are no targets."""
+        """See ``Step``; there are no targets."""
         return 0
 
     def bytes(self) -> int:
-        """See ``Step``: there are no rows."""
+        """See ``Step``; there are no rows."""
         return 0
 
     def run(self, shard: Shard, memory: int) -> Solution:
@@ -175,22 +175,24 @@ class WeightsStep:
         return Solution(self.site, side_by_side([from_weights(*group) for group in groups]), None, 0)
 
 
+@blas_threads.one_for_scipy()
 def steps(run: Run, prepared: Prepared) -> list[Step]:
-    """The steps that a plan asks for, from the network's input on.
+    """Return the steps that a plan asks for, from the network's input on.
 
-    Fully connected layers are fitted again where a factorised layer stands before them.
+    Fully connected layers behind a factorised layer are fitted again.
     """
-    solved: list[Step] = list(_solve_steps(run, prepared))
     network, targets = prepared.read.network, prepared.profiled.targets
-    changed = behind(network, [step.output for step in solved])
-    factorised = {choice.name for choice in prepared.planned.plan.sites if choice.form}
-    refits: list[Step] = [
-        RefitStep(layer, targets[layer.name].rows, prepared.sampled.sampling, run.options.memory // 2)
-        for layer in prepared.counted.dense
-        if layer.input in changed and layer.name in targets and layer.name not in factorised
-    ]
-    # A rewritten site makes the same tensor, so the order stays the same on the way.
-    return sorted([*solved, *refits], key=lambda step: position(network, step.output))
+    with run.times.stage("factorise"):
+        solves: list[Step] = list(_solve_steps(run, prepared))
+        changed = behind(network, [step.output for step in solves])
+        factorised = {choice.name for choice in prepared.planned.plan.sites if choice.form}
+        refits: list[Step] = [
+            RefitStep(layer, targets[layer.name].rows, prepared.sampled.sampling, run.options.memory // 2)
+            for layer in prepared.counted.dense
+            if layer.input in changed and layer.name in targets and layer.name not in factorised
+        ]
+        # A rewritten site makes the same tensor as before, so the order stays the same on the way.
+        return sorted([*solves, *refits], key=lambda step: position(network, step.output))
 
 
 def _solve_steps(run: Run, prepared: Prepared) -> Iterator[Step]:

@@ -1,4 +1,4 @@
-"""Compare the outputs of the rewritten model with those of the original, and report where its nodes run.
+"""The comparison of the rewritten model's outputs with the original's, and the places where its nodes run.
 
 The comparison adds up sums from batch to batch, so that it holds the outputs of one batch, however many there are.
 """
@@ -217,11 +217,10 @@ def note_placement(model: onnx.ModelProto, options: Options, sampling: Sampling,
     warn
         Receives the warning.
     """
-    wanted, *others = provider_names(options.providers)
-    if wanted == CPU:
+    providers = provider_names(options.providers)
+    if providers[0] == CPU:
         return
     feeds = sampling.source.feeds(sampling.single)
-    serialised = model.SerializeToString()
-    events = trace(serialised, (wanted, *others), options.threads, "the rewritten model", feeds, 1)
-    if text := elsewhere(breakdown(events).providers, wanted):
+    events = trace(model.SerializeToString(), providers, options.threads, "the rewritten model", feeds, 1)
+    if text := elsewhere(breakdown(events).providers, providers[0]):
         warn(text)

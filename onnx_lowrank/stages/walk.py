@@ -1,8 +1,8 @@
-"""Walk: the layers solved one after the other, from the input on.
+"""The stage that solves the layers one after the other, from the input on.
 
-Asymmetric (§2.4): a shard advances as soon as a site is solved, so that later sites see its error and can undo it.
-Their regressors, and what a shortcut adds to their responses, come from the network approximated so far, their targets
-from the original. Symmetric (§2.2): all sites are solved on the original network.
+Asymmetric (§2.4): a shard advances as soon as a site is solved, so that later sites see its error and can correct it.
+The regressors of a site, and the shortcut that is added to its responses, come from the network approximated so far;
+the targets come from the original. Symmetric (§2.2): all sites are solved on the original network.
 """
 
 from collections import deque
@@ -16,12 +16,12 @@ from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.steps import Solution, Step
 
 OVERHEAD = 700 << 20
-"""Bytes of the process itself: the libraries, the model, and the runtime's buffers for one batch."""
+"""The bytes that the process takes itself: for the libraries, the model, and the runtime's buffers of one batch."""
 
 
 @dataclass(frozen=True)
 class Walked:
-    """The rewritten network and how it came about.
+    """The rewritten network, and the solutions behind it.
 
     Attributes
     ----------
@@ -30,9 +30,9 @@ class Walked:
     solutions
         The factorised sites, by name.
     refitted
-        The fully connected layers that could be fitted again.
+        The fully connected layers that were to be fitted again.
     macs_executed
-        The MACs that running the network has taken.
+        The MACs of all runs of the network.
     """
 
     network: Network
@@ -43,7 +43,7 @@ class Walked:
 
 @blas_threads.one_for_scipy()
 def walk(run: Run, network: Network, steps: deque[Step], shard: Shard, overhead: int = OVERHEAD) -> Walked:
-    """Run all steps, and apply what they find out to a copy of the original network.
+    """Run all steps, and apply their changes to a copy of the original network.
 
     Parameters
     ----------
@@ -52,12 +52,12 @@ def walk(run: Run, network: Network, steps: deque[Step], shard: Shard, overhead:
     network
         The original, which stays as it is.
     steps
-        In the order of the network. They are taken off the queue one by one, because each holds its targets, and all
-        of them together may take half of ``--memory``.
+        The steps in the order of the network. They are taken off the queue one by one, because each holds its targets,
+        and the targets of all steps together may take half of ``--memory``.
     shard
         The samples, at the network's input.
     overhead
-        Bytes of ``--memory`` that are spent before anything is held.
+        The number of bytes of ``--memory`` that are spent before a shard or a step holds anything.
     """
     rewritten, total = network.copy(), len(steps)
     solutions: dict[str, Solution] = {}
@@ -65,10 +65,10 @@ def walk(run: Run, network: Network, steps: deque[Step], shard: Shard, overhead:
     with run.times.stage("factorise"):
         run.progress("factorise", 0, total)
         while steps:
-            held = sum(step.target_bytes for step in steps)
+            targets = sum(step.target_bytes for step in steps)
             # What the shard holds until the next step has to leave room for running this one.
             step = steps.popleft()
-            change = step.run(shard, max(0, run.options.memory - overhead - held - step.bytes()))
+            change = step.run(shard, max(0, run.options.memory - overhead - targets - step.bytes()))
             change.apply(rewritten)
             if isinstance(change, Solution):
                 solutions[change.name] = change
