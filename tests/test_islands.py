@@ -53,7 +53,7 @@ MOST_PARAMETERS, MOST_LINES = 6, 60
 """The numbers of parameters, besides self or cls, and of lines of the largest function, its docstring included."""
 
 LARGE_FUNCTIONS = {
-    "api.py: compress": "each option is a keyword that an editor can complete, so that a call names only what it changes",
+    "api.py: compress": "every option is a keyword that an editor can complete, and a call names only what it changes",
 }
 """The functions that may be larger, and the reasons."""
 
