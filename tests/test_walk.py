@@ -14,6 +14,8 @@ from models_for_tests import classifier, deep_residual, photo, plain
 
 from onnx_lowrank.calibration.shard import Shard
 from onnx_lowrank.calibration.store import TensorStore
+from onnx_lowrank.factorise.forms.cp import PixelMoments, Polyadic
+from onnx_lowrank.factorise.forms.spatial import ColumnMoments, Columns
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files.save import export
 from onnx_lowrank.options import Options
@@ -138,6 +140,13 @@ def test_rows_are_given_up_step_by_step_and_those_of_layers_that_stay_at_once() 
         # The step that has just ended is still at hand.
         (done, total, total - done + 1) for done, total, _ in living.counts[1:]
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [ColumnMoments, PixelMoments, Columns, Polyadic])
+def test_what_only_the_planner_needs_is_given_up_before_the_walk(kind: type) -> None:
+    living = Living(kind, "factorise")
+    compress(mild_request(), Listener(living))
+    assert living.counts and {alive for _, _, alive in living.counts} == {0}
 
 
 @pytest.mark.parametrize("shards", [1, 2])

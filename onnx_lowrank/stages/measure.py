@@ -63,7 +63,7 @@ def measure(run: Run, prepared: Prepared, model: onnx.ModelProto) -> Measured:
         outputs = compare_outputs(sessions, sampled.source, batches, declared, Listener(run.progress, run.warn))
         run.progress("latency", 0, 1)
         latency = measure_latency(sessions, sampled.source, prepared.reach.deployment.batch)
-        check_faster(latency, planned.plan, options, run.warn, given=planned.by_clock is None)
+        check_faster(latency, planned.plan, options, run.warn, user_plan=planned.by_clock is None)
         run.progress("latency", 1, 1)
         accuracy = measure_accuracy(sessions, sampled.labelled, sampling, run.progress) if sampled.labelled else None
     return Measured(outputs, latency, accuracy, sessions.rewritten.provider)

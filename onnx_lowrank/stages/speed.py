@@ -31,10 +31,12 @@ def measure_latency(sessions: SessionPair, source: Source, batch: tuple[int, ...
     )
 
 
-def check_faster(latency: Latency, plan: Plan, options: Options, warn: Callable[[str], None], *, given: bool) -> None:
-    """Check the speed of a result whose target was the latency: refuse a slower one, warn where it misses the speedup.
+def check_faster(
+    latency: Latency, plan: Plan, options: Options, warn: Callable[[str], None], *, user_plan: bool
+) -> None:
+    """Refuse a result by the clock that is slower than the original, and warn if it misses the requested speedup.
 
-    A plan that leaves all layers alone is accepted at any speed if the user gave it, or asked for no speedup.
+    A plan that leaves all layers alone is accepted at any speed if it came from the user, or for the speedup 1.
 
     Parameters
     ----------
@@ -46,8 +48,8 @@ def check_faster(latency: Latency, plan: Plan, options: Options, warn: Callable[
         The target and the requested speedup.
     warn
         Receives the warning.
-    given
-        Whether the user gave the plan.
+    user_plan
+        Whether the plan came from the user.
 
     Raises
     ------
@@ -56,7 +58,7 @@ def check_faster(latency: Latency, plan: Plan, options: Options, warn: Callable[
     """
     if options.target != "latency" or options.latency_device:
         return
-    if (given or options.speedup <= 1) and not any(site.form for site in plan.sites):
+    if (user_plan or options.speedup <= 1) and not any(site.form for site in plan.sites):
         return
     if latency.ratio < 1:
         raise TargetError(
