@@ -10,6 +10,7 @@ from cli_for_tests import INSTANT
 
 from onnx_lowrank.cli import bench, compress
 from onnx_lowrank.data.photos.preprocess import PRESETS
+from onnx_lowrank.factorise.forms.table import AUTO, FORMS
 from onnx_lowrank.options import Options
 
 pytestmark = pytest.mark.usefixtures("working_folder")
@@ -18,6 +19,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "onnx-lowrank": lambda words: compress.main(words, INSTANT),
     "onnx-lowrank-bench": bench.main,
 }
+FORM_VALUES = ", ".join((AUTO, *FORMS.names))
 CODES = {"onnx-lowrank": [0, 1, 2, 3, 4, 5, 6, 130], "onnx-lowrank-bench": [0, 1, 2, 3, 6, 130]}
 
 
@@ -75,12 +77,8 @@ def test_without_arguments_a_command_shows_a_short_usage_with_an_example(
         ("onnx-lowrank", "in.onnx out.onnx --no-resdual", "unknown option --no-resdual; did you mean --no-residual?"),
         ("onnx-lowrank", "--dry-rum", "unknown option --dry-rum; did you mean --dry-run?"),
         ("onnx-lowrank", "in.onnx out.onnx --xyz", "unknown option --xyz (see onnx-lowrank --help)"),
-        ("onnx-lowrank", "in.onnx out.onnx --form spacial", "none of auto, channel, spatial, 3d, cp; did you mean spa"),
-        (
-            "onnx-lowrank",
-            "in.onnx out.onnx --form 3D",
-            "'3D' is none of auto, channel, spatial, 3d, cp; did you mean",
-        ),
+        ("onnx-lowrank", "in.onnx out.onnx --form spacial", f"none of {FORM_VALUES}; did you mean spatial?"),
+        ("onnx-lowrank", "in.onnx out.onnx --form 3D", f"'3D' is none of {FORM_VALUES}; did you mean 3d?"),
         ("onnx-lowrank", "in.onnx out.onnx --solver liner", "did you mean linear?"),
         ("onnx-lowrank", "in.onnx out.onnx --ranks exat", "did you mean exact?"),
         ("onnx-lowrank", "in.onnx out.onnx --target latancy", "did you mean latency?"),

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from onnx_lowrank.factorise.forms.table import AUTO, FORMS, FormTable
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import compress, plan_only
 from onnx_lowrank.plan.plan import Plan, SitePlan
+from onnx_lowrank.report.schema import SiteReport
 from onnx_lowrank.stages.request import Request
 
 Array = NDArray[Any]
@@ -108,7 +111,8 @@ def test_names_are_unique_and_none_is_the_word_for_all_of_them() -> None:
         assert TABLE.allowed(kind.name).kinds == (kind,)
         assert kind.summary and kind.needs
     assert TABLE.allowed(AUTO) == TABLE
-    with pytest.raises(UsageError, match="form is 'input': choose one of auto, channel, "):
+    choices = ", ".join((AUTO, *FORMS.names))
+    with pytest.raises(UsageError, match=re.escape(f"form is 'input': choose one of {choices}")):
         FORMS.allowed("input")
 
 
@@ -267,18 +271,40 @@ def test_a_new_form_competes_with_the_others() -> None:
     assert report.speedup.macs >= 2 and {site.form for site in report.sites} <= {*TABLE.names, None}
 
 
+def plans_with_the_new_form() -> Iterator[Plan]:
+    """As many plans as it takes to name every form that fits the model, each beside the new one."""
+    sites = plan_only(request(speedup=1.0)).sites
+    kinds = [kind for kind in FORMS if all(kind.takes(geometry(site)) for site in sites)]
+    others = len(sites) - 1
+    for first in range(0, len(kinds), others):
+        chosen = (INPUT, *kinds[first : first + others])
+        yield Plan(tuple(halved(site, kind) for site, kind in zip(sites, chosen, strict=False)))
+
+
+def geometry(site: SiteReport) -> ConvShape:
+    """The geometry of a layer of one group, on one pixel."""
+    (c, d), one = site.channels, (1,) * len(site.kernel)
+    return ConvShape(d, c, site.kernel, one, one)
+
+
+def halved(site: SiteReport, kind: FormKind) -> SitePlan:
+    """A layer in a form at half of its highest ranks."""
+    highest = kind.highest_ranks(geometry(site))
+    return SitePlan(site.name, kind.name, tuple(max(1, rank // 2) for rank in highest))
+
+
 def test_a_plan_with_a_new_form_is_saved_and_replayed_beside_the_others() -> None:
-    names = [site.name for site in plan_only(request(speedup=1.0)).sites]
-    ranks = {"channel": (20,), "input": (14,), "spatial": (30,), "3d": (40, 24), "cp": (96,)}
-    sites = tuple(SitePlan(name, form, own) for name, (form, own) in zip(names, ranks.items(), strict=True))
-    text = Plan(sites).to_json()
-    plan = Plan.from_json(text, forms=TABLE)
-    assert plan.sites == sites
-    with pytest.raises(DataError, match='has form "input"; use one of "channel", "spatial", "3d", "cp", null'):
-        Plan.from_json(text)
-    report = compress(request(plan), forms=TABLE).report
-    assert [(site.form, tuple(site.ranks.values())) for site in report.sites] == list(ranks.items())
-    assert report.sites[1].ranks == {"c'": 14} and report.sites[3].ranks == {"d''": 40, "d'": 24}
+    known = ", ".join(f'"{name}"' for name in FORMS.names)
+    for plan in plans_with_the_new_form():
+        text = plan.to_json()
+        replayed = Plan.from_json(text, forms=TABLE)
+        assert replayed == plan
+        with pytest.raises(DataError, match=re.escape(f'has form "input"; use one of {known}, null')):
+            Plan.from_json(text)
+        factorised = [site for site in compress(request(replayed), forms=TABLE).report.sites if not site.kept]
+        assert [(site.name, site.form) for site in factorised] == [(site.name, site.form) for site in plan.sites]
+        for site, choice in zip(factorised, plan.sites, strict=True):
+            assert site.ranks == dict(zip(TABLE[str(choice.form)].rank_names, choice.ranks, strict=True))
 
 
 def test_a_plan_asks_a_new_form_for_no_more_than_it_has() -> None:
