@@ -1,5 +1,6 @@
 """The pages say what the program does: their commands, options, exit codes, links and examples are the real ones."""
 
+import inspect
 import re
 import shlex
 from collections.abc import Callable
@@ -8,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from onnx_lowrank import errors
+from onnx_lowrank import errors, pipeline
 from onnx_lowrank.cli import bench, compress
+from onnx_lowrank.factorise.forms.table import AUTO, FORMS
 from onnx_lowrank.report import latency_schema, schema
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "onnx_lowrank"
 README, CLI, BENCH = ROOT / "README.md", PACKAGE / "cli" / "README.md", PACKAGE / "bench" / "README.md"
+FORMS_PAGE = PACKAGE / "factorise" / "forms" / "README.md"
 PAGES = [
     README,
     *(page for folder in ("onnx_lowrank", "models", "tools") for page in sorted((ROOT / folder).rglob("*.md"))),
@@ -31,6 +34,9 @@ FOREIGN = ("ruff", "trtexec", "pip")
 
 LONGEST = 150
 """Lines of README."""
+
+WITHOUT_ALL_MODULES = ("stages", "calibration")
+"""Folders whose pages do not name every module."""
 
 
 def name_of(page: Path) -> str:
@@ -68,6 +74,19 @@ def quick_start() -> list[str]:
 
 def compress_line() -> list[str]:
     return shlex.split(quick_start()[0].split("&&")[1])[1:]
+
+
+def table(page: Path, *header: str) -> list[list[str]]:
+    """The cells of the only table of a page whose header begins with these columns."""
+    (rows,) = re.findall(
+        rf"^\| {re.escape(' | '.join(header))} \|.*\n\|[-:| ]+\n((?:\|.*\n)+)", prose(page), re.MULTILINE
+    )
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows.splitlines()]
+
+
+def page_of(module: Path) -> Path:
+    """The page of a module: that of its folder, or of the nearest folder above that has one."""
+    return next(page for folder in module.parents if (page := folder / "README.md").exists())
 
 
 def anchors(page: Path) -> set[str]:
@@ -177,6 +196,39 @@ def test_every_python_file_that_is_named_exists(page: Path) -> None:
     named = set(PYTHON_FILE.findall(prose(page)))
     folders = [page.parent, PACKAGE, ROOT, PACKAGE / "factorise" / "forms"]
     assert [name for name in named if not any((folder / name).exists() for folder in folders)] == []
+
+
+def test_every_module_is_on_the_page_of_its_folder() -> None:
+    modules = [module for module in PACKAGE.rglob("*.py") if not module.name.startswith("_")]
+    pages = {module: page_of(module) for module in modules}
+    unnamed = [
+        name_of(module)
+        for module, page in pages.items()
+        if page.parent.name not in WITHOUT_ALL_MODULES
+        and f"`{module.relative_to(page.parent).as_posix()}`" not in prose(page)
+    ]
+    assert unnamed == []
+
+
+@pytest.mark.parametrize("page", [README, FORMS_PAGE], ids=name_of)
+def test_tables_of_forms_are_the_table_of_forms(page: Path) -> None:
+    columns = ("form", "chain of convolutions", "ranks") if page == FORMS_PAGE else ("form", "chain of convolutions")
+    rows = {}
+    for kind in FORMS:
+        ranks = [", ".join(kind.rank_names)] if page == FORMS_PAGE else []
+        rows[kind.name] = [kind.summary, *ranks, f"`{Path(inspect.getfile(type(kind))).name}`"]
+    assert {name: cells[: len(columns)] for name, *cells in table(page, *columns, "file")} == rows
+
+
+def test_the_page_of_the_command_line_names_every_form() -> None:
+    (values,) = re.findall(r"^\| `--form` \| (.+) \|$", text_of(CLI), re.MULTILINE)
+    assert re.findall(r"`(\w+)`", values) == [AUTO, *FORMS.names]
+
+
+@pytest.mark.parametrize("page", [README, PACKAGE / "README.md"], ids=name_of)
+def test_stages_are_those_of_the_pipeline_in_their_order(page: Path) -> None:
+    stages = re.findall(r"^    (\w+) ", pipeline.__doc__ or "", re.MULTILINE)
+    assert stages and [cells[0] for cells in table(page, "stage", "what happens")] == stages
 
 
 def test_every_tool_is_on_the_page_of_the_tools() -> None:
