@@ -6,7 +6,7 @@ from cli_for_tests import INSTANT, Recorder
 from onnx_lowrank._version import __version__
 from onnx_lowrank.cli import compress
 from onnx_lowrank.data.photos.preprocess import PRESETS, parse
-from onnx_lowrank.options import Options
+from onnx_lowrank.options import FORM_CHOICES, Options
 from onnx_lowrank.stages.request import Request
 
 pytestmark = pytest.mark.usefixtures("working_folder")
@@ -30,7 +30,7 @@ def recorder() -> Recorder:
         ("in.onnx out.onnx --speedup -2", "speedup is -2"),
         ("in.onnx out.onnx --speedup nan", "speedup is nan"),
         ("in.onnx out.onnx --speed 4", "unknown option --speed; did you mean --speedup?"),
-        ("in.onnx out.onnx --form tucker", "--form: 'tucker' is none of auto, channel, spatial, 3d, cp"),
+        ("in.onnx out.onnx --form tucker", f"--form: 'tucker' is none of {', '.join(FORM_CHOICES)}"),
         ("in.onnx out.onnx --solver best", "--solver: 'best' is none of nonlinear, linear, weights"),
         ("in.onnx out.onnx --ranks vbmf", "--ranks: 'vbmf' is none of exact, greedy, uniform"),
         ("in.onnx out.onnx --include (", "include is '(', which is not a regular expression"),

@@ -141,3 +141,15 @@ def test_a_stage_that_was_left_behind_is_never_shown_afterwards(lines: list[str]
     bars("profile", 1, 9)
     time.sleep(0.1)
     assert lines == []
+
+
+@pytest.mark.parametrize(
+    ("bounds", "text"),
+    [
+        ((2.67, 2.6, 2.75), "2.67× faster (2.60 to 2.75)"),
+        ((0.5, 0.4, 0.8), "2.00× slower (1.25 to 2.50)"),
+        ((0.5, 0.0, 2.0), "2.00× slower (0.50 to ∞)"),  # a small model on a busy machine
+    ],
+)
+def test_a_speedup_has_its_interval_whatever_its_bounds_are(bounds: tuple[float, float, float], text: str) -> None:
+    assert tables.speed(*bounds) == text

@@ -35,9 +35,6 @@ FOREIGN = ("ruff", "trtexec", "pip")
 LONGEST = 150
 """Lines of README."""
 
-WITHOUT_ALL_MODULES = ("stages", "calibration")
-"""Folders whose pages do not name every module."""
-
 
 def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
@@ -204,8 +201,7 @@ def test_every_module_is_on_the_page_of_its_folder() -> None:
     unnamed = [
         name_of(module)
         for module, page in pages.items()
-        if page.parent.name not in WITHOUT_ALL_MODULES
-        and f"`{module.relative_to(page.parent).as_posix()}`" not in prose(page)
+        if f"`{module.relative_to(page.parent).as_posix()}`" not in prose(page)
     ]
     assert unnamed == []
 

@@ -4,6 +4,7 @@ On a terminal a table fits its width. Anywhere else it has its own width, so tha
 """
 
 import io
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from typing import TextIO
@@ -69,8 +70,9 @@ def _change(before: float, after: float, less: str, more: str) -> str:
 def speed(ratio: float, low: float, high: float) -> str:
     """Format a speedup with its confidence interval, for example 2.67× faster (2.60 to 2.75)."""
     if ratio < 1:
-        low, high = 1 / high, 1 / low
-    return f"{_change(ratio, 1, 'faster', 'slower')} ({low:.2f} to {high:.2f})"
+        # A lower bound that rounding has made 0 leaves open how much slower it is.
+        low, high = 1 / high, 1 / low if low else math.inf
+    return f"{_change(ratio, 1, 'faster', 'slower')} ({low:.2f} to {'∞' if math.isinf(high) else f'{high:.2f}'})"
 
 
 def _percent(part: float | None) -> str:

@@ -47,7 +47,7 @@ class Setting:
 
     def __str__(self) -> str:
         """Return text such as ``EPYC (2 cores), CPUExecutionProvider of ONNX Runtime 1.31.1, 2 threads, batch 1``."""
-        threads = f"{self.threads} threads" if self.threads else "its own number of threads"
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}" if self.threads else "its own number of threads"
         return f"{self.device}, {self.provider} of ONNX Runtime {self.onnxruntime}, {threads}, batch {self.batch}"
 
 
