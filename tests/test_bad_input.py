@@ -1,5 +1,7 @@
 """Models and data that are wrong, through the command itself: an exit code, one line, and nothing left behind."""
 
+import gzip
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,36 @@ def test_a_model_that_is_missing(refuses: Callable[..., str]) -> None:
 def test_a_file_that_is_no_model(content: bytes, refuses: Callable[..., str]) -> None:
     Path("in.onnx").write_bytes(content)
     assert "in.onnx" in refuses(3, "in.onnx", "out.onnx", "--data", "data.npy")
+
+
+OTHER_FORMATS = {
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 553438000\n": "git lfs pull",
+    b"/annex/objects/SHA256E-s553438000--0123.onnx\n": "git annex get",
+    b"<!DOCTYPE html>\n<html><head><title>404</title></head></html>": "download the file itself",
+    b"\n  <HTML><body>Sign in</body></html>": "download the file itself",
+    gzip.compress(b"model"): "unpack it",
+    b"PK\x03\x04" + bytes(200): "export the model to ONNX",
+    pickle.dumps({"weights": [1.0]}, protocol=2): "export the model to ONNX",
+    b"\x1c\x00\x00\x00TFL3" + bytes(100): "TensorFlow Lite",
+    b"\x18\x00\x00\x00ORTM" + bytes(64): "ONNX Runtime's own format",
+    (100).to_bytes(8, "little") + b'{"a":{"dtype":"F32"}}': "safetensors",
+    b"\x89HDF\r\n\x1a\n" + bytes(100): "HDF5",
+    b'{"irVersion": 8}': "JSON",
+    b"ir_version: 8\ngraph {\n  node {\n": "a model as text",
+}
+"""Files that are often taken for an ONNX model, and what to do about each."""
+
+
+@pytest.mark.parametrize("content", OTHER_FORMATS, ids=lambda content: str(content[:12]))
+def test_a_file_of_another_format_is_recognised(content: bytes, refuses: Callable[..., str]) -> None:
+    Path("in.onnx").write_bytes(content)
+    assert OTHER_FORMATS[content] in refuses(3, "in.onnx", "out.onnx", "--data", "data.npy")
+
+
+def test_a_pointer_in_place_of_the_weights(refuses: Callable[..., str]) -> None:
+    onnx.save(models_for_tests.plain(), "in.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    Path("w.bin").write_bytes(next(iter(OTHER_FORMATS)))
+    assert "git lfs pull" in refuses(3, "in.onnx", "out.onnx", "--data", "data.npy")
 
 
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9, 0.999])

@@ -1,4 +1,4 @@
-"""Helpers for ONNX protos alone: the bodies inside a node, fields to copy, and inputs and outputs to declare."""
+"""Helpers for ONNX protos alone: what is inside nodes and graphs, fields to copy, inputs and outputs to declare."""
 
 from collections.abc import Container, Iterator
 from typing import Any
@@ -13,6 +13,26 @@ def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         if attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
+
+
+def all_nodes(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph or function and of the bodies in it, every owner in front of what is in its bodies."""
+    for node in graph.node:
+        yield node
+        for body in bodies(node):
+            yield from all_nodes(body)
+
+
+def all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors that a graph and the bodies in it store, as initializers or as attributes."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+        for body in bodies(node):
+            yield from all_tensors(body)
 
 
 def names_from_outside(body: onnx.GraphProto) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import external_data_helper, numpy_helper
 
 from onnx_lowrank.errors import ModelError
+from onnx_lowrank.files import placeholder
+from onnx_lowrank.graph.files.beside import data_files, external_tensors, read_external
+from onnx_lowrank.graph.files.check import check, line
+from onnx_lowrank.graph.files.order import sort_nodes
 from onnx_lowrank.graph.files.stated import misstated
-from onnx_lowrank.graph.protos import bodies
+from onnx_lowrank.graph.protos import all_nodes
 from onnx_lowrank.interface import TensorSpec
 
 
@@ -27,7 +30,7 @@ class LoadedModel:
     Attributes
     ----------
     proto
-        The model with all weights in memory. Never changed.
+        The model with all weights in memory, and its nodes in topological order. Never changed.
     path
         The file it came from; None if it was given as a ModelProto.
     sha256
@@ -50,6 +53,20 @@ class LoadedModel:
         return misstated(self.proto)
 
 
+_BEGINNINGS = {
+    b"\x1f\x8b": "a gzip archive: unpack it first",
+    b"PK": "a zip archive, as PyTorch saves its own models: unpack it, or export the model to ONNX",
+    b"\x80\x02": "a pickle, as PyTorch saves its own models: export the model to ONNX",
+    b"\x89HDF": "an HDF5 file, as Keras saves its own models: convert the model to ONNX",
+    b"ir_version:": "a model as text: save it in the binary form, with onnx.save",
+}
+_MARKS = {
+    b"TFL3": "a TensorFlow Lite model: convert it to ONNX",
+    b"ORTM": "a model in ONNX Runtime's own format: give the .onnx file that it was made from",
+}
+"""What files of other formats begin with, and what some have behind their first four bytes."""
+
+
 def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
     """Read and check a model.
 
@@ -61,7 +78,8 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
     Raises
     ------
     ModelError
-        If there is no such file, if it is not ONNX, not valid, or its external data is missing.
+        If there is no such file, if it is not ONNX, not valid, or its external data is missing or leads outside; see
+        ``beside``.
     """
     if isinstance(model, onnx.ModelProto):
         return _from_memory(model)
@@ -72,23 +90,13 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
     try:
         proto.ParseFromString(data)
     except DecodeError as error:
-        raise ModelError(f"{label}: not an ONNX file, or cut short ({len(data)} bytes); export it again") from error
-    _refuse_empty(proto, label)
-    external = [tensor for tensor in _tensors(proto.graph) if external_data_helper.uses_external_data(tensor)]
-    if external:
-        try:
-            external_data_helper.load_external_data_for_model(proto, str(path.parent))
-        except Exception as error:
-            # Depending on the version of onnx: ValidationError, OSError, ValueError.
-            raise ModelError(
-                f"{label}: its external data cannot be read ({_line(error)}); put the data file beside the model"
-            ) from error
-    for tensor in external:
-        # Loading writes out the default, which the original did not.
-        tensor.ClearField("data_location")
-    _check(proto, label, path)
-    size = len(data) + sum(len(tensor.raw_data) for tensor in external)
-    return LoadedModel(proto, path, hashlib.sha256(data).hexdigest(), size, bool(external))
+        reason = _other_format(data) or f"not an ONNX file, or cut short ({len(data)} bytes); export it again"
+        raise ModelError(f"{label}: {reason}") from error
+    _refuse_empty(proto, label, data)
+    external_data = bool(external_tensors(proto))
+    size = len(data) + read_external(proto, path)
+    _prepare(proto, label, path)
+    return LoadedModel(proto, path, hashlib.sha256(data).hexdigest(), size, external_data)
 
 
 def weights_files(path: Path) -> set[Path]:
@@ -98,8 +106,7 @@ def weights_files(path: Path) -> set[Path]:
         proto.ParseFromString(path.read_bytes())
     except (OSError, ValueError, DecodeError):
         return set()
-    external = (tensor for tensor in _tensors(proto.graph) if external_data_helper.uses_external_data(tensor))
-    return {path.parent / external_data_helper.ExternalDataInfo(tensor).location for tensor in external}
+    return set(data_files(proto, path))
 
 
 def inputs(proto: onnx.ModelProto) -> tuple[TensorSpec, ...]:
@@ -131,7 +138,7 @@ def parameters(proto: onnx.ModelProto) -> int:
 def _from_memory(model: onnx.ModelProto) -> LoadedModel:
     label = "the given ModelProto"
     _refuse_empty(model, label)
-    if any(external_data_helper.uses_external_data(tensor) for tensor in _tensors(model.graph)):
+    if external_tensors(model):
         raise ModelError(f"{label}: its weights are still in an external data file; give the file's path instead")
     try:
         data = model.SerializeToString(deterministic=True)
@@ -139,7 +146,7 @@ def _from_memory(model: onnx.ModelProto) -> LoadedModel:
         raise ModelError(f"{label}: larger than 2 GB; save it with external data and give the path") from error
     proto = onnx.ModelProto()
     proto.CopyFrom(model)
-    _check(proto, label, None)
+    _prepare(proto, label, None)
     return LoadedModel(proto, None, hashlib.sha256(data).hexdigest(), len(data), False)
 
 
@@ -151,74 +158,49 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read ({_line(error)})") from error
+        raise ModelError(f"{path}: cannot be read ({line(error)})") from error
     if not data:
         raise ModelError(f"{path}: empty file; export the model again")
     return data
 
 
-def _refuse_empty(proto: onnx.ModelProto, label: str) -> None:
+def _refuse_empty(proto: onnx.ModelProto, label: str, data: bytes = b"") -> None:
     # Random bytes now and then parse as a message that holds nothing known.
     if not proto.HasField("graph") or not proto.graph.node or not proto.opset_import:
         missing = "graph" if not proto.HasField("graph") else "nodes" if not proto.graph.node else "opset"
-        raise ModelError(f"{label}: not an ONNX model (it has no {missing}); export it again")
+        reason = _other_format(data) or f"not an ONNX model (it has no {missing}); export it again"
+        raise ModelError(f"{label}: {reason}")
 
 
-def _check(proto: onnx.ModelProto, label: str, path: Path | None) -> None:
-    for imported in proto.opset_import:
-        newest = onnx.defs.onnx_opset_version()
-        if imported.domain in ("", "ai.onnx") and not 1 <= imported.version <= newest:
-            raise ModelError(
-                f"{label}: opset {imported.version} is not one of 1 to {newest}, which the installed onnx "
-                f"{onnx.__version__} knows; update onnx, or export with an older opset"
-            )
-    for node in _nodes(proto.graph):
-        # The checker lets both pass; a name that is not UTF-8 comes as bytes.
-        if not all(isinstance(name, str) for name in (node.name, node.op_type, node.domain, *node.input, *node.output)):
-            raise ModelError(f"{label}: the name {node.name!r} of a {node.op_type!r}, or of its tensors, is not UTF-8")
-        if any(attribute.ref_attr_name for attribute in node.attribute):
-            raise ModelError(f"{label}: the node {node.name!r} has an attribute that only a function can give it")
-    for tensor in _tensors(proto.graph):
-        try:
-            # The checker does not ask whether the stored values fill the shape.
-            numpy_helper.to_array(tensor)
-        except Exception as error:  # what it raises depends on the element type and on the version of onnx
-            raise ModelError(f"{label}: the tensor {tensor.name!r} cannot be read ({_line(error)})") from error
-    try:
-        onnx.checker.check_model(proto)
-    except onnx.checker.ValidationError as error:
-        raise ModelError(f"{label}: not a valid ONNX model ({_line(error)}); export it again") from error
-    except (EncodeError, ValueError) as error:
-        # Above 2 GB only a file can be checked.
-        if path is None:
-            raise ModelError(f"{label}: cannot be checked ({_line(error)}); give a file instead") from error
-        try:
-            onnx.checker.check_model(str(path))
-        except Exception as failure:
-            raise ModelError(f"{label}: not a valid ONNX model ({_line(failure)}); export it again") from failure
+def _other_format(data: bytes) -> str | None:
+    """Return what a file is instead of an ONNX model, and what to do; None where that is not known."""
+    beginnings = (text for start, text in _BEGINNINGS.items() if data.startswith(start))
+    found = placeholder(data[:200]) or next(beginnings, None) or _MARKS.get(data[4:8])
+    if found is None and data.lstrip()[:1] == b"{":
+        found = "JSON: give the model's own file"
+    if found is None and data[8:9] == b"{":
+        found = "a safetensors file, which holds weights and no network: export the network to ONNX"
+    return None if found is None else f"not an ONNX file but {found}"
 
 
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 240 else text[:240] + "…"
+def _prepare(proto: onnx.ModelProto, label: str, path: Path | None) -> None:
+    """Bring a model that ONNX Runtime runs into the form that ONNX demands, in place, and check it.
 
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for body in bodies(node):
-            yield from _nodes(body)
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-        for body in bodies(node):
-            yield from _tensors(body)
+    The nodes are sorted, the standard domain is spelled as "" where a node or a function spells it out, and an
+    initializer that is stored twice stays once. Two that only share their name are left to the check, which refuses
+    them: which of them ONNX Runtime takes differs from model to model.
+    """
+    if len({tensor.name for tensor in proto.graph.initializer}) < len(proto.graph.initializer):
+        stored = list(dict.fromkeys(tensor.SerializeToString() for tensor in proto.graph.initializer))
+        del proto.graph.initializer[:]
+        proto.graph.initializer.extend(map(onnx.TensorProto.FromString, stored))
+    inside = (node for part in (proto.graph, *proto.functions) for node in all_nodes(part))
+    for owner in (*inside, *proto.functions):
+        if owner.domain == "ai.onnx":
+            owner.domain = ""
+    for part in (proto.graph, *proto.functions):
+        sort_nodes(part, label)
+    check(proto, label, path)
 
 
 def _specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:

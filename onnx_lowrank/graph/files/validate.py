@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import onnx
 
 from onnx_lowrank.errors import ValidationError
-from onnx_lowrank.graph.files.external import LARGEST, as_input
+from onnx_lowrank.graph.files.check import find_flaw
+from onnx_lowrank.graph.files.external import LARGEST
 
 
 def validate(proto: onnx.ModelProto, original: onnx.ModelProto, largest: int = LARGEST) -> None:
@@ -34,19 +35,10 @@ def validate(proto: onnx.ModelProto, original: onnx.ModelProto, largest: int = L
     _compare("inputs", _inputs(proto), _inputs(original))
     _compare("outputs", proto.graph.output, original.graph.output)
     for full_check, flaw in ((False, "not valid ONNX"), (True, "inconsistent in its shapes")):
-        problem = _problem(proto, full_check, largest)
+        problem = find_flaw(proto, full_check=full_check, largest=largest)
         # Some models in use never pass the strict inference; all that is asked of these is that they do not get worse.
-        if problem is not None and _problem(original, full_check, largest) is None:
+        if problem is not None and find_flaw(original, full_check=full_check, largest=largest) is None:
             raise ValidationError(f"the rewritten model is {flaw}: {problem}; please report this")
-
-
-def _problem(proto: onnx.ModelProto, full_check: bool, largest: int) -> str | None:
-    with as_input(proto, largest) as source:
-        try:
-            onnx.checker.check_model(source, full_check=full_check)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            return " ".join(str(error).split())[:240]
-    return None
 
 
 def _opsets(proto: onnx.ModelProto) -> dict[str, int]:
