@@ -35,6 +35,17 @@ def all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             yield from all_tensors(body)
 
 
+def names_in(graph: onnx.GraphProto) -> set[str]:
+    """Return all names of a graph and of the bodies in it: those of its tensors and of its nodes."""
+    names = {value.name for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer)}
+    names |= {tensor.values.name for tensor in graph.sparse_initializer}
+    for node in graph.node:
+        names |= {node.name, *node.input, *node.output}
+        for body in bodies(node):
+            names |= names_in(body)
+    return names
+
+
 def names_from_outside(body: onnx.GraphProto) -> Iterator[str]:
     """Yield the names of the tensors that a body reads and does not make itself, some of them repeatedly."""
     own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}

@@ -2,15 +2,20 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx_lowrank.errors import ModelError
+from onnx_lowrank.graph.edit.inline import inline
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files.load import LoadedModel, inputs, load, outputs
 from onnx_lowrank.graph.find.sites import Found, Skip, find_sites
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.stages.run import Run
+
+CONVOLUTIONS = ("Conv",)
+LAYERS = (*CONVOLUTIONS, "Gemm", "MatMul")
+"""The operators that are factorised, without and with fully connected layers."""
 
 MISSTATED = (
     "the model states shapes that its own nodes do not make, of {} tensors ({}); the result leaves these statements out"
@@ -24,7 +29,7 @@ class Read:
     Attributes
     ----------
     loaded
-        The model as it was loaded.
+        The model as it was loaded, with its functions inlined where they hold layers.
     network
         The model normalised: its weights are lifted and its normalisations folded. No stage edits it.
     layers
@@ -51,6 +56,7 @@ def read(run: Run) -> Read:
     options = run.options
     with run.stage("load"):
         loaded = load(run.request.model)
+        loaded = replace(loaded, proto=inline(loaded.proto, LAYERS if options.include_gemm else CONVOLUTIONS))
         network = normalise(loaded.proto, gemm=options.include_gemm)
         layers = find_sites(network, options.include, options.exclude, gemm=options.include_gemm)
         check_any(layers.sites, layers.skipped, layers.unmatched)
