@@ -24,6 +24,15 @@ def write_text(path: Path, text: str) -> None:
         scratch.unlink(missing_ok=True)
 
 
+def placeholder_at(path: Path) -> str | None:
+    """Return what stands in the place of the file at a path; see ``placeholder``. None where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return placeholder(stream.read(200))
+    except (OSError, ValueError):
+        return None
+
+
 def placeholder(beginning: bytes) -> str | None:
     """Return what stands in a file's place, and how to get the file itself; None where nothing known does.
 

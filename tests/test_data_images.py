@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, features
 
 from onnx_lowrank.data.draw import Draw
 from onnx_lowrank.data.open import open_source
@@ -21,6 +21,8 @@ from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.progress import ignore
 
 SPECS = (TensorSpec("x", np.dtype(np.float32), ("N", 3, 8, 8)),)
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4" * 64 + b"\nsize 21840\n"
 
 
 def photo(path: Path, value: int, height: int = 8, width: int = 8) -> Path:
@@ -55,9 +57,80 @@ def test_nested_folders_every_suffix_in_any_case_and_no_hidden_files(tmp_path: P
     for value, name in enumerate(("a.png", "b/c.PNG", "b/d/e.BMP", "f.tif", "g.WebP", "h.tiff", "i.jpg", "j.JPEG")):
         photo(tmp_path / name, value)
     (tmp_path / "._a.png").write_bytes(b"no photo")
-    (tmp_path / "README.txt").write_text("no photo")
+    (tmp_path / "Thumbs.db").write_bytes(b"no photo")
     photo(tmp_path / ".cache" / "a.png", 99)
     assert sorted(everything(opened(tmp_path))[:, 0, 0, 0].tolist()) == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [
+        ("jfif", "JPEG"), ("JFIF", "JPEG"), ("jpe", "JPEG"), ("ppm", "PPM"), ("pgm", "PPM"), ("pbm", "PPM"),
+        ("pnm", "PPM"), ("tga", "TGA"), ("dib", "DIB"), ("apng", "PNG"), ("jp2", "JPEG2000"), ("avif", "AVIF"),
+    ],
+)  # fmt: skip
+def test_every_common_ending_is_taken(tmp_path: Path, ending: str, kind: str) -> None:
+    if not features.check({"JPEG2000": "jpg_2000", "AVIF": "avif"}.get(kind, "zlib")):
+        pytest.skip("Pillow was built without it")
+    pixels = np.full((8, 8), 255, np.uint8)
+    Image.fromarray(pixels).convert("1" if ending == "pbm" else "L").save(tmp_path / f"a.{ending}", format=kind)
+    assert everything(opened(tmp_path)).shape == (1, 3, 8, 8)
+
+
+def test_what_is_left_out_is_counted_with_the_reason(tmp_path: Path) -> None:
+    photo(tmp_path / "a.png", 1)
+    for name in ("b.heic", "c.HEIC", "labels.txt", "LICENSE"):
+        (tmp_path / name).write_bytes(b"no photo that is read")
+    (tmp_path / "dead.jpg").symlink_to("nowhere.jpg")
+    lines: list[str] = []
+    assert len(opened(tmp_path, warn=lines.append)) == 1
+    (line,) = lines
+    assert line.startswith(f"5 files in {tmp_path} left out: dead.jpg (a link that leads nowhere); ")
+    assert "2 with .heic, 1 with .txt, 1 with no ending" in line
+
+
+def test_a_link_to_a_photo_is_a_photo(tmp_path: Path) -> None:
+    photo(tmp_path / "elsewhere" / "a.png", 7)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "link.png").symlink_to("../elsewhere/a.png")
+    assert (everything(opened(tmp_path / "photos")) == 7).all()
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_are_turned_as_their_exif_orientation_says(tmp_path: Path, kind: str, orientation: int) -> None:
+    upright = np.zeros((32, 48, 3), np.uint8)
+    upright[:16, :24], upright[:16, 24:], upright[16:, :24] = 250, 170, 90
+    stored = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.transpose(1, 0, 2),
+        6: upright.transpose(1, 0, 2)[::-1], 7: upright.transpose(1, 0, 2)[::-1, ::-1],
+        8: upright.transpose(1, 0, 2)[:, ::-1],
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / f"a.{kind}", exif=exif)
+    pixels = decode(tmp_path / f"a.{kind}", 3, (32, 48), parse("raw,resize=none"))
+    assert np.abs(pixels.astype(int) - upright).mean() < 4
+
+
+def test_damaged_exif_leaves_the_photo_as_it_is(tmp_path: Path) -> None:
+    pixels = np.full((8, 8, 3), 200, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff and more")
+    np.testing.assert_array_equal(decode(tmp_path / "a.png", 3, (8, 8), parse("raw")), pixels)
+
+
+def test_a_pointer_of_git_in_place_of_a_photo_is_recognised(folder: Path) -> None:
+    (folder / "class1" / "15.png").write_bytes(LFS)
+    lines: list[str] = []
+    opened(folder, warn=lines.append)
+    assert [line for line in lines if "15.png" in line and "git lfs pull" in line]
+
+
+@pytest.mark.parametrize("name", ["data.npy", "data.npz"])
+def test_a_pointer_of_git_in_place_of_arrays_is_recognised(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(LFS)
+    with pytest.raises(DataError, match="git lfs pull"):
+        opened(tmp_path / name)
 
 
 def test_the_same_seed_gives_the_same_samples_and_another_seed_others(folder: Path) -> None:

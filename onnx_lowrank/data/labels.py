@@ -12,7 +12,7 @@ from onnx_lowrank.data.draw import Draw, once
 from onnx_lowrank.data.messages import array_label, plural
 from onnx_lowrank.data.npy_files import read_array, read_headers
 from onnx_lowrank.data.parts import LABEL_KEYS, file_part, gather
-from onnx_lowrank.data.photos.folder import is_image, list_files, open_images
+from onnx_lowrank.data.photos.folder import is_image, left_out, list_files, open_images
 from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.data.source import Source
 from onnx_lowrank.errors import DataError
@@ -86,7 +86,8 @@ def _from_npz(path: Path, specs: tuple[TensorSpec, ...], warn: Warn) -> Labelled
 
 def _from_folders(path: Path, specs: tuple[TensorSpec, ...], preprocess: Preprocess, warn: Warn) -> Labelled:
     classes = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    files = [file for file in list_files(path) if is_image(file) and file.parent != path]
+    present = list_files(path)
+    files = [file for file in present if is_image(file) and file.parent != path]
     if not files:
         raise DataError(f"{path} holds no images in sub-folders: make one sub-folder per class, with its images")
     if all(name.isdecimal() for name in classes) and classes != sorted(classes, key=int):
@@ -94,6 +95,8 @@ def _from_folders(path: Path, specs: tuple[TensorSpec, ...], preprocess: Preproc
             f"{path}: the class folders have numbers for names, and the classes are counted in the alphabetical order "
             f"of these ({', '.join(classes[:3])}, ...), as in torchvision; pad the names with zeros for numeric order"
         )
+    if line := left_out(path, [file for file in present if not is_image(file)], []):
+        warn(line)
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers[file.relative_to(path).parts[0]] for file in files], np.int64)
     source, readable = open_images(files, path, specs, preprocess, Draw(None, warn=warn))

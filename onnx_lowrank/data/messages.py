@@ -16,6 +16,11 @@ def counted(drawn: int, available: int, noun: str) -> str:
     return everything if drawn == available else f"{drawn} of {everything}"
 
 
+def some(names: Sequence[str], most: int = 3) -> str:
+    """Return names joined by commas, with dots in place of those beyond ``most``."""
+    return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])
+
+
 def shape_text(shape: Sequence[int | str | None]) -> str:
     """Return a shape as text, such as "Nx3x224x?"."""
     return "x".join("?" if side is None else str(side) for side in shape) or "a scalar"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.data.conform import Header
 from onnx_lowrank.data.messages import array_label, reason
 from onnx_lowrank.errors import DataError
+from onnx_lowrank.files import placeholder_at
 
 _SUFFIXES = frozenset((".npy", ".npz"))
 
@@ -102,4 +103,6 @@ def _header(key: str, stream: IO[bytes]) -> Header:
 def _unreadable(path: Path, error: BaseException) -> DataError:
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         raise MemoryError from error  # nothing is wrong with the file
+    if found := placeholder_at(path):
+        return DataError(f"{path} cannot be read as a NumPy file: it is {found}")
     return DataError(f"{path} cannot be read as a NumPy file ({reason(error)}): save it again")

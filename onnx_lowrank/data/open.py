@@ -25,7 +25,7 @@ from onnx_lowrank.data.draw import Draw, once
 from onnx_lowrank.data.messages import counted, plural
 from onnx_lowrank.data.npy_files import is_array, read_array
 from onnx_lowrank.data.parts import Part, file_part, gather
-from onnx_lowrank.data.photos.folder import is_image, list_files, open_images
+from onnx_lowrank.data.photos.folder import is_image, left_out, list_files, open_images
 from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.data.source import Source, Subset
 from onnx_lowrank.data.stream import open_stream
@@ -101,6 +101,8 @@ def _open_path(path: Path, specs: tuple[TensorSpec, ...], preprocess: Preprocess
         raise DataError(f"{path} {finding} of a known kind (images, .npy, .npz, input_N.pb): give calibration data")
     if len(counts) > 1:
         raise DataError(f"{path} holds {' and '.join(counts)}: put one kind into a folder of its own")
+    if photos and (line := left_out(path, files, photos)):
+        draw.warn(line)
     if photos:
         return open_images(photos, path, specs, preprocess, draw)[0]
     if arrays == [path] and path.suffix.lower() == ".npy":  # stays on the disk, memory-mapped

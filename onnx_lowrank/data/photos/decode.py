@@ -1,7 +1,7 @@
 """The decoding of a photo file to 8-bit pixels of the model's size.
 
 Every kind of image (palette, CMYK, 16 bits, alpha, several frames) becomes plain RGB or gray as in the usual pipelines:
-alpha is dropped, the first frame is taken, the EXIF orientation is not applied.
+alpha is dropped, and the first frame is taken. A photo that its camera marked as turned (EXIF) is turned upright.
 """
 
 import warnings
@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from onnx_lowrank.data.messages import reason
 from onnx_lowrank.data.photos.preprocess import Preprocess, Size
+from onnx_lowrank.files import placeholder_at
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -52,12 +53,21 @@ def decode(path: Path, channels: int, size: Size, preprocess: Preprocess) -> NDA
             # Pillow warns of transparency, which is dropped on purpose, and of truncated files; unusable ones raise.
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
-                photo = _eight_bits(image, "L" if channels == 1 else "RGB")
+                photo = _eight_bits(_upright(image), "L" if channels == 1 else "RGB")
     except Exception as error:
         # Pillow's plug-ins raise almost any error on truncated or damaged files (OSError, SyntaxError, zlib.error,
         # struct.error, DecompressionBombError, ...), and none of them may end a run of hours.
-        raise ValueError(f"{type(error).__name__}: {reason(error)}") from error
+        found = placeholder_at(path)
+        raise ValueError(f"it is {found}" if found else f"{type(error).__name__}: {reason(error)}") from error
     return np.asarray(_fit(photo, size, preprocess)).reshape(*size, channels)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a photo as its EXIF orientation says."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # of many kinds: damaged EXIF says nothing, and damaged pixels are found where they are read
+        return image
 
 
 def _eight_bits(image: Image.Image, mode: str) -> Image.Image:

@@ -7,6 +7,7 @@ The decoded pixels are kept if they fit a limit; otherwise the photos are decode
 import math
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,14 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.data.draw import Draw
-from onnx_lowrank.data.messages import counted
+from onnx_lowrank.data.messages import counted, plural, some
 from onnx_lowrank.data.photos.decode import decode
 from onnx_lowrank.data.photos.image_input import KEEP_BYTES, ImageInput, image_input
 from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import Feeds, TensorSpec
 
-_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"))
+_SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".png", ".apng", ".bmp", ".dib", ".webp", ".avif", ".gif"),
+        *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".mpo"),
+    )
+)
+"""The common endings of what Pillow reads; whether it reads AVIF and JPEG 2000 depends on how it was built."""
+
+_HIDDEN = ("thumbs.db", "desktop.ini")
+"""Files that Windows keeps in folders of photos, and hides."""
 
 _BROKEN_SHARE = 0.05
 """More damaged photos than this share of those drawn (or than one) mean that something is wrong with the data."""
@@ -89,13 +99,34 @@ def list_files(folder: Path) -> list[Path]:
     files: list[Path] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        files += [Path(parent, name) for name in names if not name.startswith(".")]
+        files += [Path(parent, name) for name in names if not name.startswith(".") and name.lower() not in _HIDDEN]
     return sorted(files, key=lambda path: path.relative_to(folder).parts)
 
 
+def left_out(folder: Path, files: Sequence[Path], taken: Sequence[Path]) -> str | None:
+    """Return a line on the files of a folder that are no samples, with the reason; None where all are taken.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    files, taken
+        What is in it, and what of that is read.
+    """
+    others = set(files) - set(taken)
+    dead = sorted(path.name for path in others if not path.exists())
+    endings = Counter(path.suffix.lower() or "no ending" for path in others if path.exists())
+    reasons = [f"{some(dead)} (a link that leads nowhere)"] if dead else []
+    if endings:
+        kinds = ", ".join(f"{count} with {ending}" for ending, count in sorted(endings.items())[:6])
+        more = ", …" if len(endings) > 6 else ""
+        reasons.append(f"{kinds}{more} (not an ending of the samples; save photos as .jpg or .png)")
+    return f"{plural(len(others), 'file')} in {folder} left out: {'; '.join(reasons)}" if reasons else None
+
+
 def is_image(path: Path) -> bool:
-    """Whether the file has the name of a photo."""
-    return path.suffix.lower() in _SUFFIXES
+    """Whether the file has the name of a photo; a link that leads nowhere is none."""
+    return path.suffix.lower() in _SUFFIXES and path.exists()
 
 
 def open_images(
