@@ -1,11 +1,13 @@
 """The Python interface: one function that takes every option as a keyword."""
 
 import os
+import reprlib
 from collections.abc import Mapping
 
 from onnx_lowrank import pipeline
 from onnx_lowrank.data.input_shapes import parse_shapes
 from onnx_lowrank.data.photos.preprocess import Preprocess
+from onnx_lowrank.errors import UsageError
 from onnx_lowrank.options import DEFAULTS, Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.presets import with_preset
@@ -112,6 +114,9 @@ def compress(
         latency_device=latency_device,
         latency_batch=latency_batch,
     )
+    for name, function in (("progress", progress), ("warn", warn)):
+        if not callable(function):
+            raise UsageError(f"{name} is {reprlib.repr(function)}: give a function")
     if plan is None:  # a plan has its own forms and ranks
         options = with_preset(options)
     request = Request(model, data, options, preprocess, plan, test)

@@ -1,9 +1,14 @@
 """The choices of a user, with their defaults, checked in one place."""
 
 import math
+import os
 import re
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
+
+import numpy as np
 
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.factorise.forms import table
@@ -22,6 +27,61 @@ GIB = 1 << 30
 
 MOST_THREADS = 4096
 """More threads than any machine runs, and few enough for ONNX Runtime to accept."""
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value))
+    except OverflowError:
+        return False
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str | os.PathLike) and isinstance(os.fspath(value), str)
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool | np.bool_ | Integral) and value in (0, 1)
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, tuple | list) and all(map(_is_text, value))
+
+
+def _is_shapes(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        _is_text(name) and isinstance(shape, tuple | list) and all(map(_is_whole, shape))
+        for name, shape in value.items()
+    )
+
+
+_TYPES: tuple[tuple[tuple[str, ...], Callable[[object], bool], str], ...] = (
+    (("speedup",), _is_number, "a number, such as 2.5"),
+    (("images", "seed", "threads"), _is_whole, "a whole number"),
+    (("memory",), _is_number, "a number of bytes, such as 4 * 2**30"),
+    (("form", "solver", "ranks", "target"), _is_text, "a name as text"),
+    (("symmetric", "residual", "refit", "include_gemm"), _is_flag, "True or False"),
+    (("providers",), _is_names, 'a tuple of names, such as ("cuda", "cpu")'),
+    (("input_shapes",), _is_shapes, 'shapes by the names of the inputs, such as {"x": (1, 3, 224, 224)}'),
+)
+"""Options that must be given, with what they must be."""
+
+_OPTIONAL_TYPES: tuple[tuple[tuple[str, ...], Callable[[object], bool], str], ...] = (
+    (("preset", "latency_device"), _is_text, "a name, or None"),
+    (("include", "exclude"), _is_text, "one regular expression, such as 'conv1|conv2', or None"),
+    (("latency_table",), _is_path, "the path of a file, or None"),
+    (("latency_batch",), _is_whole, "a whole number, or None"),
+    (("rank_multiple",), lambda value: _is_whole(value) or _is_text(value), "a whole number, 'auto' or None"),
+)
+"""Options that may be None."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +176,8 @@ class Options:
     latency_batch: int | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.speedup) and self.speedup >= 1):
+        self._check_types()
+        if self.speedup < 1:
             raise UsageError(f"speedup is {self.speedup:g}: give a number of at least 1")
         for name, value, allowed in (
             ("solver", self.solver, SOLVERS),
@@ -153,6 +214,29 @@ class Options:
             raise UsageError("latency_device names a device of a latency table: name the table with latency_table")
         if not self.providers:
             raise UsageError("providers is empty: name at least one, for example cpu")
+
+    def _check_types(self) -> None:
+        """Refuse values of other types, and bring numbers of NumPy and other libraries to Python's own.
+
+        Raises
+        ------
+        UsageError
+            With the name of the option.
+        """
+        for types, may_be_none in ((_TYPES, False), (_OPTIONAL_TYPES, True)):
+            for names, fits, wanted in types:
+                for name in names:
+                    value = getattr(self, name)
+                    if not (fits(value) or (may_be_none and value is None)):
+                        raise UsageError(f"{name} is {reprlib.repr(value)}: give {wanted}")
+        object.__setattr__(self, "speedup", float(self.speedup))
+        for name in ("images", "seed", "threads", "memory", "latency_batch", "rank_multiple"):
+            if isinstance(getattr(self, name), Real):
+                object.__setattr__(self, name, int(getattr(self, name)))
+        if self.latency_table is not None:
+            object.__setattr__(self, "latency_table", os.fspath(self.latency_table))
+        for name in ("symmetric", "residual", "refit", "include_gemm"):
+            object.__setattr__(self, name, bool(getattr(self, name)))
 
     @property
     def resolved_rank_multiple(self) -> int | str:

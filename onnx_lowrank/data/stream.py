@@ -3,6 +3,7 @@
 A stream may be endless and can be read only once, so it is read until there are enough samples, and these are kept.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -76,6 +77,8 @@ def _batches(stream: object) -> Iterator[object]:
 def _by_name(batch: object, specs: tuple[TensorSpec, ...], label: str) -> dict[str, NDArray[Any]]:
     if isinstance(batch, Mapping):
         return {str(name): as_array(value, label) for name, value in batch.items()}
+    if isinstance(batch, str | os.PathLike):
+        raise DataError(f"{label} is text, not numbers: give arrays, or a single path in place of several")
     if len(specs) != 1:
         names = ", ".join(spec.name for spec in specs)
         raise DataError(

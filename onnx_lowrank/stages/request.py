@@ -1,12 +1,14 @@
 """The request of a user: the model, the data, and all choices."""
 
 import os
+import reprlib
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import onnx
 
 from onnx_lowrank.data.photos.preprocess import Preprocess, parse
+from onnx_lowrank.errors import UsageError
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
 
@@ -41,6 +43,28 @@ class Request:
     plan: Plan | None = None
     test: str | os.PathLike[str] | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse arguments of other types.
+
+        Raises
+        ------
+        UsageError
+            With the name of the argument.
+        """
+        if not (_is_path(self.model) or isinstance(self.model, onnx.ModelProto)):
+            inside = ", such as its model_proto" if hasattr(self.model, "model_proto") else ""
+            raise UsageError(f"model is {_described(self.model)}: give a path or an onnx.ModelProto{inside}")
+        if not isinstance(self.options, Options):
+            raise UsageError(f"options is {_described(self.options)}: give Options")
+        if not isinstance(self.preprocess, str | Preprocess):
+            raise UsageError(
+                f"preprocess is {_described(self.preprocess)}: give a text, such as 'mean=127.5,scale=0.0078'"
+            )
+        if not (self.plan is None or isinstance(self.plan, Plan)):
+            raise UsageError(f"plan is {_described(self.plan)}: give what Plan.from_json makes of a plan's text")
+        if not (self.test is None or _is_path(self.test)):
+            raise UsageError(f"test is {_described(self.test)}: give the path of labelled samples")
+
     @property
     def parsed_preprocess(self) -> Preprocess:
         """The preprocessing of photos.
@@ -58,3 +82,12 @@ class Request:
         if self.data is None:
             return None
         return str(self.data) if isinstance(self.data, str | os.PathLike) else type(self.data).__name__
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str | os.PathLike) and isinstance(os.fspath(value), str)
+
+
+def _described(value: object) -> str:
+    """Return a value of a simple type itself, and of any other the name of its type."""
+    return reprlib.repr(value) if isinstance(value, int | float | str | None) else f"of the type {type(value).__name__}"
