@@ -1,8 +1,12 @@
 """The Python interface: one function that takes every option as a keyword."""
 
+import difflib
+import functools
+import inspect
 import os
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import ParamSpec, TypeVar
 
 from onnx_lowrank import pipeline
 from onnx_lowrank.data.input_shapes import parse_shapes
@@ -14,7 +18,26 @@ from onnx_lowrank.presets import with_preset
 from onnx_lowrank.progress import Listener, Progress, Warn, ignore, silent
 from onnx_lowrank.stages.request import ModelLike, Request
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
+
+def _names_checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Refuse a keyword that the function does not have, with the nearest ones, as a ``UsageError``."""
+    known = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs.keys() - set(known):
+            nearest = difflib.get_close_matches(name, known, 2)
+            hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"the options are {', '.join(known[2:])}"
+            raise UsageError(f"{name} is not an option of {function.__name__}: {hint}")
+        return function(*args, **kwargs)
+
+    return checked
+
+
+@_names_checked
 def compress(
     model: ModelLike,
     data: object = None,

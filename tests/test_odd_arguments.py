@@ -1,5 +1,6 @@
 """Arguments of every odd type: each is taken for what it clearly means, or refused by the name of its option."""
 
+import inspect
 import io
 import json
 import math
@@ -119,3 +120,15 @@ def test_a_report_holds_plain_numbers_whatever_was_given() -> None:
     }
     report = compress(three_convs(), photo(shape=(12, 3, 12, 10)), **options).report
     assert json.loads(report.to_json())["options"]["images"] == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("speed", "did you mean .*speedup"), ("input_shape", "input_shapes"), ("xyz", "the options are")]
+)
+def test_an_unknown_option_is_refused_with_the_nearest_one(name: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=f"^{name} is not an option of compress: .*{hint}"):
+        compress(three_convs(), **{name: 2})  # type: ignore[arg-type]
+
+
+def test_editors_still_see_every_option() -> None:
+    assert {field.name for field in fields(Options)} <= inspect.signature(compress).parameters.keys()
