@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import models_for_tests
 import numpy as np
+import odd_models_for_tests
 import onnx
 import pytest
 from models_for_tests import Array, build, conv, photo, relu, run_model, weights
@@ -43,6 +43,16 @@ def reference(name: str, to: str, kind: int) -> onnx.AttributeProto:
     return onnx.AttributeProto(name=name, ref_attr_name=to, type=kind)
 
 
+def with_functions(
+    functions: Sequence[Any], nodes: Sequence[Any], stored: dict[str, Array], **shapes: Any
+) -> onnx.ModelProto:
+    """Put nodes, initializers and functions together, with the input "x"."""
+    model = build(nodes, stored, **shapes)
+    model.functions.extend(functions)
+    onnx.checker.check_model(model)
+    return model
+
+
 CONV = function("Conv2d", ["a", "w", "bias"], [conv("conv", "a", "w", "b", "bias")])
 STORED = {"w1": weights(1, 8, 3, 3, 3), "b1": weights(2, 8), "w2": weights(3, 8, 8, 3, 3), "w3": weights(4, 8, 8, 3, 3)}
 
@@ -53,17 +63,17 @@ def every_convolution() -> onnx.ModelProto:
         call("Conv2d", ["r1", "w2", "b1"], ["c2"], "layer2"), relu("c2", "r2"),
         call("Conv2d", ["r2", "w3", "b1"], ["y"], "layer3"),
     ]  # fmt: skip
-    return build(nodes, STORED, functions=[CONV], domains=[DOMAIN])
+    return with_functions([CONV], nodes, STORED)
 
 
 def inputs_left_out() -> onnx.ModelProto:
     nodes = [call("Conv2d", ["x", "w1", ""], ["c1"], "layer1"), call("Conv2d", ["c1", "w2"], ["y"], "layer2")]
-    return build(nodes, STORED, functions=[CONV], domains=[DOMAIN])
+    return with_functions([CONV], nodes, STORED)
 
 
 def calls_without_names() -> onnx.ModelProto:
     nodes = [call("Conv2d", ["x", "w1", "b1"], ["c1"]), call("Conv2d", ["c1", "w2", "b1"], ["y"])]
-    return build(nodes, STORED, functions=[CONV], domains=[DOMAIN])
+    return with_functions([CONV], nodes, STORED)
 
 
 def functions_in_functions() -> onnx.ModelProto:
@@ -74,7 +84,7 @@ def functions_in_functions() -> onnx.ModelProto:
     ]
     block = function("Block", ["a", "w", "bias"], inner)
     nodes = [call("Conv2d", ["x", "w1", "b1"], ["c1"], "stem"), call("Block", ["c1", "w2", "b1"], ["y"], "block")]
-    return build(nodes, STORED, functions=[block, CONV], domains=[DOMAIN])
+    return with_functions([block, CONV], nodes, STORED)
 
 
 def attributes_of_the_call() -> onnx.ModelProto:
@@ -87,7 +97,7 @@ def attributes_of_the_call() -> onnx.ModelProto:
         call("Strided", ["x", "w1"], ["c1"], "one", stride=[2, 2]), call("Strided", ["c1", "w2"], ["c2"], "two"),
         call("Strided", ["c2", "w3"], ["y"], "three", stride=[1, 2], spread=[1, 1]),
     ]  # fmt: skip
-    return build(nodes, STORED, functions=[strided], domains=[DOMAIN])
+    return with_functions([strided], nodes, STORED)
 
 
 def names_that_collide() -> onnx.ModelProto:
@@ -96,7 +106,7 @@ def names_that_collide() -> onnx.ModelProto:
         helper.make_node("Relu", ["b"], ["layer/conv"], "layer/conv"),
         call("Conv2d", ["layer/conv", "w2", "b1"], ["a"], "layer2"), relu("a", "y"),
     ]  # fmt: skip
-    return build(nodes, STORED, functions=[CONV], domains=[DOMAIN])
+    return with_functions([CONV], nodes, STORED)
 
 
 def results_handed_through() -> onnx.ModelProto:
@@ -105,13 +115,13 @@ def results_handed_through() -> onnx.ModelProto:
         call("Through", ["x", "w1"], ["c1", "same"], "through"), conv("last", "c1", "w2", "t2"),
         helper.make_node("ReduceMean", ["same"], ["m"], keepdims=1), helper.make_node("Add", ["t2", "m"], ["y"]),
     ]  # fmt: skip
-    return build(nodes, STORED, functions=[through], domains=[DOMAIN])
+    return with_functions([through], nodes, STORED)
 
 
 def outputs_left_out() -> onnx.ModelProto:
     both = function("Both", ["a", "w"], [conv("conv", "a", "w", "t"), relu("t", "u")], ["t", "u"])
     nodes = [call("Both", ["x", "w1"], ["", "r1"], "one"), call("Both", ["r1", "w2"], ["y", ""], "two")]
-    return build(nodes, STORED, functions=[both], domains=[DOMAIN])
+    return with_functions([both], nodes, STORED)
 
 
 def bodies_in_functions() -> onnx.ModelProto:
@@ -127,7 +137,7 @@ def bodies_in_functions() -> onnx.ModelProto:
     nodes = [
         call("Gated", ["x", "w1", "w2", "b1"], ["c1"], "one"), call("Gated", ["c1", "w2", "w3", "b1"], ["y"], "two"),
     ]  # fmt: skip
-    return build(nodes, STORED, functions=[gated, CONV], domains=[DOMAIN])
+    return with_functions([gated, CONV], nodes, STORED)
 
 
 def calls_in_bodies() -> onnx.ModelProto:
@@ -139,20 +149,20 @@ def calls_in_bodies() -> onnx.ModelProto:
         helper.make_node("Constant", [], ["zero"], value_float=0.0), helper.make_node("Less", ["m", "zero"], ["low"]),
         helper.make_node("If", ["low"], ["y"], "choice", then_branch=then, else_branch=otherwise),
     ]  # fmt: skip
-    return build(nodes, STORED, functions=[CONV], domains=[DOMAIN])
+    return with_functions([CONV], nodes, STORED)
 
 
 def a_domain_of_the_function_alone() -> onnx.ModelProto:
     inner = [conv("conv", "a", "w", "t"), helper.make_node("Gelu", ["t"], ["b"], "gelu", domain="com.microsoft")]
     block = function("Block", ["a", "w"], inner, domains=[DOMAIN, "com.microsoft"])
     nodes = [call("Block", ["x", "w1"], ["c1"], "one"), call("Block", ["c1", "w2"], ["y"], "two")]
-    return build(nodes, STORED, functions=[block], domains=[DOMAIN])
+    return with_functions([block], nodes, STORED)
 
 
 def an_older_opset_that_means_the_same() -> onnx.ModelProto:
     old = function("Old", ["a", "w"], [conv("conv", "a", "w", "t"), relu("t", "b")], opset=14)
     nodes = [call("Old", ["x", "w1"], ["c1"], "one"), call("Old", ["c1", "w2"], ["y"], "two")]
-    return build(nodes, STORED, functions=[old], domains=[DOMAIN])
+    return with_functions([old], nodes, STORED)
 
 
 def activations_in_functions() -> onnx.ModelProto:
@@ -163,14 +173,14 @@ def activations_in_functions() -> onnx.ModelProto:
         call("Conv2d", ["x", "w1", "b1"], ["c1"], "layer1"), call("SiLU", ["c1"], ["r1"], "silu1"),
         call("Conv2d", ["r1", "w2", "b1"], ["c2"], "layer2"), call("SiLU", ["c2"], ["y"], "silu2"),
     ]  # fmt: skip
-    return build(nodes, STORED, functions=[CONV, silu], domains=[DOMAIN])
+    return with_functions([CONV, silu], nodes, STORED)
 
 
 INLINED = (
     every_convolution, inputs_left_out, calls_without_names, functions_in_functions, attributes_of_the_call,
     names_that_collide, outputs_left_out, bodies_in_functions, calls_in_bodies,
     a_domain_of_the_function_alone, an_older_opset_that_means_the_same, activations_in_functions,
-    models_for_tests.with_function,
+    odd_models_for_tests.with_function,
 )  # fmt: skip
 
 
@@ -221,7 +231,7 @@ def test_fully_connected_layers_are_inlined_only_where_they_are_asked_for() -> N
         call("Linear", ["m", "w"], ["y"], "head"),
     ]  # fmt: skip
     stored = {"w1": weights(1, 8, 3, 3, 3), "w": weights(2, 8, 6)}
-    model = build(nodes, stored, output_shape=("N", 6), functions=[linear], domains=[DOMAIN])
+    model = with_functions([linear], nodes, stored, output_shape=("N", 6))
     assert inline(model, ["Conv"]) is model
     found = find_sites(normalise(inline(model, ["Conv", "MatMul"]), gemm=True), ".", gemm=True)
     assert [site.name for site in found.sites] == ["conv", "head/product"]
@@ -230,8 +240,9 @@ def test_fully_connected_layers_are_inlined_only_where_they_are_asked_for() -> N
 def recursive() -> onnx.ModelProto:
     one = function("One", ["a", "w"], [conv("conv", "a", "w", "t"), call("Two", ["t", "w"], ["b"])])
     two = function("Two", ["a", "w"], [call("One", ["a", "w"], ["b"])])
-    model = build([conv("first", "x", "w1", "c1"), call("Conv2d", ["c1", "w2", "b1"], ["y"], "layer")], STORED,
-                  functions=[CONV], domains=[DOMAIN])  # fmt: skip
+    model = with_functions(
+        [CONV], [conv("first", "x", "w1", "c1"), call("Conv2d", ["c1", "w2", "b1"], ["y"], "layer")], STORED
+    )
     model.functions.extend([one, two])
     return model
 
@@ -241,8 +252,9 @@ def an_opset_that_means_something_else() -> onnx.ModelProto:
     old = function(
         "Old", ["a", "w"], [conv("conv", "a", "w", "t"), helper.make_node("Softmax", ["t"], ["b"])], opset=11
     )
-    model = build([conv("first", "x", "w1", "c1"), call("Conv2d", ["c1", "w2", "b1"], ["y"], "layer")], STORED,
-                  functions=[CONV], domains=[DOMAIN])  # fmt: skip
+    model = with_functions(
+        [CONV], [conv("first", "x", "w1", "c1"), call("Conv2d", ["c1", "w2", "b1"], ["y"], "layer")], STORED
+    )
     model.functions.append(old)
     return model
 
@@ -259,7 +271,7 @@ def test_what_cannot_be_inlined_stays_a_function(builder: Callable[[], onnx.Mode
 def test_a_model_without_layers_in_functions_stays_as_it_is() -> None:
     double = function("Double", ["a"], [helper.make_node("Add", ["a", "a"], ["b"])])
     nodes = [conv("conv", "x", "w1", "c1"), call("Double", ["c1"], ["d"], "double"), conv("last", "d", "w2", "y")]
-    model = build(nodes, STORED, functions=[double], domains=[DOMAIN])
+    model = with_functions([double], nodes, STORED)
     assert inline(model, ["Conv"]) is model
 
 

@@ -6,7 +6,8 @@ import models_for_tests
 import numpy as np
 import onnx
 import pytest
-from models_for_tests import ALL, Array, build, conv, photo, plain, relu, run_model, weights, with_if
+from models_for_tests import Array, build, conv, photo, plain, relu, run_model, weights
+from odd_models_for_tests import ALL, with_if
 from onnx import helper
 
 from onnx_lowrank import compress
