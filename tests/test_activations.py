@@ -1,4 +1,4 @@
-"""Every activation's z-step against a grid, and what holds for all of them."""
+"""The z-step of every activation compared with a search on a grid, and the properties that all activations share."""
 
 import itertools
 import math
@@ -56,7 +56,7 @@ WEIGHTS = (0.02, *sorted(set(SCHEDULE)), 10.0)
 
 
 def pairs(seed: int, spread: float, n: int = 60, d: int = 4) -> tuple[Array, Array]:
-    """Responses y and predictions ŷ [n, d], of all signs, that need not have anything to do with each other."""
+    """Return responses y and predictions ŷ [n, d] of both signs; half of the predictions are independent of y."""
     rng = np.random.default_rng(seed)
     y = spread * rng.standard_normal((n, d))
     mixture = rng.uniform(size=(n, 1)) < 0.5
@@ -68,16 +68,16 @@ def cost(activation: Activation, target: Array, prediction: Array, weight: float
 
 
 def least_on_a_grid(activation: Activation, target: Array, prediction: Array, weight: float) -> Array:
-    # No better z lies further from ŷ than where the second term alone costs more than z = ŷ.
+    # Further from ŷ the second term alone costs more than z = ŷ does, so no better z lies there.
     reach = float((np.abs(target - activation.apply(prediction)) / math.sqrt(weight)).max())
     grid = np.linspace(prediction.min() - reach, prediction.max() + reach, 16_001)
-    best = np.full(target.shape, np.inf)
+    least = np.full(target.shape, np.inf)
     d = target.shape[1]
     for part in np.array_split(grid, 100):
         r = activation.apply(np.repeat(part[:, None], d, axis=1))
         costs = np.square(target - r[:, None, :]) + weight * np.square(part[:, None, None] - prediction)
-        best = np.minimum(best, costs.min(axis=0))
-    return best
+        least = np.minimum(least, costs.min(axis=0))
+    return least
 
 
 @pytest.mark.parametrize("spread", [1.0, 8.0])
@@ -120,7 +120,7 @@ def test_z_step_in_single_precision_is_as_good(name: str, weight: float) -> None
     target = activation.apply(y)
     reached = cost(activation, target, prediction, weight, z.astype(np.float64))
     exact = cost(activation, target, prediction, weight, activation.z_step(target, prediction, weight))
-    # Where two minima cost the same, rounding may choose either.
+    # Where two minima cost the same, round-off may choose either.
     tolerance = 1e-2 if name in CURVED else 100 * EPS32 * (1 + exact.max())
     assert (reached <= exact + tolerance).all()
     assert reached.mean() <= exact.mean() * (1 + 1e-4) + EPS32
@@ -132,7 +132,7 @@ def test_z_step_of_a_perfect_prediction_is_as_good_as_the_prediction(name: str) 
     activation = EVERY[name]
     target = activation.apply(y)
     z = activation.z_step(target, y, 0.1)
-    # An inaccuracy of z is squared in the cost, so cost zero is exact only to the root of the precision.
+    # The cost squares the inaccuracy of z, so a cost of zero fixes z only to the root of the precision.
     np.testing.assert_allclose(z, y, atol=1e-7)
 
 
@@ -143,11 +143,11 @@ def test_z_step_leaves_its_arguments_alone_and_takes_blocks_of_any_size(name: st
     target = activation.apply(y)
     before = target.copy(), prediction.copy()
     np.testing.assert_array_equal(activation.apply(y[:7]), target[:7])
-    whole = activation.z_step(target, prediction, 0.1)
+    z = activation.z_step(target, prediction, 0.1)
     np.testing.assert_array_equal(target, before[0])
     np.testing.assert_array_equal(prediction, before[1])
     parts = [activation.z_step(target[i : i + 7], prediction[i : i + 7], 0.1) for i in range(0, 70, 7)]
-    np.testing.assert_allclose(np.concatenate(parts), whole[:70], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(parts), z[:70], rtol=1e-5, atol=1e-5)
     assert activation.z_step(target[:0], prediction[:0], 0.1).shape == (0, 4)
 
 
@@ -156,8 +156,8 @@ def test_slopes_are_those_of_the_values(name: str) -> None:
     activation = CURVED[name]
     z = np.linspace(-9.03, 9.02, 2000)
     step = 1e-4
-    between = np.array([kink for kink in activation.kinks if abs(kink) < 9])
-    away = (np.abs(z[:, None] - between) > 2 * step).all(axis=1) if len(between) else np.full(len(z), True)
+    kinks = np.array([kink for kink in activation.kinks if abs(kink) < 9])
+    away = (np.abs(z[:, None] - kinks) > 2 * step).all(axis=1) if len(kinks) else np.full(len(z), True)
     numerical = (activation.apply(z + step) - activation.apply(z - step)) / (2 * step)
     np.testing.assert_allclose(activation.at(z)[1][away], numerical[away], atol=1e-6)
 
@@ -180,18 +180,17 @@ def test_straight_pieces_meet_at_their_ends(name: str) -> None:
         np.testing.assert_allclose(left, np.broadcast_to(right, left.shape), atol=1e-12)
 
 
-def test_slopes_by_channel_are_those_of_the_channels_alone() -> None:
+def test_a_prelu_treats_every_channel_as_a_leaky_relu_of_its_slope() -> None:
     slopes = (0.25, -0.3, 0.0, 2.0)
     y, prediction = pairs(4, 2.0)
     together = prelu(slopes)
     target = together.apply(y)
     for channel, slope in enumerate(slopes):
-        one = slice(channel, channel + 1)
-        alone = leaky_relu(slope)
-        np.testing.assert_array_equal(alone.apply(y[:, one]), target[:, one])
-        np.testing.assert_allclose(
-            alone.z_step(target[:, one], prediction[:, one], 0.1), together.z_step(target, prediction, 0.1)[:, one]
-        )
+        column = slice(channel, channel + 1)
+        single = leaky_relu(slope)
+        np.testing.assert_array_equal(single.apply(y[:, column]), target[:, column])
+        z = single.z_step(target[:, column], prediction[:, column], 0.1)
+        np.testing.assert_allclose(z, together.z_step(target, prediction, 0.1)[:, column])
 
 
 def test_the_relu_is_its_own_piecewise_form() -> None:
@@ -204,7 +203,7 @@ def test_the_relu_is_its_own_piecewise_form() -> None:
     )
 
 
-def test_no_activation_is_the_identity() -> None:
+def test_the_absence_of_an_activation_is_the_identity() -> None:
     y, _ = pairs(6, 1.0)
     assert apply(None, y) is y
 

@@ -1,4 +1,4 @@
-"""The committed model and its images are what models/README.md says they are."""
+"""The committed model and its images agree with models/README.md."""
 
 import re
 from pathlib import Path
@@ -49,12 +49,12 @@ def test_the_files_together_are_small() -> None:
     assert sum((MODELS / name).stat().st_size for name in BINARIES) < 3_000_000
 
 
-def test_calibration_images_come_without_labels(calibration: dict[str, NDArray[Any]]) -> None:
+def test_calibration_images_have_no_labels(calibration: dict[str, NDArray[Any]]) -> None:
     assert set(calibration) == {"input"}
     assert calibration["input"].shape == (500, 1, 28, 28)
 
 
-def test_test_images_come_with_a_label_each(labelled: dict[str, NDArray[Any]]) -> None:
+def test_every_test_image_has_a_label(labelled: dict[str, NDArray[Any]]) -> None:
     assert set(labelled) == {"input", "labels"}
     assert labelled["input"].shape == (1500, 1, 28, 28)
     assert labelled["labels"].shape == (1500,)
@@ -115,7 +115,7 @@ def test_batch_normalisation_is_not_folded_yet_and_is_in_inference_form(model: A
 def test_model_takes_as_many_multiply_accumulates_as_the_readme_says(model: Any, readme: str) -> None:
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     side, total = 28, 0
-    for node in model.graph.node:  # a chain: every 3×3 convolution keeps the size, every pooling halves it
+    for node in model.graph.node:  # in this chain every 3×3 convolution keeps the size and every pooling halves it
         if node.op_type == "MaxPool":
             side //= 2
         elif node.op_type == "Conv":
@@ -125,8 +125,8 @@ def test_model_takes_as_many_multiply_accumulates_as_the_readme_says(model: Any,
     assert f"{total:,} multiply-accumulates" in readme
 
 
-# What a path, an exporter's stack trace or a home folder leaves behind. Only the parts that are text are read:
-# by chance a short pattern can also turn up among weights and compressed pixels.
+# These are the traces of a path, of an exporter's stack trace or of a home folder. Only the parts that are text are
+# searched, because a short pattern can also occur by chance among weights and compressed pixels.
 @pytest.mark.parametrize(
     "trace", [rb"/(home|root|tmp|work|usr|opt|mnt|var|Users)/", rb"[A-Za-z]:\\", rb"\.py\b", rb"site-packages"]
 )
