@@ -130,7 +130,8 @@ class Options:
     include, exclude
         Regular expressions that are searched in the names of the nodes.
     images
-        The number of calibration samples that are taken from the data.
+        The number of calibration samples that are taken from the data. A fifth of them takes no part in solving and
+        judges the result.
     input_shapes
         Shapes by the input's name, for sizes that the model leaves open, including the batch. The name "" stands for
         the only input.

@@ -1,7 +1,7 @@
 """The program on one page: every stage in order.
 
     read     the model is loaded and normalised, and the layers that can be factorised are found
-    sample   the calibration data are divided into samples that solve, that judge and that validate
+    sample   the calibration data are divided into samples that solve, that choose and that only judge
     count    one run on the smallest batch gives the costs and shapes of all layers
     reach    what cannot succeed is refused before the long work; for a plan by the clock the layers are measured
     profile  one pass of the original samples the responses of every layer, and the forms prepare the kernels

@@ -1,4 +1,9 @@
-"""The division of the samples: most are solved on, some judge the solutions, some only validate the result."""
+"""The division of the samples in three: those that solve, those that choose, and those that only judge the result.
+
+What was chosen to suit some samples looks better on them than it is, so the samples that choose (``judges``: between
+ridges, numbers of passes, the old layer or the new) say nothing about the result. That is left to the samples of
+``validation``, a fifth of all, which nothing before the comparison of the outputs looks at.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +17,11 @@ from onnx_lowrank.data.source import Source
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import TensorSpec
 
-VALIDATION_SHARE, VALIDATION_MOST = 0.1, 32
-"""The share of the samples that no solver sees, and the largest number that is worth withholding."""
+VALIDATION_SHARE = 0.2
+"""The share of the samples that only judge the result."""
+
+FEW, VALIDATION_SHARE_OF_FEW = 10, 0.1
+"""The number of samples below which solving needs them more than judging does, and the share that judges there."""
 
 JUDGE_EVERY = 5
 """One batch in this many judges the solutions."""
@@ -36,10 +44,10 @@ class Sampling:
     batches
         The calibration samples.
     judges
-        Whether each batch judges the solutions and takes no part in finding them, shape [number of batches]. Whole
+        Whether each batch chooses between solutions and takes no part in finding them, shape [number of batches]. Whole
         images judge, never some rows of an image that was solved on, since the rows of one image resemble each other.
     validation
-        The samples that no solver sees; empty if there are too few samples to spare any.
+        The samples that only judge the result, and that no solver sees; empty if there are too few to spare any.
     fixed
         Whether the model demands the batch size.
     seed
@@ -122,7 +130,7 @@ def split(source: Source, specs: tuple[TensorSpec, ...], seed: int) -> Sampling:
         n -= n % size
     else:
         size = min(LARGEST_BATCH, max(1, n // 10))
-    withheld = min(round(n * VALIDATION_SHARE), VALIDATION_MOST)
+    withheld = round(n * (VALIDATION_SHARE_OF_FEW if n < FEW else VALIDATION_SHARE))
     if demanded:  # whole batches, as long as one to solve on and one to judge remain
         withheld = min(-(-withheld // size), max(0, n // size - 2)) * size
     batches = _batches(range(n - withheld), size)

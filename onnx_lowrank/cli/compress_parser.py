@@ -140,7 +140,8 @@ def _add_data(parser: Parser) -> None:
         metavar="N",
         type=int,
         default=argparse.SUPPRESS,
-        help=f"number of calibration samples to use (default: {DEFAULTS.images})",
+        help="number of calibration samples to use; a fifth of them takes no part in solving and judges the result "
+        f"(default: {DEFAULTS.images})",
     )
     add(
         "--input-shapes",

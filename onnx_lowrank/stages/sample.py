@@ -1,4 +1,4 @@
-"""The stage that opens the calibration data and divides the samples by their roles: to solve, to judge, to validate."""
+"""The stage that opens the calibration data and divides the samples by their roles: to solve, to choose, to judge."""
 
 from dataclasses import dataclass, replace
 
