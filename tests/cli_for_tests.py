@@ -15,6 +15,7 @@ from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.progress import Listener
 from onnx_lowrank.report import schema
 from onnx_lowrank.report.latency_schema import Latency, MeasuredLayer, MeasuredReport
+from onnx_lowrank.report.output_schema import OutputReport
 from onnx_lowrank.stages.request import Request
 
 T = TypeVar("T")
@@ -42,7 +43,10 @@ REPORT = schema.Report(
     macs=MACS,
     speedup=schema.SpeedupReport(4, 4.0091, Latency(120.4, 45.1, 2.67, 2.6, 2.75, 0.95, 50)),
     parameters=(138_357_544, 128_000_000),
-    outputs={"logits": schema.OutputReport(0.00312, 1.25, 0.985), "boxes": schema.OutputReport(0.002, 0.5, None)},
+    outputs={
+        "logits": OutputReport(100, 0.00312, 0.0105, 0.0095, 0.0116, 1.25, 0.98, 0.93, 0.9945),
+        "boxes": OutputReport(100, 0.002, 0.0042, None, None, 0.5, None, None, None),
+    },
     sites=SITES,
     skipped=SKIPPED,
     refitted=(schema.RefittedReport("head", 0.0124, 0.0093, 10.0, False, "refitted, ridge 10"),),

@@ -33,9 +33,10 @@ def test_a_run_prints_its_tables_and_what_it_wrote(capsys: pytest.CaptureFixture
     assert table["parameters"] == ["138.4 M", "128 M", "1.08× fewer"]
     assert table["file size"] == ["527.8 MiB", "263.9 MiB", "2.00× smaller"]
     assert table["latency of one sample"] == ["120 ms", "45.1 ms", "2.67× faster (2.60 to 2.75)"]
-    assert table["top-1 accuracy of 500 samples"] == ["71.2%", "70.8%", "-0.4 points"]
-    assert table["logits"] == ["0.00312", "1.25", "98.5%"]
-    assert table["boxes"] == ["0.002", "0.5", NONE]
+    assert table["top-1 accuracy of 500 samples"] == ["71.2 %", "70.8 %", "-0.4 points"]
+    agreement = "98.0 % of 100 samples (93.0 to 99.5 %)"
+    assert table["logits"] == ["0.0105 (0.0095 to 0.0116)", "0.00312", "1.25", agreement]
+    assert table["boxes"] == ["0.0042", "0.002", "0.5", NONE]
     assert table["conv[0]"] == [
         "3×3",
         "3→64",
@@ -44,7 +45,7 @@ def test_a_run_prints_its_tables_and_what_it_wrote(capsys: pytest.CaptureFixture
         NONE,
         "86.7 M",
         "86.7 M",
-        "100.0%",
+        "100.0 %",
         NONE,
         NONE,
         "left alone",
@@ -57,14 +58,15 @@ def test_a_run_prints_its_tables_and_what_it_wrote(capsys: pytest.CaptureFixture
         "20",
         "1.85 G",
         "620 M",
-        "33.5%",
+        "33.5 %",
         "0.0123",
         "0.0101",
         "nonlinear",
     ]
     assert table["depthwise"] == ["it has 32 groups"]
     last = out.splitlines()[-1]
-    assert last.startswith("wrote out.onnx: 4.01× fewer conv MACs, relative error 0.00312, top-1 agreement 98.5%, ")
+    summary = f"4.01× fewer conv MACs, centred error 0.0105 (0.0095 to 0.0116), top-1 agreement {agreement}, "
+    assert last.startswith(f"wrote out.onnx: {summary}")
     assert last.endswith(" s")
 
 
@@ -72,7 +74,7 @@ def test_a_run_writes_the_model_and_the_report(capsys: pytest.CaptureFixture[str
     assert cli.main([*ARGUMENTS, "--report", "report.json"], INSTANT) == 0
     assert files() == {"in.onnx", "out.onnx", "report.json"}
     written = json.loads(Path("report.json").read_text())
-    assert written["schema"] == SCHEMA and written["outputs"]["logits"]["top1_agreement"] == 0.985
+    assert written["schema"] == SCHEMA and written["outputs"]["logits"]["top1_agreement"] == 0.98
     assert written["output"]["path"] == "out.onnx"
     assert written["output"]["sha256"] == sha256(Path("out.onnx").read_bytes()).hexdigest()
 

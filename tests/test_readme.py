@@ -12,7 +12,7 @@ import pytest
 from onnx_lowrank import errors, pipeline
 from onnx_lowrank.cli import bench, compress
 from onnx_lowrank.factorise.forms.table import AUTO, FORMS
-from onnx_lowrank.report import latency_schema, schema
+from onnx_lowrank.report import latency_schema, output_schema, schema
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "onnx_lowrank"
@@ -246,7 +246,13 @@ def test_every_field_of_the_report_is_on_its_page() -> None:
         latency_schema.LatencyPlanReport,
         latency_schema.Latency,
     ]
-    classes += [schema.OutputReport, schema.CostReport, schema.MacsReport, schema.SkippedReport, schema.AccuracyReport]
+    classes += [
+        output_schema.OutputReport,
+        schema.CostReport,
+        schema.MacsReport,
+        schema.SkippedReport,
+        schema.AccuracyReport,
+    ]
     names = {field.name for kind in classes for field in fields(kind)}
     assert {name for name in names if f"`{name}`" not in page} == set()
 

@@ -54,7 +54,19 @@ SCHEMA: dict[str, Any] = {
         },
     },
     "parameters": [int],
-    "outputs": {"*": {"relative_error": float, "max_abs_error": float, "top1_agreement": {float, None}}},
+    "outputs": {
+        "*": {
+            "samples": int,
+            "relative_error": float,
+            "centred_error": float,
+            "centred_low": {float, None},
+            "centred_high": {float, None},
+            "max_abs_error": float,
+            "top1_agreement": {float, None},
+            "top1_low": {float, None},
+            "top1_high": {float, None},
+        }
+    },
     "sites": [
         {
             "name": str,

@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from onnx_lowrank.calibration.sampling import Batches
 from onnx_lowrank.data.source import Source
 from onnx_lowrank.errors import ValidationError
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.progress import Listener
-from onnx_lowrank.report.schema import OutputReport
+from onnx_lowrank.report.output_schema import OutputReport
+from onnx_lowrank.stages.difference import Difference
 from onnx_lowrank.stages.session_pair import SessionPair
 from onnx_lowrank.stages.validate import DeclaredShapes, compare_outputs
 
@@ -59,16 +61,38 @@ def batches_of(samples: int, sizes: Sequence[int]) -> Batches:
     return tuple(tuple(range(start, end)) for start, end in zip([0, *ends[:-1]], ends, strict=True))
 
 
-def all_at_once(ref: Array, out: Array) -> OutputReport:
+def varies(ref: Array, finite: NDArray[np.bool_]) -> float:
+    """Σ(ref − mean)² on all samples together, with the mean of every index on axis 1, or of all that there is."""
+    channels = np.moveaxis(ref, 1, 0).reshape(ref.shape[1], -1) if ref.ndim > 1 else ref.reshape(1, -1)
+    counts = np.moveaxis(finite, 1, 0).reshape(channels.shape) if ref.ndim > 1 else finite.reshape(1, -1)
+    values = [channel[count].astype(np.float64) for channel, count in zip(channels, counts, strict=True)]
+    if max(map(len, values)) <= 1:
+        values = [np.concatenate(values)]
+    return sum(float(((channel - channel.mean()) ** 2).sum()) for channel in values if len(channel))
+
+
+@dataclass(frozen=True)
+class Errors:
+    relative: float
+    centred: float
+    largest: float
+    agreement: float | None
+
+
+def all_at_once(ref: Array, out: Array) -> Errors:
     """The formulas of the report, on all samples together."""
     finite = np.isfinite(ref)
     reference, answer = ref[finite].astype(np.float64), out[finite].astype(np.float64)
     squared, scale = float(((answer - reference) ** 2).sum()), float((reference**2).sum())
+    # What varies by no more than its own rounding is compared with that.
+    eps = max(np.finfo(ref.dtype).eps, np.finfo(np.float32).eps)
+    centred_scale = max(varies(ref, finite), float(8 * eps) ** 2 * scale)
     scores = ref.ndim == 2 and ref.shape[1] > 1
-    return OutputReport(
-        relative_error=squared / scale if scale else squared,
-        max_abs_error=float(np.abs(answer - reference).max(initial=0)),
-        top1_agreement=float((ref.argmax(axis=1) == out.argmax(axis=1)).mean()) if scores else None,
+    return Errors(
+        relative=squared / scale if scale else squared,
+        centred=squared / centred_scale if centred_scale else squared,
+        largest=float(np.abs(answer - reference).max(initial=0)),
+        agreement=float((ref.argmax(axis=1) == out.argmax(axis=1)).mean()) if scores else None,
     )
 
 
@@ -77,29 +101,109 @@ def all_at_once(ref: Array, out: Array) -> OutputReport:
     seed=st.integers(0, 2**32 - 1),
     samples=st.integers(1, 40),
     shape=st.sampled_from([(), (1,), (7,), (3, 2), (2, 3, 2)]),
+    offset=st.sampled_from([0, 1, 300]),
     dtype=st.sampled_from([np.float16, np.float32, np.float64]),
     holes=st.sampled_from([0, 0.3, 1]),
     sizes=st.lists(st.integers(1, 9), max_size=40),
 )
 def test_any_batching_gives_the_errors_of_all_samples_at_once(
-    seed: int, samples: int, shape: tuple[int, ...], dtype: type[np.floating[Any]], holes: float, sizes: list[int]
+    seed: int,
+    samples: int,
+    shape: tuple[int, ...],
+    offset: float,
+    dtype: type[np.floating[Any]],
+    holes: float,
+    sizes: list[int],
 ) -> None:
     """Elements that are not finite in the reference do not count, whatever the rewritten model makes of them."""
     rng = np.random.default_rng(seed)
-    ref = rng.normal(size=(samples, *shape)).astype(dtype)
+    ref = (offset + rng.normal(size=(samples, *shape))).astype(dtype)
     out = (ref + 0.1 * rng.normal(size=ref.shape)).astype(dtype)
     ref[rng.random(ref.shape) < holes] = rng.choice([np.nan, np.inf, -np.inf])
     report = compare({"y": ref}, {"y": out}, batches_of(samples, sizes))["y"]
     expected = all_at_once(ref, out)
-    # Both add up the same float64 numbers in another order.
-    assert report.relative_error == pytest.approx(expected.relative_error, rel=1e-12)
-    assert report.max_abs_error == expected.max_abs_error
-    assert report.top1_agreement == expected.top1_agreement
+    # Both add up the same float64 numbers in another order; a spread loses digits beside a large mean.
+    assert report.samples == samples
+    assert report.relative_error == pytest.approx(expected.relative, rel=1e-12)
+    assert report.centred_error == pytest.approx(expected.centred, rel=1e-6)
+    assert report.max_abs_error == expected.largest
+    assert report.top1_agreement == expected.agreement
 
 
 def test_a_reference_of_zeros_leaves_the_sum_of_squares() -> None:
     zeros, twos = np.zeros((4, 3), np.float32), np.full((4, 3), 2, np.float32)
-    assert compare({"y": zeros}, {"y": twos}, batches_of(4, [1]))["y"].relative_error == 48
+    report = compare({"y": zeros}, {"y": twos}, batches_of(4, [1]))["y"]
+    assert report.relative_error == report.centred_error == 48
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (4, 5, 6)], ids=["numbers", "features", "images"])
+def test_an_offset_flatters_the_relative_error_alone(shape: tuple[int, ...]) -> None:
+    """A network that always answers with the mean of every channel knows nothing, and its centred error is 1."""
+    rng = np.random.default_rng(1)
+    offsets = rng.uniform(200, 400, (*shape[:1], *(1 for _ in shape[1:])))
+    ref = offsets + 5 * rng.normal(size=(60, *shape))
+    channels = tuple(axis for axis in range(ref.ndim) if axis != 1)
+    constant = np.broadcast_to(ref.mean(axis=channels, keepdims=True), ref.shape)
+    report = compare({"y": ref}, {"y": constant}, batches_of(60, [4] * 15))["y"]
+    assert report.relative_error < 0.001
+    assert report.centred_error == pytest.approx(1)
+    shifted = compare({"y": ref + 1000}, {"y": constant + 1000}, batches_of(60, [4] * 15))["y"]
+    assert shifted.centred_error == pytest.approx(report.centred_error)
+
+
+def test_a_constant_output_is_compared_with_its_rounding() -> None:
+    ref = np.ones((20, 3), np.float32)
+    rounded, wrong = np.nextafter(ref, np.float32(2)), ref + np.float32(0.001)
+    assert compare({"y": ref}, {"y": rounded}, batches_of(20, [4]))["y"].centred_error <= 1 / 64
+    assert compare({"y": ref}, {"y": wrong}, batches_of(20, [4]))["y"].centred_error > 1
+
+
+def test_a_number_of_channels_that_depends_on_the_data() -> None:
+    """As that of a detector's boxes [1, boxes, 4]: all of them are then one channel."""
+    rng = np.random.default_rng(2)
+    refs = [rng.normal(size=(1, boxes, 4)) for boxes in (3, 0, 5)]
+    difference = Difference()
+    for ref in refs:
+        difference = difference.with_batch(ref, ref + 0.1, 1)
+    values = np.concatenate([ref.ravel() for ref in refs])
+    expected = 0.01 * values.size / np.square(values - values.mean()).sum()
+    assert difference.report("boxes").centred_error == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("agreeing", "samples"), [(98, 100), (100, 100), (0, 7), (4, 4), (1, 1), (393, 400)])
+def test_an_agreement_has_the_interval_of_wilson(agreeing: int, samples: int) -> None:
+    ref = np.tile(np.eye(2, 5), (samples, 1))[:samples]
+    out = ref.copy()
+    out[agreeing:, 4] = 2
+    report = compare({"y": ref}, {"y": out}, batches_of(samples, [3] * samples))["y"]
+    expected = binomtest(agreeing, samples).proportion_ci(0.95, method="wilson")
+    assert report.top1_agreement == agreeing / samples and report.samples == samples
+    assert (report.top1_low, report.top1_high) == pytest.approx((expected.low, expected.high))
+
+
+def test_the_interval_of_the_centred_error_holds_the_truth_about_as_often_as_it_says() -> None:
+    """The error of a sample varies; the truth is the ratio of the expectations."""
+    rng, held, trials = np.random.default_rng(3), 0, 300
+    for _ in range(trials):
+        ref = rng.normal(size=(60, 1, 50))
+        out = ref + rng.gamma(2, 0.1, size=(60, 1, 1)) * rng.normal(size=ref.shape)
+        report = compare({"y": ref}, {"y": out}, batches_of(60, [4] * 15))["y"]
+        assert report.centred_low is not None and report.centred_high is not None
+        assert 0 <= report.centred_low <= report.centred_error <= report.centred_high
+        held += report.centred_low <= 0.06 <= report.centred_high  # E[gamma²] = 2 · 3 · 0.1²
+    assert held > 0.85 * trials
+
+
+def test_a_single_batch_shows_no_interval() -> None:
+    ref = np.random.default_rng(4).normal(size=(6, 3))
+    report = compare({"y": ref}, {"y": ref + 0.1}, batches_of(6, []))["y"]
+    assert report.centred_low is report.centred_high is None
+
+
+def test_rows_that_are_no_samples_are_no_class_scores() -> None:
+    """Boxes [boxes, 4] have two axes as class scores do, and their number is not that of the samples."""
+    boxes = np.random.default_rng(5).normal(size=(9, 4))
+    assert Difference().with_batch(boxes, boxes, 1).report("boxes").top1_agreement is None
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -147,4 +251,5 @@ def test_the_memory_does_not_grow_with_the_number_of_batches() -> None:
     # batches in double precision, as a comparison at the end would have to, takes 3.2 MB more for each of them: 90 MB.
     few, many = peak_memory(2), peak_memory(30)
     assert many < few + 1_000_000
-    assert many < 12_000_000
+    # Every element of this output is a channel, which adds nine sums of 0.4 MB.
+    assert many < 16_000_000

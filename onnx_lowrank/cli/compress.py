@@ -22,6 +22,7 @@ from onnx_lowrank.pipeline import Result, compress, measure_only, plan_only
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import Listener, silent
 from onnx_lowrank.report.latency_schema import MeasuredReport
+from onnx_lowrank.report.output_schema import farthest, least_agreeing
 from onnx_lowrank.report.schema import FileReport, PlanReport, Report
 from onnx_lowrank.stages.request import Request
 
@@ -164,13 +165,12 @@ def _summary(report: Report) -> str:
     parts = [_fewer_macs(report)]
     if report.latency_plan and report.speedup.latency:
         parts.insert(0, f"{report.speedup.latency.ratio:.2f}× faster by the clock")
-    if report.outputs:
-        parts.append(f"relative error {max(output.relative_error for output in report.outputs.values()):.3g}")
-    agreements = [o.top1_agreement for o in report.outputs.values() if o.top1_agreement is not None]
-    if agreements:
-        parts.append(f"top-1 agreement {min(agreements):.1%}")
+    if name := farthest(report.outputs):
+        parts.append(f"centred error {draw.centred(report.outputs[name])}")
+    if name := least_agreeing(report.outputs):
+        parts.append(f"top-1 agreement {draw.agreement(report.outputs[name])}")
     if report.accuracy:
-        parts.append(f"top-1 accuracy {report.accuracy.before:.1%} → {report.accuracy.after:.1%}")
+        parts.append(f"top-1 accuracy {draw.percent(report.accuracy.before)} → {draw.percent(report.accuracy.after)}")
     return ", ".join(parts)
 
 

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from onnx_lowrank.report.latency_schema import LatencyPlanReport, MeasuredReport
-from onnx_lowrank.report.schema import MacsReport, OutputReport, RefittedReport, Report, SiteReport, SkippedReport
+from onnx_lowrank.report.output_schema import OutputReport
+from onnx_lowrank.report.schema import MacsReport, RefittedReport, Report, SiteReport, SkippedReport
 
 NONE = "–"
 """The cell of a value that does not exist."""
@@ -75,8 +76,29 @@ def speed(ratio: float, low: float, high: float) -> str:
     return f"{_change(ratio, 1, 'faster', 'slower')} ({low:.2f} to {'∞' if math.isinf(high) else f'{high:.2f}'})"
 
 
-def _percent(part: float | None) -> str:
-    return NONE if part is None else f"{part:.1%}"
+def percent(part: float | None) -> str:
+    """Format a share, for example 98.5 %."""
+    return NONE if part is None else f"{100 * part:.1f} %"
+
+
+def within(value: str, low: str, high: str) -> str:
+    """Format a value with its confidence interval, for example 0.031 (0.028 to 0.034)."""
+    return f"{value} ({low} to {high})"
+
+
+def centred(output: OutputReport) -> str:
+    """Format the centred error of an output with its confidence interval."""
+    error, low, high = map(_error, (output.centred_error, output.centred_low, output.centred_high))
+    return error if output.centred_low is None else within(error, low, high)
+
+
+def agreement(output: OutputReport) -> str:
+    """Format the top-1 agreement of an output, for example 98.0 % of 100 samples (93.0 to 99.4 %)."""
+    if output.top1_agreement is None or output.top1_low is None:
+        return NONE
+    samples = f"{output.samples} sample" + ("s" if output.samples != 1 else "")
+    low = percent(output.top1_low).removesuffix(" %")
+    return within(f"{percent(output.top1_agreement)} of {samples}", low, percent(output.top1_high))
 
 
 def _error(value: float | None) -> str:
@@ -119,7 +141,7 @@ def costs_table(macs: MacsReport, report: Report | None = None, by_clock: Latenc
     if accuracy := report.accuracy:
         points = f"{100 * (accuracy.after - accuracy.before):+.1f} points"
         label = f"top-1 accuracy of {accuracy.samples} samples"
-        table.add_row(label, _percent(accuracy.before), _percent(accuracy.after), points)
+        table.add_row(label, percent(accuracy.before), percent(accuracy.after), points)
     return table
 
 
@@ -127,12 +149,12 @@ def outputs_table(outputs: dict[str, OutputReport]) -> Table:
     """List the errors of every output against the original's."""
     table = empty_table(
         "Outputs against the original's",
-        *("output", "relative error", "largest difference", "top-1 agreement"),
+        *("output", "centred error", "relative error", "largest difference", "top-1 agreement"),
         text=("output",),
     )
     for name, output in outputs.items():
-        errors = (_error(output.relative_error), _error(output.max_abs_error))
-        table.add_row(one_line(name), *errors, _percent(output.top1_agreement))
+        errors = (centred(output), _error(output.relative_error), _error(output.max_abs_error))
+        table.add_row(one_line(name), *errors, agreement(output))
     return table
 
 
@@ -161,7 +183,7 @@ def sites_table(sites: Sequence[SiteReport]) -> Table:
             ", ".join(map(str, site.ranks.values())) or NONE,
             count(site.macs_before),
             count(site.macs_after),
-            _percent(site.macs_after / site.macs_before if site.macs_before else None),
+            percent(site.macs_after / site.macs_before if site.macs_before else None),
             *(_error(time) for time in (site.ms_before, site.ms_after) if timed),
             _error(site.error_linear),
             _error(site.error_nonlinear),

@@ -1,7 +1,7 @@
 """The report of a run: the JSON of ``--report`` (schema 1) consists of these classes, field by field.
 
-A relative error is Σ(out − ref)² / Σ ref² over samples that no solver saw. Costs are multiply-accumulates (MACs) for
-one sample.
+A relative error is Σ(out − ref)² / Σ ref². That of an output is measured on samples that no solver saw and that chose
+nothing. Costs are multiply-accumulates (MACs) for one sample.
 """
 
 import json
@@ -10,6 +10,7 @@ from typing import Any
 
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.report.latency_schema import Latency, LatencyPlanReport
+from onnx_lowrank.report.output_schema import OutputReport
 
 SCHEMA = 1
 """The version of the report, which rises when the meaning of a field changes. New fields leave it as it is."""
@@ -76,26 +77,6 @@ class SpeedupReport:
     requested: float | None
     macs: float
     latency: Latency | None
-
-
-@dataclass(frozen=True)
-class OutputReport:
-    """The errors of one output against the original's.
-
-    Attributes
-    ----------
-    relative_error
-        Σ(out − ref)² / Σ ref².
-    max_abs_error
-        max |out − ref|.
-    top1_agreement
-        The share of samples on which both models name the same class; None if the output does not have the shape of
-        class scores.
-    """
-
-    relative_error: float
-    max_abs_error: float
-    top1_agreement: float | None
 
 
 @dataclass(frozen=True)

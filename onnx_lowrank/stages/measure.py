@@ -6,7 +6,8 @@ import onnx
 
 from onnx_lowrank.progress import Listener
 from onnx_lowrank.report.latency_schema import Latency
-from onnx_lowrank.report.schema import AccuracyReport, OutputReport
+from onnx_lowrank.report.output_schema import OutputReport
+from onnx_lowrank.report.schema import AccuracyReport
 from onnx_lowrank.runtime.session import opener
 from onnx_lowrank.stages.accuracy import measure_accuracy
 from onnx_lowrank.stages.prepared import Prepared

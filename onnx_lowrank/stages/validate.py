@@ -15,12 +15,13 @@ from onnx_lowrank.bench.node_times import breakdown, elsewhere
 from onnx_lowrank.calibration.sampling import Batches, Sampling
 from onnx_lowrank.data.source import Source
 from onnx_lowrank.errors import ValidationError
-from onnx_lowrank.interface import Feeds, TensorSpec
+from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.options import Options
 from onnx_lowrank.progress import Listener
-from onnx_lowrank.report.schema import OutputReport
+from onnx_lowrank.report.output_schema import OutputReport
 from onnx_lowrank.runtime.providers import CPU, provider_names
 from onnx_lowrank.runtime.session import trace
+from onnx_lowrank.stages.difference import Difference
 from onnx_lowrank.stages.session_pair import SessionPair
 
 Array = NDArray[Any]
@@ -60,68 +61,6 @@ class DeclaredShapes:
         )
 
 
-@dataclass(frozen=True)
-class Difference:
-    """The difference of an output from the original's, summed over the samples so far.
-
-    Attributes
-    ----------
-    squared
-        Σ(out − ref)² over the elements that are finite in the reference.
-    scale
-        Σ ref² over the same elements.
-    largest
-        max |out − ref| over the same elements.
-    agreeing, scored
-        The number of samples on which both outputs have the same largest score, and the number of all samples, where
-        the output has the shape of class scores [samples, classes].
-    finite
-        Whether ``out`` is finite wherever ``ref`` is. Where it is not, the other sums mean nothing.
-    """
-
-    squared: float = 0.0
-    scale: float = 0.0
-    largest: float = 0.0
-    agreeing: int = 0
-    scored: int = 0
-    finite: bool = True
-
-    def with_batch(self, ref: Array, out: Array) -> "Difference":
-        """Return the sums with one more batch of the output; both arrays have the same shape, samples first."""
-        finite = np.isfinite(ref)
-        reference, answer = ref[finite].astype(np.float64), out[finite].astype(np.float64)
-        if not self.finite or not np.isfinite(answer).all():
-            return Difference(finite=False)
-        difference = np.abs(answer - reference)
-        scores = ref.ndim == 2 and ref.shape[1] > 1
-        return Difference(
-            squared=self.squared + float(np.square(difference).sum()),
-            scale=self.scale + float(np.square(reference).sum()),
-            largest=max(self.largest, float(difference.max(initial=0.0))),
-            agreeing=self.agreeing + (int((ref.argmax(axis=1) == out.argmax(axis=1)).sum()) if scores else 0),
-            scored=self.scored + (len(ref) if scores else 0),
-        )
-
-    def report(self, name: str) -> OutputReport:
-        """Return the errors of an output; a reference of zeros leaves the sum of squares as the relative error.
-
-        Raises
-        ------
-        ValidationError
-            If the output is not finite where the original's is.
-        """
-        if not self.finite:
-            raise ValidationError(
-                f"output {name!r} is not finite where the original's is: nothing was written; "
-                "try more calibration data or a lower --speedup"
-            )
-        return OutputReport(
-            relative_error=self.squared / self.scale if self.scale else self.squared,
-            max_abs_error=self.largest,
-            top1_agreement=self.agreeing / self.scored if self.scored else None,
-        )
-
-
 def compare_outputs(
     sessions: SessionPair, source: Source, batches: Batches, declared: DeclaredShapes, listener: Listener
 ) -> dict[str, OutputReport]:
@@ -151,7 +90,9 @@ def compare_outputs(
     differences: dict[str, Difference | None] = dict.fromkeys(sessions.original.outputs)
     listener.progress("validate", 0, len(batches))
     for done, batch in enumerate(batches, 1):
-        differences = _with_batch(differences, sessions, source.feeds(batch), declared, listener)
+        feeds = source.feeds(batch)
+        runs = Runs(len(batch), sessions.original(feeds), sessions.rewritten(feeds))
+        differences = _with_batch(differences, runs, declared, listener)
         listener.progress("validate", done, len(batches))
     reports = {name: difference.report(name) for name, difference in differences.items() if difference}
     if not reports:
@@ -159,25 +100,29 @@ def compare_outputs(
     return reports
 
 
+@dataclass(frozen=True)
+class Runs:
+    """What both models made of a batch: the number of samples, and the outputs by name."""
+
+    samples: int
+    references: Mapping[str, Array]
+    answers: Mapping[str, Array]
+
+
 def _with_batch(
-    differences: Mapping[str, Difference | None],
-    sessions: SessionPair,
-    feeds: Feeds,
-    declared: DeclaredShapes,
-    listener: Listener,
+    differences: Mapping[str, Difference | None], runs: Runs, declared: DeclaredShapes, listener: Listener
 ) -> dict[str, Difference | None]:
     """Return the sums with one more batch, without the outputs that cannot be compared on it.
 
     An output that is not floating-point has no sums, but its type and shape are checked on every batch.
     """
-    references, answers = sessions.original(feeds), sessions.rewritten(feeds)
     added: dict[str, Difference | None] = {}
     for name, difference in differences.items():
-        ref, out = references[name], answers[name]
+        ref, out = runs.references[name], runs.answers[name]
         if obstacle := _obstacle(name, ref, out, declared):
             listener.warn(f"output {name!r} {obstacle}: it is not compared with the original's")
         elif np.issubdtype(ref.dtype, np.floating):
-            added[name] = (difference or Difference()).with_batch(ref, out)
+            added[name] = (difference or Difference()).with_batch(ref, out, runs.samples)
         else:
             added[name] = None
     return added
