@@ -57,6 +57,7 @@ def compress(
     include: str | None = DEFAULTS.include,
     exclude: str | None = DEFAULTS.exclude,
     images: int = DEFAULTS.images,
+    require: str | None = DEFAULTS.require,
     input_shapes: Mapping[str, tuple[int, ...]] | str = DEFAULTS.input_shapes,
     seed: int = DEFAULTS.seed,
     memory: int = DEFAULTS.memory,
@@ -89,6 +90,9 @@ def compress(
         The preprocessing of photos, for example "imagenet" or "caffe,resize=none".
     target, rank_multiple, form, solver, symmetric, residual, refit, include_gemm, ranks, include, exclude, images, seed
         See ``Options``.
+    require
+        A floor for the top-1 agreement ("agreement=0.95") or a ceiling for the centred error ("error=0.02") of the
+        outputs. A result that misses it raises QualityError. "none" accepts any result; None stands for "error=0.5".
     preset
         "tensorrt" or "tensorrt-int8" changes some of the options that are at their default; see ``presets``.
     input_shapes
@@ -110,8 +114,9 @@ def compress(
     Raises
     ------
     LowRankError
-        The subclass names the kind of error: UsageError, ModelError, DataError, TargetError, ValidationError or
-        EnvironmentFault. The text is one line on what is wrong, where, and what to do.
+        The subclass names the kind of error: UsageError, ModelError, DataError, TargetError, ValidationError,
+        EnvironmentFault or QualityError, which holds the report. The text is one line on what is wrong, where, and what
+        to do.
     """
     options = Options(
         speedup=speedup,
@@ -128,6 +133,7 @@ def compress(
         include=include,
         exclude=exclude,
         images=images,
+        require=require,
         input_shapes=parse_shapes([input_shapes]) if isinstance(input_shapes, str) else input_shapes,
         seed=seed,
         memory=memory,

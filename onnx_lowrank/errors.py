@@ -44,3 +44,19 @@ class EnvironmentFault(LowRankError):  # noqa: N818 - EnvironmentError is Python
     """The machine is at fault: ONNX Runtime is broken, the output cannot be written, or memory ran out."""
 
     exit_code = 6
+
+
+class QualityError(LowRankError):
+    """The result is further from the original than is accepted, and nothing is written.
+
+    Attributes
+    ----------
+    report
+        The ``Report`` of the run, which has no ``output``.
+    """
+
+    exit_code = 7
+
+    def __init__(self, message: str, report: object) -> None:
+        super().__init__(message)
+        self.report = report

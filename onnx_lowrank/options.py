@@ -12,6 +12,7 @@ import numpy as np
 
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.factorise.forms import table
+from onnx_lowrank.quality import Requirement, parse_requirement
 
 AUTO = table.AUTO
 """The choice that is left to the tool: of the form, or of the rank multiple."""
@@ -132,6 +133,10 @@ class Options:
     images
         The number of calibration samples that are taken from the data. A fifth of them takes no part in solving and
         judges the result.
+    require
+        What the result has to keep in order to be written: "agreement=0.95" is a floor for the top-1 agreement with the
+        original, "error=0.02" a ceiling for the centred error of every output, and "none" accepts any result. None
+        stands for "error=0.5", above which a result is ruined.
     input_shapes
         Shapes by the input's name, for sizes that the model leaves open, including the batch. The name "" stands for
         the only input.
@@ -167,6 +172,7 @@ class Options:
     include: str | None = None
     exclude: str | None = None
     images: int = 300
+    require: str | None = None
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
     memory: int = 4 * GIB
@@ -195,6 +201,7 @@ class Options:
                 raise UsageError(f"{name} is {pattern!r}, which is not a regular expression: {error}") from None
         if self.images < 1:
             raise UsageError(f"images is {self.images}: give at least 1, and a few hundred for good ranks")
+        parse_requirement(self.require)
         for name, shape in self.input_shapes.items():
             if min(shape, default=1) < 1:
                 raise UsageError(f"input_shapes has {list(shape)} for {name or 'the input'!r}: sizes start at 1")
@@ -245,6 +252,11 @@ class Options:
         if self.rank_multiple is not None:
             return self.rank_multiple
         return AUTO if self.target == "latency" else 1
+
+    @property
+    def requirement(self) -> Requirement:
+        """What the result has to keep."""
+        return parse_requirement(self.require)
 
     @property
     def needs_measurement(self) -> bool:

@@ -9,6 +9,7 @@
     walk     layer by layer, from the input on: sample, solve, rewrite, advance
     check    the new model has kept its interface and costs what was planned
     measure  both models are compared on samples that no solver saw, by the clock, and on labelled samples
+    judge    the errors of the outputs give a verdict, and a result that is worse than accepted is refused
     report   the results of all stages become plain data
 
 Each stage is a function in a file of its own in ``stages`` and returns one frozen result. No stage changes the result
@@ -24,6 +25,7 @@ from pathlib import Path
 import onnx
 
 from onnx_lowrank.calibration.shards import open_shards
+from onnx_lowrank.errors import QualityError
 from onnx_lowrank.factorise.forms.table import FORMS, FormTable
 from onnx_lowrank.graph.files.save import write
 from onnx_lowrank.progress import NOBODY, Listener
@@ -43,6 +45,7 @@ from onnx_lowrank.stages.request import Request
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.sample import sample, sample_shapes
 from onnx_lowrank.stages.steps import steps
+from onnx_lowrank.stages.verdict import check_declared, judge
 from onnx_lowrank.stages.walk import walk
 
 
@@ -85,22 +88,22 @@ class Result:
 def compress(request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS, shards: int = 1) -> Result:
     """Factorise the convolutions of a model.
 
-    Parameters
-    ----------
-    request
-        The model, the data and the user's choices.
-    listener
-        Receives the progress and the warnings.
-    forms
-        The forms that convolutions may take.
-    shards
-        The number of parts into which the samples are divided; the result does not depend on it.
+        Parameters
+        ----------
+        request
+            The model, the data and the user's choices.
+        listener
+            Receives the progress and the warnings.
+        forms
+            The forms that convolutions may take.
+        shards
+            The number of parts into which the samples are divided; the result does not depend on it.
 
-    Raises
-    ------
-    LowRankError
-        The subclass names the kind of error; see ``errors``.
-    """
+        Raises
+        ------
+        LowRankError
+                The subclass names the kind of error; see ``errors``. A QualityError holds the report.
+        """
     run = Run.start(request, listener, forms, shards)
     with contextlib.ExitStack() as stack:
         prepared = prepare(run, stack)
@@ -109,7 +112,11 @@ def compress(request: Request, listener: Listener = NOBODY, forms: FormTable = F
         walked = walk(run, prepared.read.network, queue, prepared.shard)
     model = check(run, prepared, walked.network)
     measured = measure(run, prepared, model)
-    return Result(model, report(run, prepared, walked, measured, model), prepared.read.loaded.external_data)
+    judged = judge(run, prepared, measured.outputs)
+    found = report(run, prepared, walked, measured, judged, model)
+    if judged.refusal:
+        raise QualityError(judged.refusal, found)
+    return Result(model, found, prepared.read.loaded.external_data)
 
 
 def plan_only(request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS) -> PlanReport:
@@ -134,6 +141,7 @@ def measure_only(request: Request, listener: Listener = NOBODY, forms: FormTable
 def prepare(run: Run, stack: contextlib.ExitStack) -> Prepared:
     """Run the stages up to the plan; ``stack`` closes the shard that holds the samples."""
     model = read(run)
+    check_declared(run.options.requirement, model.outputs)
     sampled = sample(run, model)
     counted = count(run, model, sampled)
     reached = reach(run, model, sampled, counted)

@@ -47,6 +47,7 @@ REPORT = schema.Report(
         "logits": OutputReport(100, 0.00312, 0.0105, 0.0095, 0.0116, 1.25, 0.98, 0.93, 0.9945),
         "boxes": OutputReport(100, 0.002, 0.0042, None, None, 0.5, None, None, None),
     },
+    verdict="kept",
     sites=SITES,
     skipped=SKIPPED,
     refitted=(schema.RefittedReport("head", 0.0124, 0.0093, 10.0, False, "refitted, ridge 10"),),

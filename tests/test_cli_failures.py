@@ -3,7 +3,9 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,10 +36,11 @@ def test_a_bad_plan_is_bad_data(content: bytes | None, capsys: pytest.CaptureFix
         (errors.TargetError, 4),
         (errors.ValidationError, 5),
         (errors.EnvironmentFault, 6),
+        (partial(errors.QualityError, report=None), 7),
     ],
 )
 def test_every_error_is_one_line_and_its_exit_code(
-    kind: type[Exception], code: int, capsys: pytest.CaptureFixture[str]
+    kind: Callable[[str], Exception], code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(ARGUMENTS, raising(kind("layer conv[1]:\n  what is wrong"))) == code
     assert capsys.readouterr() == ("", "onnx-lowrank: error: layer conv[1]: what is wrong\n")
@@ -46,7 +49,8 @@ def test_every_error_is_one_line_and_its_exit_code(
 
 def test_no_kind_of_error_is_missing_above() -> None:
     assert {kind.__name__ for kind in errors.LowRankError.__subclasses__()} == {
-        *("UsageError", "ModelError", "DataError", "TargetError", "ValidationError", "EnvironmentFault")
+        *("UsageError", "ModelError", "DataError", "TargetError"),
+        *("ValidationError", "EnvironmentFault", "QualityError"),
     }
 
 

@@ -20,7 +20,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "onnx-lowrank-bench": bench.main,
 }
 FORM_VALUES = ", ".join((AUTO, *FORMS.names))
-CODES = {"onnx-lowrank": [0, 1, 2, 3, 4, 5, 6, 130], "onnx-lowrank-bench": [0, 1, 2, 3, 6, 130]}
+CODES = {"onnx-lowrank": [0, 1, 2, 3, 4, 5, 6, 7, 130], "onnx-lowrank-bench": [0, 1, 2, 3, 6, 130]}
 
 
 def help_text(command: str, capsys: pytest.CaptureFixture[str]) -> str:

@@ -65,7 +65,9 @@ def test_a_run_prints_its_tables_and_what_it_wrote(capsys: pytest.CaptureFixture
     ]
     assert table["depthwise"] == ["it has 32 groups"]
     last = out.splitlines()[-1]
-    summary = f"4.01× fewer conv MACs, centred error 0.0105 (0.0095 to 0.0116), top-1 agreement {agreement}, "
+    summary = (
+        f"4.01× fewer conv MACs, kept with a centred error of 0.0105 (0.0095 to 0.0116), top-1 agreement {agreement}, "
+    )
     assert last.startswith(f"wrote out.onnx: {summary}")
     assert last.endswith(" s")
 

@@ -50,7 +50,7 @@ def test_the_help_names_the_codes_that_are_tested_here(capsys: pytest.CaptureFix
     assert compress.main(["--help"]) == 0
     section = capsys.readouterr().out.split("exit codes:\n")[1]
     codes = [int(code) for code in re.findall(r"\b\d+\b", section)]
-    assert codes == [0, 1, 2, 3, 4, 5, 6, 130, 143]
+    assert codes == [0, 1, 2, 3, 4, 5, 6, 7, 130, 143]
 
 
 def test_0_done() -> None:
@@ -126,6 +126,15 @@ size = int(next(line for line in open("/proc/self/status") if line.startswith("V
 resource.setrlimit(resource.RLIMIT_AS, (size + 300_000_000, -1))
 """
     ends(6, "memory ran out", limit, "in.onnx", "out.onnx", "--data", "large.npy", "--threads", "1")
+
+
+def test_7_a_ruined_result(refuses: Callable[..., str]) -> None:
+    Path("out.onnx").write_bytes(b"precious")
+    onnx.save(models_for_tests.classifier("MatMul"), "in.onnx")
+    np.save("data.npy", photo(1, (60, 3, 12, 10)))
+    line = refuses(7, *LINE, "--speedup", "6")
+    assert "the result is ruined: output 'y' has a centred error of " in line
+    assert "at most 0.5 is accepted: nothing was written; " in line and "--speedup" in line and "--require" in line
 
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]

@@ -28,7 +28,8 @@ Array = NDArray[Any]
 
 
 def run(model: onnx.ModelProto, data: Array, speedup: float = 4.0, **options: Any) -> Result:
-    return compress(model, data, speedup, threads=1, include_gemm=True, **options)
+    """Compress a toy, whose random weights hold nothing that a low rank would keep: any result will do."""
+    return compress(model, data, speedup, threads=1, include_gemm=True, require="none", **options)
 
 
 def plan(**ranks: int) -> Plan:

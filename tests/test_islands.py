@@ -18,7 +18,7 @@ FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.r
 FLOORS = (
     ("_version", "errors", "interface", "progress"),
     ("factorise",),
-    ("plan", "files"),
+    ("plan", "files", "quality"),
     ("options",),
     ("report", "presets", "graph", "data"),
     ("runtime",),

@@ -101,7 +101,7 @@ def test_a_plan_for_another_device_follows_its_table_and_is_replayed(model: Path
             (rank,) = site.ranks.values()
             assert rank % 4 == 0 and site.ms_after == pytest.approx(1.0 + (rank - 4) / 4)
     assert table.read_text(encoding="utf-8") == before
-    again = compress(model, photo(1, SHAPE), plan=Plan.from_json(planned.plan.to_json()), threads=1)
+    again = compress(model, photo(1, SHAPE), plan=Plan.from_json(planned.plan.to_json()), threads=1, require="none")
     assert {s.name: (s.form, s.ranks) for s in again.report.sites} == {s.name: (s.form, s.ranks) for s in planned.sites}
 
 
@@ -215,7 +215,7 @@ def test_a_result_by_the_clock_is_as_fast_as_asked_for(tmp_path: Path) -> None:
     data = ArraySource({"x": photo(1, (8, 3, 40, 40))})
     result = compress(
         three_convs(64), data, 1.5, target="latency", form="channel", rank_multiple=8, threads=1, solver="weights",
-        latency_table=str(table),
+        latency_table=str(table), require="none",
     )  # fmt: skip
     report = result.report
     assert report.latency_plan and report.speedup.latency
@@ -241,7 +241,14 @@ def test_a_batch_is_measured_as_asked_for_and_refused_where_the_model_has_its_ow
     with pytest.raises(UsageError, match="the model takes batches of 2: drop --latency-batch 3"):
         plan_only(Request(fixed, photo(1, SHAPE), options=Options(target="latency", latency_batch=3, rank_multiple=8)))
     result = compress(
-        three_convs(), photo(1, SHAPE), 1.5, rank_multiple=4, threads=1, latency_batch=20, solver="weights"
+        three_convs(),
+        photo(1, SHAPE),
+        1.5,
+        rank_multiple=4,
+        threads=1,
+        latency_batch=20,
+        solver="weights",
+        require="none",
     )
     assert result.report.latency_plan is None
     assert result.report.speedup.latency and result.report.speedup.latency.batch == 20
@@ -258,7 +265,8 @@ def test_the_command_plans_by_the_clock_and_measures(
     assert cli.main(line) == 0
     out = capsys.readouterr().out
     assert "planned latency" in out and "faster by the clock" in out and "4" in out
-    assert cli.main(["net.onnx", "out.onnx", "--data=data.npy", "--plan=plan.json", "--threads=1", "--quiet"]) == 0
+    replay = ["net.onnx", "out.onnx", "--data=data.npy", "--plan=plan.json", "--require=none", "--threads=1", "--quiet"]
+    assert cli.main(replay) == 0
     assert cli.main(["net.onnx", "out.onnx", "--data=data.npy", "--speedup=9", *by_clock]) == 4
     assert "out of reach by the clock" in capsys.readouterr().err
     onnx.save(three_convs(size=SHAPE[2:]), "fixed.onnx")

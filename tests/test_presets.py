@@ -59,7 +59,8 @@ def test_a_model_for_tensorrt_has_chains_of_two_with_whole_groups_of_channels() 
     nodes = [conv("c1", "x", "w1", "a"), relu("a", "ra"), conv("c2", "ra", "w2", "b"), relu("b", "rb")]
     model = build([*nodes, conv("c3", "rb", "w3", "y")], stored)
     warnings: list[str] = []
-    result = compress(model, photo(1, (8, 3, 12, 10)), 2, preset="tensorrt", threads=1, warn=warnings.append)
+    data = photo(1, (8, 3, 12, 10))
+    result = compress(model, data, 2, preset="tensorrt", threads=1, require="none", warn=warnings.append)
     report = result.report
     assert report.options["preset"] == "tensorrt" and report.speedup.macs >= 2
     assert {site.form for site in report.sites} <= {"channel", None}
@@ -77,7 +78,8 @@ def test_a_given_plan_is_not_changed_by_a_preset() -> None:
     stored = {"w1": weights(1, 8, 3, 3, 3), "w2": weights(2, 8, 8, 3, 3)}
     model = build([conv("c1", "x", "w1", "a"), conv("c2", "a", "w2", "y")], stored)
     plan = Plan((SitePlan("c2", "spatial", (3,)),))
-    report = compress(model, photo(1, (6, 3, 12, 10)), plan=plan, preset="tensorrt", threads=1).report
+    data = photo(1, (6, 3, 12, 10))
+    report = compress(model, data, plan=plan, preset="tensorrt", threads=1, require="none").report
     assert [(site.form, site.ranks) for site in report.sites if not site.kept] == [("spatial", {"d''": 3})]
 
 

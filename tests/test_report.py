@@ -67,6 +67,7 @@ SCHEMA: dict[str, Any] = {
             "top1_high": {float, None},
         }
     },
+    "verdict": {str, None},
     "sites": [
         {
             "name": str,

@@ -106,7 +106,7 @@ def _check_measurement(args: argparse.Namespace, given: Mapping[str, Any]) -> No
     """Refuse ``--measure-latency`` without a table, or with what a measurement does not use."""
     if "latency_table" not in given:
         raise UsageError("--measure-latency fills a table: name it with --latency-table FILE")
-    for name in ("out", "data", "test", "plan", "report", "dry_run", "latency_device"):
+    for name in ("out", "data", "test", "require", "plan", "report", "dry_run", "latency_device"):
         if getattr(args, name, None):
             shown = "OUT" if name == "out" else _option(name)
             raise UsageError(f"--measure-latency only measures: drop {shown}")
@@ -115,8 +115,8 @@ def _check_measurement(args: argparse.Namespace, given: Mapping[str, Any]) -> No
 def _check_run(args: argparse.Namespace, given: Mapping[str, Any]) -> None:
     """Refuse a missing OUT, and options that have no use in a dry run or with a plan."""
     if args.dry_run:
-        for name, purpose in (("report", "write"), ("test", "measure")):
-            if getattr(args, name):
+        for name, purpose in (("report", "write"), ("test", "measure"), ("require", "judge")):
+            if getattr(args, name, None):
                 raise UsageError(f"--dry-run leaves nothing to {purpose}: drop --{name} or --dry-run")
     elif args.out is None:
         raise UsageError("OUT is missing: name the ONNX file to write, or only look with --dry-run")

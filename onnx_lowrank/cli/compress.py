@@ -14,7 +14,7 @@ from onnx_lowrank.cli import tables as draw
 from onnx_lowrank.cli.arguments import CommandLine, arguments
 from onnx_lowrank.cli.compress_parser import PROGRAM, SHORT_USAGE
 from onnx_lowrank.cli.progress_bars import ProgressBars
-from onnx_lowrank.errors import DataError, UsageError
+from onnx_lowrank.errors import DataError, QualityError, UsageError
 from onnx_lowrank.files import write_text
 from onnx_lowrank.graph.files.load import weights_files
 from onnx_lowrank.graph.files.save import check_writable, data_file
@@ -79,7 +79,12 @@ def _run(line: CommandLine, pipeline: Pipeline) -> None:
 
 def _compress(line: CommandLine, out: Path, pipeline: Pipeline, listener: Listener) -> Printout:
     request = replace(line.request, plan=_read_plan(line.plan)) if line.plan else line.request
-    result = pipeline.compress(request, listener)
+    try:
+        result = pipeline.compress(request, listener)
+    except QualityError as refusal:
+        if line.report and isinstance(refusal.report, Report):
+            write_text(line.report, refusal.report.to_json())
+        raise
     result.save(out, external_data=True if line.external_data else None)
     report = _with_output(result.report, out)
     if line.report:
@@ -156,6 +161,7 @@ def _read_plan(path: Path) -> Plan:
 
 def _with_output(report: Report, out: Path) -> Report:
     """Return the report with the path and the hash of the file that was written."""
+    assert report.output is not None  # only a refusal has none
     with out.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return replace(report, output=FileReport(str(out), digest, report.output.bytes))
@@ -166,7 +172,7 @@ def _summary(report: Report) -> str:
     if report.latency_plan and report.speedup.latency:
         parts.insert(0, f"{report.speedup.latency.ratio:.2f}× faster by the clock")
     if name := farthest(report.outputs):
-        parts.append(f"centred error {draw.centred(report.outputs[name])}")
+        parts.append(f"{report.verdict} with a centred error of {draw.centred(report.outputs[name])}")
     if name := least_agreeing(report.outputs):
         parts.append(f"top-1 agreement {draw.agreement(report.outputs[name])}")
     if report.accuracy:

@@ -16,6 +16,7 @@ from onnx_lowrank.cli.parser import (
 )
 from onnx_lowrank.factorise.forms.table import FORMS
 from onnx_lowrank.options import ALLOCATION_CHOICES, DEFAULTS, FORM_CHOICES, PRESET_CHOICES, SOLVERS, TARGETS
+from onnx_lowrank.quality import BY_DEFAULT
 
 PROGRAM = "onnx-lowrank"
 
@@ -59,7 +60,7 @@ def compress_parser() -> Parser:
         USAGE,
         DESCRIPTION,
         EXAMPLES,
-        exit_codes(0, 1, 2, 3, 4, 5, 6, 130),
+        exit_codes(0, 1, 2, 3, 4, 5, 6, 7, 130),
     )
     add = parser.add_argument_group("files").add_argument
     add("model", metavar="IN", type=path_argument, help="the ONNX file to compress")
@@ -142,6 +143,14 @@ def _add_data(parser: Parser) -> None:
         default=argparse.SUPPRESS,
         help="number of calibration samples to use; a fifth of them takes no part in solving and judges the result "
         f"(default: {DEFAULTS.images})",
+    )
+    add(
+        "--require",
+        metavar="LIMIT",
+        default=argparse.SUPPRESS,
+        help="what the result must keep to be written: agreement=0.95 is a floor for the top-1 agreement with the "
+        f"original, error=0.02 a ceiling for the centred error of its outputs, none accepts anything (default: "
+        f"{BY_DEFAULT})",
     )
     add(
         "--input-shapes",

@@ -23,6 +23,7 @@ EXIT_CODES: Mapping[int, str] = MappingProxyType(
         4: "the speedup is out of reach",
         5: "the rewritten model broke a promise; nothing was written",
         6: "the machine: the output cannot be written, ONNX Runtime is broken, memory ran out",
+        7: "the result is further from the original than --require accepts; nothing was written",
         130: "interrupted (143 by SIGTERM); nothing was written",
     }
 )

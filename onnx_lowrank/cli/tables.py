@@ -133,7 +133,8 @@ def costs_table(macs: MacsReport, report: Report | None = None, by_clock: Latenc
     if report is None:
         return table
     row("parameters", count, report.parameters, "fewer", "more")
-    row("file size", size, (report.input.bytes, report.output.bytes), "smaller", "larger")
+    if report.output:
+        row("file size", size, (report.input.bytes, report.output.bytes), "smaller", "larger")
     if latency := report.speedup.latency:
         times = (f"{ms:.3g} ms" for ms in (latency.before_ms, latency.after_ms))
         samples = "one sample" if latency.batch == 1 else f"{latency.batch} samples"

@@ -209,7 +209,7 @@ class Report:
     schema, tool
         The version of the report, and the name and version of the program.
     input, output
-        The files of the original and of the rewritten model.
+        The files of the original and of the rewritten model; ``output`` is None where the result was refused.
     options
         The options, and how the run was given its data, preprocessing and plan.
     data
@@ -222,6 +222,9 @@ class Report:
         The costs before and after, and the speedup; ``parameters`` are the numbers of stored weights.
     outputs
         The errors of the model's outputs by their names.
+    verdict
+        "kept", "degraded", "damaged" or "ruined", by the largest centred error of the outputs (see ``quality``); None
+        where no output could be compared.
     sites, skipped, refitted
         The eligible layers, those that are not eligible, and the fully connected layers that could be fitted again.
     accuracy
@@ -239,7 +242,7 @@ class Report:
     schema: int
     tool: dict[str, str]
     input: FileReport
-    output: FileReport
+    output: FileReport | None
     options: dict[str, Any]
     data: dict[str, Any]
     provider: str
@@ -248,6 +251,7 @@ class Report:
     speedup: SpeedupReport
     parameters: tuple[int, int]
     outputs: dict[str, OutputReport]
+    verdict: str | None
     sites: tuple[SiteReport, ...]
     skipped: tuple[SkippedReport, ...]
     refitted: tuple[RefittedReport, ...]

@@ -13,6 +13,7 @@ from onnx_lowrank.latency.by_clock import LatencyPlan, choose_by_clock
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.allocate import allocate
 from onnx_lowrank.plan.cost import Costs, lowest_macs
+from onnx_lowrank.plan.outlook import Outlook
 from onnx_lowrank.plan.pareto import LayerChoices, pareto_front
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.runtime import blas_threads
@@ -34,11 +35,14 @@ class Planned:
         The MACs of one sample that every site takes as planned, by name.
     by_clock
         The search behind a plan by the clock; None for any other plan.
+    outlook
+        What milder speedups are estimated to do, where the plan counts MACs; None for any other plan.
     """
 
     plan: Plan
     macs: Mapping[str, int]
     by_clock: LatencyPlan | None = None
+    outlook: Outlook | None = None
 
 
 @blas_threads.one_for_scipy()
@@ -51,7 +55,7 @@ def plan(run: Run, counted: Counted, reach: Reach, profiled: Profiled) -> Planne
         If no choice reaches the speedup.
     """
     with run.stage("plan"):
-        by_clock = None
+        by_clock = outlook = None
         if reach.user_plan:
             chosen = reach.user_plan
         else:
@@ -60,8 +64,10 @@ def plan(run: Run, counted: Counted, reach: Reach, profiled: Profiled) -> Planne
             if reach.clocked:
                 chosen, by_clock = choose_by_clock(reach.clocked, profiled.kernels, choices_at)
             else:
-                chosen = choose(choices_at(), sum(counted.macs.aimed_at.values()), run.options)
-    return Planned(chosen, planned_macs(chosen, counted.shapes, run.forms), by_clock)
+                layers, all_macs = choices_at(), sum(counted.macs.aimed_at.values())
+                chosen = choose(layers, all_macs, run.options)
+                outlook = Outlook(layers, all_macs, run.options.speedup, run.options.ranks)
+    return Planned(chosen, planned_macs(chosen, counted.shapes, run.forms), by_clock, outlook)
 
 
 def site_energies(counted: Counted, profiled: Profiled, kinds: FormTable) -> dict[str, dict[FormKind, Energies]]:

@@ -29,6 +29,7 @@ from onnx_lowrank.stages.refit import Refitted
 from onnx_lowrank.stages.resources import peak_rss_bytes
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.steps import Solution
+from onnx_lowrank.stages.verdict import Judged
 from onnx_lowrank.stages.walk import Walked
 
 
@@ -46,7 +47,9 @@ def plan_report(run: Run, prepared: Prepared) -> PlanReport:
     )
 
 
-def report(run: Run, prepared: Prepared, walked: Walked, measured: Measured, model: onnx.ModelProto) -> Report:
+def report(
+    run: Run, prepared: Prepared, walked: Walked, measured: Measured, judged: Judged, model: onnx.ModelProto
+) -> Report:
     """Return the report of a finished run."""
     options, original = run.options, prepared.read.loaded
     sampling, macs, by_clock = prepared.sampled.sampling, _macs(prepared), prepared.planned.by_clock
@@ -59,7 +62,7 @@ def report(run: Run, prepared: Prepared, walked: Walked, measured: Measured, mod
         schema=SCHEMA,
         tool={"name": "onnx-lowrank", "version": __version__},
         input=FileReport(str(original.path) if original.path else None, original.sha256, original.bytes),
-        output=FileReport(None, *fingerprint(model)),
+        output=None if judged.refusal else FileReport(None, *fingerprint(model)),
         options=asdict(options) | inputs,
         data={
             "description": sampling.source.description,
@@ -73,6 +76,7 @@ def report(run: Run, prepared: Prepared, walked: Walked, measured: Measured, mod
         speedup=SpeedupReport(_requested(run), macs.speedup, measured.latency),
         parameters=(parameters(original.proto), parameters(model)),
         outputs=measured.outputs,
+        verdict=judged.verdict,
         sites=_sites(run, prepared, walked.solutions),
         skipped=_skipped(prepared),
         refitted=tuple(map(_refitted, walked.refitted)),

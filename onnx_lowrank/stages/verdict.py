@@ -1,0 +1,134 @@
+"""Verdict: what the errors of the outputs mean, and whether the result may be written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_lowrank.errors import ModelError
+from onnx_lowrank.interface import TensorSpec
+from onnx_lowrank.quality import AGREEMENT, DAMAGED, DEGRADED, ERROR, LIMIT_OF, NONE, RUINED, Requirement, verdict
+from onnx_lowrank.report.output_schema import OutputReport, farthest, least_agreeing
+from onnx_lowrank.stages.prepared import Prepared
+from onnx_lowrank.stages.run import Run
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is to become of the result.
+
+    Attributes
+    ----------
+    verdict
+        "kept", "degraded", "damaged" or "ruined" (see ``quality``); None where no output could be compared.
+    refusal
+        Why the result is not written, in one line; None where it is.
+    """
+
+    verdict: str | None
+    refusal: str | None = None
+
+
+def judge(run: Run, prepared: Prepared, outputs: Mapping[str, OutputReport]) -> Judged:
+    """Judge the result by its farthest output, and warn of one that is damaged and written all the same.
+
+    Parameters
+    ----------
+    run
+        The surroundings; its options say what is required.
+    prepared
+        The samples and the plan.
+    outputs
+        The errors of the outputs, by name.
+
+    Raises
+    ------
+    ModelError
+        If what is required cannot be measured on these outputs.
+    """
+    required = run.options.requirement
+    far, scores = farthest(outputs), least_agreeing(outputs)
+    if required.measure == AGREEMENT and scores is None:
+        raise _unmeasurable(required, "class scores [samples, classes]", sorted(outputs))
+    if far is None:
+        if required.measure == ERROR and required.given:
+            raise _unmeasurable(required, "floating-point outputs that can be compared", ())
+        return Judged(None)
+    error = outputs[far].centred_error
+    found = verdict(error)
+    seen = "no solver saw" if prepared.sampled.sampling.validation else "the solver saw"
+    told = f"the result is {found}: {_centred(far, outputs[far])} that {seen}"
+    if required.measure == AGREEMENT and scores is not None:
+        met = (outputs[scores].top1_agreement or 0.0) >= required.limit
+        limit = f"{_agreement(scores, outputs[scores])} and at least {100 * required.limit:g} % is required"
+    else:
+        met = required.measure == NONE or error <= required.limit
+        limit = f"at most {required.limit:g} is accepted"
+    # An agreement says nothing about the error that goes with it, and what is accepted may be more than is good.
+    wanted = min(required.limit, LIMIT_OF[DEGRADED]) if required.measure == ERROR else LIMIT_OF[DEGRADED]
+    advice = _advice(prepared, error, wanted)
+    if not met:
+        return Judged(found, f"{told}, and {limit}: nothing was written; {advice}; --require moves the limit")
+    if found in (DAMAGED, RUINED):
+        run.warn(f"{told}; {advice}")
+    return Judged(found)
+
+
+def check_declared(required: Requirement, outputs: Sequence[TensorSpec]) -> None:
+    """Refuse a requirement that cannot be measured, as far as the outputs' declarations tell.
+
+    Raises
+    ------
+    ModelError
+        If no output is declared as class scores, or as floating-point where the centred error is required.
+    """
+    # A sequence or a map has the type object, and may turn out to be anything.
+    known = [spec for spec in outputs if np.issubdtype(spec.dtype, np.floating)]
+    declared = [f"{spec.name} {_shape(spec)}" for spec in outputs]
+    scores = [spec for spec in known if spec.shape is None or (len(spec.shape) == 2 and spec.shape[1] != 1)]
+    if required.measure == AGREEMENT and not scores:
+        raise _unmeasurable(required, "class scores [samples, classes]", declared)
+    if required.measure == ERROR and required.given and not known:
+        raise _unmeasurable(required, "floating-point outputs", declared)
+
+
+def _unmeasurable(required: Requirement, needs: str, found: Sequence[str]) -> ModelError:
+    outputs = f"the model has the outputs {', '.join(found)}" if found else "the model has none"
+    other = f"require an {ERROR} instead, or {NONE}" if required.measure == AGREEMENT else f"require {NONE}"
+    return ModelError(f"--require {required} needs {needs}, and {outputs}: {other}")
+
+
+def _shape(spec: TensorSpec) -> str:
+    if spec.shape is None:
+        return "of unknown shape"
+    return f"[{', '.join('?' if side is None else str(side) for side in spec.shape)}]"
+
+
+def _samples(output: OutputReport) -> str:
+    return f"{output.samples} sample" + ("s" if output.samples != 1 else "")
+
+
+def _centred(name: str, output: OutputReport) -> str:
+    interval = ""
+    if output.centred_low is not None:
+        interval = f" ({output.centred_low:.3g} to {output.centred_high:.3g})"
+    return f"output {name!r} has a centred error of {output.centred_error:.3g}{interval} on {_samples(output)}"
+
+
+def _agreement(name: str, output: OutputReport) -> str:
+    share, low, high = (100 * (part or 0.0) for part in (output.top1_agreement, output.top1_low, output.top1_high))
+    return f"output {name!r} names the same class on {share:.1f} % of {_samples(output)} ({low:.1f} to {high:.1f} %),"
+
+
+def _advice(prepared: Prepared, error: float, wanted: float) -> str:
+    """Say what to do, with an estimate where the plan and the error allow one."""
+    if prepared.reach.user_plan:
+        return "raise the ranks of the plan"
+    outlook = prepared.planned.outlook
+    milder = outlook.milder(error, wanted) if outlook else None
+    if milder is None:
+        return "lower --speedup"
+    estimate = f"{milder.error:.2g} ({milder.low:.2g} to {milder.high:.2g}; from the energy that its plan keeps)"
+    if milder.error <= wanted:
+        return f"--speedup {milder.speedup:g} is estimated to bring the error to {estimate}"
+    return f"even --speedup {milder.speedup:g} is estimated to leave an error of {estimate}"
