@@ -88,22 +88,22 @@ class Result:
 def compress(request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS, shards: int = 1) -> Result:
     """Factorise the convolutions of a model.
 
-        Parameters
-        ----------
-        request
-            The model, the data and the user's choices.
-        listener
-            Receives the progress and the warnings.
-        forms
-            The forms that convolutions may take.
-        shards
-            The number of parts into which the samples are divided; the result does not depend on it.
+    Parameters
+    ----------
+    request
+        The model, the data and the user's choices.
+    listener
+        Receives the progress and the warnings.
+    forms
+        The forms that convolutions may take.
+    shards
+        The number of parts into which the samples are divided; the result does not depend on it.
 
-        Raises
-        ------
-        LowRankError
-                The subclass names the kind of error; see ``errors``. A QualityError holds the report.
-        """
+    Raises
+    ------
+    LowRankError
+        The subclass names the kind of error; see ``errors``. A QualityError holds the report.
+    """
     run = Run.start(request, listener, forms, shards)
     with contextlib.ExitStack() as stack:
         prepared = prepare(run, stack)
