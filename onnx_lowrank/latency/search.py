@@ -63,7 +63,7 @@ def out_of_reach(speedup: float, reached: float) -> TargetError:
         )
     return TargetError(
         f"speedup {speedup:g} is out of reach by the clock: the fastest choice makes this model "
-        f"{math.floor(100 * reached) / 100:.2f} times as fast; lower --speedup or widen --include"
+        f"{math.floor(100 * reached) / 100:.2f} times as fast; lower --speedup"
     )
 
 

@@ -143,16 +143,16 @@ def allocate(layers: Sequence[LayerChoices], others: int, speedup: float, search
     """
     before = others + sum(layer.untouched for layer in layers)
     check_reach(before, others + sum(int(layer.costs[0]) for layer in layers), speedup)
-    budget = _budget(before, speedup) - others
+    budget = budget_for(before, speedup) - others
     return fill(layers, SEARCHES[search](layers, budget), budget)
 
 
-def _budget(before: int, speedup: float) -> int:
+def budget_for(before: int, speedup: float) -> int:
     """Return the most MACs that a speedup leaves, with the decimals that the user wrote: 112 MACs at 1.12 leave 100."""
     return int(before / Fraction(str(float(speedup))))
 
 
-def check_reach(before: int, lowest: int, speedup: float, multiple: int = 1) -> None:
+def check_reach(before: int, lowest: int, speedup: float, multiple: int = 1, ways_out: Sequence[str] = ()) -> None:
     """Refuse a speedup that a network cannot have.
 
     Parameters
@@ -165,19 +165,22 @@ def check_reach(before: int, lowest: int, speedup: float, multiple: int = 1) -> 
         The speedup that the user asks for.
     multiple
         The number of which every rank is a multiple.
+    ways_out
+        What else may help, in a few words each.
 
     Raises
     ------
     TargetError
         If the speedup is out of reach. The message names the highest one within reach, rounded down.
     """
-    if _budget(before, speedup) < lowest:
+    if budget_for(before, speedup) < lowest:
         reach = math.floor(100 * before / lowest) / 100
-        ranks, way_out = "ranks", "lower --speedup or widen --include"
+        ranks, ways = "ranks", ["lower --speedup", *ways_out]
         if multiple > 1:
-            ranks, way_out = f"multiples of {multiple} as ranks", f"lower --rank-multiple, {way_out}"
+            ranks, ways = f"multiples of {multiple} as ranks", ["lower --rank-multiple", *ways]
         raise TargetError(
-            f"speedup {speedup:g} is out of reach: at the lowest {ranks} this model gets {reach:.2f}; {way_out}"
+            f"speedup {speedup:g} is out of reach: at the lowest {ranks} this model gets {reach:.2f}; "
+            + " or ".join(filter(None, (", ".join(ways[:-1]), ways[-1])))
         )
 
 

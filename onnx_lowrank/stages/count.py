@@ -4,13 +4,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnx_lowrank.calibration.macs import Macs, measure_macs
+from onnx_lowrank.errors import ModelError
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.graph.find.dense import DenseLayer, refittable
-from onnx_lowrank.graph.find.sites import ConvSite, Skip
+from onnx_lowrank.graph.find.sites import ConvSite, Found, Skip
+from onnx_lowrank.graph.network import Network
+from onnx_lowrank.graph.traverse import position
 from onnx_lowrank.options import Options
-from onnx_lowrank.stages.read import Read, check_any
+from onnx_lowrank.stages.left_alone import nothing_to_factorise
+from onnx_lowrank.stages.read import Read
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.sample import Sampled
+
+CHEAP = 0.2
+"""The share of the MACs up to which all first convolutions of a network together cost little. Those of the usual
+networks for images take 0.6 % (VGG-16) to 16 % (AlexNet)."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +56,13 @@ def count(run: Run, read: Read, sampled: Sampled) -> Counted:
     """
     options, layers = run.options, read.layers
     with run.stage("profile"):
-        shortcuts = [site.join.shortcut for site in layers.sites if site.join]
+        shortcuts = [site.join.shortcut for site in (*layers.sites, *layers.first) if site.join]
         macs = measure_macs(read.network, sampled.sampling, run.open_session, shortcuts, gemm=options.include_gemm)
-        solvable, unsolvable = solvable_sites(layers.sites, macs, options)
-        sites, skipped = drop_unwanted_joins(solvable, macs, options), (*layers.skipped, *unsolvable)
-        check_any(sites, skipped)
+        candidates, left = with_expensive_first(read.network, layers, macs)
+        solvable, unsolvable = solvable_sites(candidates, macs, options)
+        sites, skipped = drop_unwanted_joins(solvable, macs, options), (*left, *unsolvable)
+        if not sites:
+            raise ModelError(nothing_to_factorise(skipped, macs.all))
         dense: tuple[DenseLayer, ...] = ()
         if refits(options):
             behind = refittable(read.network, layers.dense, [site.output for site in sites])
@@ -63,6 +73,21 @@ def count(run: Run, read: Read, sampled: Sampled) -> Counted:
 def refits(options: Options) -> bool:
     """Return whether layers are fitted again, which takes both the original and the approximated network."""
     return options.refit and options.solver != "weights" and not options.symmetric
+
+
+def with_expensive_first(network: Network, layers: Found, macs: Macs) -> tuple[tuple[ConvSite, ...], tuple[Skip, ...]]:
+    """Return the sites with the first convolutions that do not cost little, in topological order, and the other skips.
+
+    Several first convolutions share what one may cost, so that those that are left alone never take more of the network
+    than ``CHEAP``.
+    """
+    most = CHEAP * sum(macs.aimed_at.values())
+    expensive = [site for site in layers.first if macs.aimed_at[site.output] * len(layers.first) > most]
+    if not expensive:
+        return layers.sites, layers.skipped
+    names = {site.name for site in expensive}
+    sites = sorted((*layers.sites, *expensive), key=lambda site: position(network, site.output))
+    return tuple(sites), tuple(skip for skip in layers.skipped if skip.name not in names)
 
 
 def solvable_sites(
@@ -83,7 +108,7 @@ def solvable_sites(
         return None if shape[0] == macs.samples else "its batch is not the model's"
 
     obstacles = {site.name: obstacle(site) for site in sites}
-    skipped = tuple(Skip(name, reason) for name, reason in obstacles.items() if reason)
+    skipped = tuple(Skip(site.name, reason, site.output) for site in sites if (reason := obstacles[site.name]))
     return tuple(site for site in sites if not obstacles[site.name]), skipped
 
 

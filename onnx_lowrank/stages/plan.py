@@ -18,6 +18,7 @@ from onnx_lowrank.plan.pareto import LayerChoices, pareto_front
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.runtime import blas_threads
 from onnx_lowrank.stages.count import Counted
+from onnx_lowrank.stages.left_alone import no_form_takes
 from onnx_lowrank.stages.profile import Profiled
 from onnx_lowrank.stages.reach import Reach
 from onnx_lowrank.stages.run import Run
@@ -143,8 +144,7 @@ def why_left_alone(shape: ConvShape, kinds: FormTable, multiple: int, *, user_pl
     if user_plan:
         return "left alone by the given plan"
     if not any(kind.takes(shape) for kind in kinds):
-        needs = " or ".join(dict.fromkeys(kind.needs for kind in kinds))
-        return f"left alone: the form {' or '.join(kinds.names)} needs {needs}"
+        return f"left alone: {no_form_takes(kinds)}"
     if slower:
         return "left alone: measured slower in every form"
     if lowest_macs(shape, kinds, multiple) == shape.macs:

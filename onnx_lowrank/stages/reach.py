@@ -10,13 +10,16 @@ from dataclasses import dataclass
 
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.table import FormTable
+from onnx_lowrank.graph.find.sites import Skip
 from onnx_lowrank.latency.by_clock import check_latency_reach
 from onnx_lowrank.latency.clocked import Clocked, clock_layers, rank_multiple
 from onnx_lowrank.latency.deployment import Deployment
-from onnx_lowrank.plan.allocate import check_reach
+from onnx_lowrank.options import AUTO
+from onnx_lowrank.plan.allocate import budget_for, check_reach
 from onnx_lowrank.plan.cost import lowest_macs
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.stages.count import Counted
+from onnx_lowrank.stages.left_alone import left_alone, no_form_takes
 from onnx_lowrank.stages.read import Read
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.sample import Sampled
@@ -63,11 +66,34 @@ def reach(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Reach:
         multiple = rank_multiple(deployment, run.progress)
         if options.target == "latency":
             clocked = clock_layers(deployment, run.kinds, multiple, run.progress)
-            check_latency_reach(clocked, run.kinds)
+            with left_alone(counted.skipped, counted.macs).explaining():
+                check_latency_reach(clocked, run.kinds)
             return Reach(deployment, multiple, clocked=clocked)
-        before = sum(counted.macs.aimed_at.values())
-        check_reach(before, before - most_saved(counted.shapes, run.kinds, multiple), options.speedup, multiple)
+        check_macs(run, counted, multiple)
     return Reach(deployment, multiple)
+
+
+def check_macs(run: Run, counted: Counted, multiple: int) -> None:
+    """Refuse a speedup that the MACs of this network cannot have.
+
+    Raises
+    ------
+    TargetError
+        If no choice reaches the speedup; the message states what is left alone, how much of the cost that is, and why.
+    """
+    before, speedup = sum(counted.macs.aimed_at.values()), run.options.speedup
+    lowest = before - most_saved(counted.shapes, run.kinds, multiple)
+    formless = [
+        Skip(site.name, no_form_takes(run.kinds), site.output)
+        for site in counted.sites
+        if not any(kind.takes(counted.shapes[site.name]) for kind in run.kinds)
+    ]
+    left = left_alone((*counted.skipped, *formless), counted.macs)
+    ways_out = left.ways_out(lowest - budget_for(before, speedup))
+    if formless and run.options.form != AUTO:
+        ways_out = (*ways_out, "allow other forms with --form auto")
+    with left.explaining():
+        check_reach(before, lowest, speedup, multiple, ways_out)
 
 
 def clock(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Clocked:

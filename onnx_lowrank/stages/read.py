@@ -1,16 +1,15 @@
 """The stage that reads the model and finds the layers in it that can be factorised."""
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.edit.inline import inline
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files.load import LoadedModel, inputs, load, outputs
-from onnx_lowrank.graph.find.sites import Found, Skip, find_sites
+from onnx_lowrank.graph.find.sites import Found, find_sites
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.interface import TensorSpec
+from onnx_lowrank.stages.left_alone import nothing_to_factorise
 from onnx_lowrank.stages.run import Run
 
 CONVOLUTIONS = ("Conv",)
@@ -59,7 +58,7 @@ def read(run: Run) -> Read:
         loaded = replace(loaded, proto=inline(loaded.proto, LAYERS if options.include_gemm else CONVOLUTIONS))
         network = normalise(loaded.proto, gemm=options.include_gemm)
         layers = find_sites(network, options.include, options.exclude, gemm=options.include_gemm)
-        check_any(layers.sites, layers.skipped, layers.unmatched)
+        check_found(layers)
         for line in layers.unmatched:
             run.warn(line)
         if loaded.misstated:
@@ -68,29 +67,14 @@ def read(run: Run) -> Read:
     return Read(loaded, network, layers, inputs(loaded.proto), outputs(loaded.proto))
 
 
-def check_any(sites: Sequence[object], skipped: Sequence[Skip], unmatched: Sequence[str] = ()) -> None:
-    """Refuse a model that has nothing to factorise.
-
-    Parameters
-    ----------
-    sites
-        The layers that can be factorised.
-    skipped
-        All other layers.
-    unmatched
-        A line for every pattern that matches no layer, with the names of the nearest layers.
+def check_found(layers: Found) -> None:
+    """Refuse a model that has nothing to factorise, unless only a run of it can tell what its layers cost.
 
     Raises
     ------
     ModelError
-        If there is no site; the message states the reasons.
+        If there is no site; the message states the reasons, and the nearest names for a pattern that matches no layer.
     """
-    if not sites:
-        raise ModelError(f"nothing to factorise: {'; '.join((*unmatched, _reasons(skipped)))}")
-
-
-def _reasons(skipped: Sequence[Skip]) -> str:
-    if not skipped:
-        return "the model has no convolution"
-    reasons = Counter(skip.reason for skip in skipped)
-    return "; ".join(f"{reason} ({count}×)" for reason, count in reasons.most_common())
+    countable = any(skip.output for skip in layers.skipped) and not layers.unmatched
+    if not layers.sites and not layers.first and not countable:
+        raise ModelError(nothing_to_factorise(layers.skipped, {}, layers.unmatched))

@@ -27,17 +27,29 @@ def hidden_layers(network: Network, is_layer: Callable[[gs.Node], bool]) -> Iter
 
 
 def first_convolutions(network: Network) -> set[str]:
-    """Return the outputs of the convolutions that see an input of the model through no other convolution."""
+    """Return the outputs of the convolutions that see inputs of the model alone, and nothing a convolution has made.
+
+    A layer whose features are masked by an input, joined with a cached state or added to features from outside sees
+    more than inputs, so it is not among them.
+    """
     raw = {tensor.name for tensor in network.inputs}
+    made: set[str] = set()  # tensors behind a convolution
     first: set[str] = set()
     for node in network.nodes:
-        # A size computed from the input carries none of its pixels.
-        if node.op in ("Shape", "Size") or raw.isdisjoint(network.reads(node)):
+        if node.op in ("Shape", "Size"):  # a size that is computed from a tensor carries none of its values
             continue
+        reads = set(network.reads(node))
         outputs = {tensor.name for tensor in node.outputs if tensor.name}
-        if is_convolution(node):
+        if not made.isdisjoint(reads):
+            made |= outputs
+        elif raw.isdisjoint(reads):
+            continue
+        elif is_convolution(node):
             first |= outputs
-        elif not any(is_convolution(inner) for body in node.subgraphs(recursive=True) for inner in body.nodes):
+            made |= outputs
+        elif any(is_convolution(inner) for body in node.subgraphs(recursive=True) for inner in body.nodes):
+            made |= outputs
+        else:
             raw |= outputs
     return first
 

@@ -113,10 +113,21 @@ class ConvSite:
 
 @dataclass(frozen=True)
 class Skip:
-    """A layer that is left alone, and the reason in a few words."""
+    """A layer that is left alone, and the reason in a few words.
+
+    Attributes
+    ----------
+    name
+        As for ``ConvSite``.
+    reason
+        The part in front of a colon says what is in the way, the part behind it what that means.
+    output
+        The tensor that the layer makes; None inside a body or a function, where its costs are not counted.
+    """
 
     name: str
     reason: str
+    output: str | None = None
 
 
 @dataclass(frozen=True)
@@ -135,12 +146,16 @@ class Found:
         order. One that is also a site has the site's name.
     unmatched
         A line for every pattern that matches no layer, with the names that are nearest to it.
+    first
+        Those among ``skipped`` that could be factorised but see inputs of the model alone. They are worth it where
+        they turn out to cost much.
     """
 
     sites: tuple[ConvSite, ...]
     skipped: tuple[Skip, ...]
     dense: tuple[DenseLayer, ...]
     unmatched: tuple[str, ...]
+    first: tuple[ConvSite, ...] = ()
 
 
 def find_sites(
@@ -177,7 +192,7 @@ def find_sites(
     names |= _names([node for node in network.nodes if is_dense(node) and not is_layer(node)], taken)
     dense = {layer.output: layer for layer in find_dense(network, names)}
     first, varying, followers = first_convolutions(network), varying_tensors(network), Followers(network)
-    sites, skipped = [], []
+    sites, skipped, aside = [], [], []
     for node in layers:
         output = node.outputs[0].name
         name = names[output]
@@ -188,17 +203,18 @@ def find_sites(
             reason = "excluded by --exclude"
         if reason is None and included.given and not included.matches(name):
             reason = "not named by --include"
-        if reason is None and not included.given and output in first:
-            reason = FIRST
         if reason is None and is_dense(node) and output not in dense:
             reason = NOT_PLAIN
         if reason is not None:
-            skipped.append(Skip(name, reason))
+            skipped.append(Skip(name, reason, output))
+        elif is_convolution(node) and not included.given and output in first:
+            skipped.append(Skip(name, FIRST, output))
+            aside.append(_conv_site(node, name, followers))
         elif is_dense(node):
             sites.append(_dense_site(dense[output], followers))
         else:
             sites.append(_conv_site(node, name, followers))
-    return Found(tuple(sites), (*skipped, *hidden), tuple(dense.values()), tuple(unmatched))
+    return Found(tuple(sites), (*skipped, *hidden), tuple(dense.values()), tuple(unmatched), tuple(aside))
 
 
 def _names(nodes: Sequence[gs.Node], taken: set[str]) -> dict[str, str]:
