@@ -149,7 +149,9 @@ def test_a_prepared_run_can_be_planned_again_and_its_steps_follow_the_plan() -> 
 def test_rows_grow_with_the_filters_and_small_kernels_have_some_more() -> None:
     """The maps and the memory have room for all rows; half the memory holds half of them."""
     shapes = {"narrow": (64, 64, 3, 3), "wide": (512, 512, 3, 3), "wider": (700, 512, 3, 3), "flat": (2048, 256, 1, 1)}
-    sites: Any = [SimpleNamespace(name=name, kernel=np.empty(shape, bool)) for name, shape in shapes.items()]
+    sites: Any = [
+        SimpleNamespace(name=name, kernel=np.empty(shape, bool), depthwise=False) for name, shape in shapes.items()
+    ]
     sizes = dict.fromkeys(shapes, (100, 100))
     rows = {name: 100 * count for name, count in positions_per_sample(sites, sizes, 100, 1 << 40).items()}
     assert rows == {"narrow": 30_000, "wide": 50 * 512, "wider": 50 * 700, "flat": 40_000}

@@ -27,6 +27,9 @@ Array = NDArray[Any]
 MOST_PATCHES = 4_000
 """The statistics of a site's patches are estimated from about this many patches at most; each has several columns."""
 
+BYTES_AT_ONCE = 256 << 20
+"""The number of bytes that patches may take that are gathered at once."""
+
 
 class LocalShard:
     """A shard in this process; as a context, it gives up its activations at the end.
@@ -106,26 +109,30 @@ class LocalShard:
         if batch >= question.patch_batches or site.name not in question.patches:
             return LayerSample(batch, site.name, rows, responses)
         samples = len(self._sampling.batches[batch])
-        fewer = max(1, min(count, -(-MOST_PATCHES // (question.patch_batches * samples))))
-        positions = self._sampling.positions(site.name, batch, size, fewer)
+        most = min(-(-MOST_PATCHES // (question.patch_batches * samples)), patches_at_once(site) // samples)
+        positions = self._sampling.positions(site.name, batch, size, max(1, min(count, most)))
         return LayerSample(batch, site.name, rows, responses, site_patches(site, tensors[site.input], positions))
 
-    def rows(self, site: ConvSite, forms: Sequence[Form], per_sample: int, memory: int) -> SiteRows:
+    def rows(
+        self, site: ConvSite, forms: Sequence[Form], per_sample: int, memory: int, first: int | None = None
+    ) -> SiteRows:
         """See ``Shard``."""
-        most = per_sample * sum(len(self._sampling.batches[batch]) for batch in self._batches)
+        samples = sum(len(self._sampling.batches[batch]) for batch in self._batches)
+        most = samples * (per_sample if first is None else first)
         inputs: list[Array] = []
         shortcuts: list[Array] = []
         filled = 0
         with contextlib.closing(self._frontier.visit(site, memory)) as visits:
             for visit in visits:
                 size = site.output_size(visit.x.shape[2:])
-                positions = self._sampling.positions(site.name, visit.batch, size, per_sample)
-                patches = site_patches(site, visit.x, positions)
-                parts = [form.inputs(part) for form, part in zip(forms, patches, strict=True)]
-                inputs = inputs or [np.empty((most, *part.shape[1:]), np.float32) for part in parts]
-                for array, part in zip(inputs, parts, strict=True):
-                    array[filled : filled + len(part)] = part
-                filled += len(parts[0])
+                positions = self._sampling.positions(site.name, visit.batch, size, per_sample)[:first]
+                for x, piece in pieces(visit.x, positions, patches_at_once(site)):
+                    patches = site_patches(site, x, piece)
+                    parts = [form.inputs(part) for form, part in zip(forms, patches, strict=True)]
+                    inputs = inputs or [np.empty((most, *part.shape[1:]), np.float32) for part in parts]
+                    for array, part in zip(inputs, parts, strict=True):
+                        array[filled : filled + len(part)] = part
+                    filled += len(parts[0])
                 if visit.shortcut is not None:
                     shortcuts.append(_shortcut_rows(site, visit.shortcut, len(visit.x), positions))
         return SiteRows(tuple(array[:filled] for array in inputs), np.concatenate(shortcuts) if shortcuts else None)
@@ -143,6 +150,24 @@ class LocalShard:
     def reweight(self, layer: DenseLayer, weight: Array | None, bias: Array | None) -> bool:
         """See ``Shard``."""
         return replace_weights(self._network, layer, weight, bias)
+
+
+def patches_at_once(site: ConvSite) -> int:
+    """Return the number of patches of all groups that take ``BYTES_AT_ONCE``."""
+    return int(BYTES_AT_ONCE // (4 * site.group * site.kernel[0].size))
+
+
+def pieces(x: Array, positions: NDArray[np.int64], most: int) -> Iterator[tuple[Array, NDArray[np.int64]]]:
+    """Divide samples [N, ...] and positions in their outputs into pieces of at most ``most`` patches, but at least one.
+
+    The patches of all pieces, one piece after the other, are in the order of the patches of the whole.
+    """
+    if len(x) * len(positions) <= most:
+        yield x, positions
+        return
+    for sample in range(len(x)):
+        for start in range(0, len(positions), max(1, most)):
+            yield x[sample : sample + 1], positions[start : start + max(1, most)]
 
 
 def site_patches(site: ConvSite, x: Array, positions: NDArray[np.int64]) -> list[Array]:

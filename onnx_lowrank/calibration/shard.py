@@ -100,7 +100,9 @@ class Shard(Protocol):
         layer is left out of a batch of which it does not make one row per sample.
         """
 
-    def rows(self, site: ConvSite, forms: Sequence[Form], per_sample: int, memory: int) -> SiteRows:
+    def rows(
+        self, site: ConvSite, forms: Sequence[Form], per_sample: int, memory: int, first: int | None = None
+    ) -> SiteRows:
         """Sample what a site reads now.
 
         Parameters
@@ -113,6 +115,8 @@ class Shard(Protocol):
             The number of positions in the output of every sample.
         memory
             The number of bytes that the shard may hold of activations until the next question.
+        first
+            The number of positions that are looked at, from the first one on; None for all of them.
         """
 
     def reads(self, layer: DenseLayer, memory: int) -> Array:

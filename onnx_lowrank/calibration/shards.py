@@ -44,9 +44,11 @@ class Shards:
         """See ``Shard``."""
         return chain.from_iterable(shard.profile(question) for shard in self._shards)
 
-    def rows(self, site: ConvSite, forms: Sequence[Form], per_sample: int, memory: int) -> SiteRows:
+    def rows(
+        self, site: ConvSite, forms: Sequence[Form], per_sample: int, memory: int, first: int | None = None
+    ) -> SiteRows:
         """See ``Shard``."""
-        answers = [shard.rows(site, forms, per_sample, limit) for shard, limit in self._limits(memory)]
+        answers = [shard.rows(site, forms, per_sample, limit, first) for shard, limit in self._limits(memory)]
         inputs = tuple(np.concatenate(parts) for parts in zip(*(answer.inputs for answer in answers), strict=True))
         shortcuts = [answer.shortcut for answer in answers if answer.shortcut is not None]
         return SiteRows(inputs, np.concatenate(shortcuts) if shortcuts else None)

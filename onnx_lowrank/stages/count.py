@@ -20,6 +20,10 @@ CHEAP = 0.2
 """The share of the MACs up to which all first convolutions of a network together cost little. Those of the usual
 networks for images take 0.6 % (VGG-16) to 16 % (AlexNet)."""
 
+CHEAP_DEPTHWISE = 0.05
+"""The share of the MACs up to which all depthwise layers of a network together are left alone. Each of them has a small
+layer to solve for every channel, and the 7×7 kernels of ConvNeXt take 2 %."""
+
 
 @dataclass(frozen=True)
 class Counted:
@@ -59,8 +63,9 @@ def count(run: Run, read: Read, sampled: Sampled) -> Counted:
         shortcuts = [site.join.shortcut for site in (*layers.sites, *layers.first) if site.join]
         macs = measure_macs(read.network, sampled.sampling, run.open_session, shortcuts, gemm=options.include_gemm)
         candidates, left = with_expensive_first(read.network, layers, macs)
-        solvable, unsolvable = solvable_sites(candidates, macs, options)
-        sites, skipped = drop_unwanted_joins(solvable, macs, options), (*left, *unsolvable)
+        worthwhile, cheap = without_cheap_depthwise(candidates, macs, options)
+        solvable, unsolvable = solvable_sites(worthwhile, macs, options)
+        sites, skipped = drop_unwanted_joins(solvable, macs, options), (*left, *cheap, *unsolvable)
         if not sites:
             raise ModelError(nothing_to_factorise(skipped, macs.all))
         dense: tuple[DenseLayer, ...] = ()
@@ -88,6 +93,21 @@ def with_expensive_first(network: Network, layers: Found, macs: Macs) -> tuple[t
     names = {site.name for site in expensive}
     sites = sorted((*layers.sites, *expensive), key=lambda site: position(network, site.output))
     return tuple(sites), tuple(skip for skip in layers.skipped if skip.name not in names)
+
+
+def without_cheap_depthwise(
+    sites: Sequence[ConvSite], macs: Macs, options: Options
+) -> tuple[tuple[ConvSite, ...], tuple[Skip, ...]]:
+    """Return the sites without the depthwise ones if these together cost little, and what is skipped.
+
+    Patterns of the user take them nevertheless.
+    """
+    depthwise = [site for site in sites if site.depthwise]
+    cost = sum(macs.aimed_at[site.output] for site in depthwise)
+    if options.include is not None or cost > CHEAP_DEPTHWISE * sum(macs.aimed_at.values()):
+        return tuple(sites), ()
+    skipped = (Skip(site.name, f"depthwise convolution (group={site.group})", site.output) for site in depthwise)
+    return tuple(site for site in sites if not site.depthwise), tuple(skipped)
 
 
 def solvable_sites(

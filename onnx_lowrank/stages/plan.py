@@ -76,7 +76,12 @@ def site_energies(counted: Counted, profiled: Profiled, kinds: FormTable) -> dic
 
     def energies(site: ConvSite) -> dict[FormKind, Energies]:
         evidence = site_evidence(site, profiled)
-        return {kind: kind.log_energies(evidence) for kind in kinds if kind.takes(counted.shapes[site.name])}
+        prepared = profiled.kernels[site.name][0]
+        return {
+            kind: kind.log_energies(evidence)
+            for kind in kinds
+            if kind.takes(counted.shapes[site.name]) and (kind.preparation is None or kind.preparation in prepared)
+        }
 
     return {site.name: energies(site) for site in counted.sites}
 

@@ -6,6 +6,7 @@ need before any rank is chosen.
 """
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibration.shard import LayerSample, ProfileQuestion, Shard
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
-from onnx_lowrank.factorise.forms.kind import preparations
+from onnx_lowrank.factorise.forms.kind import affordable, preparations, worthwhile
 from onnx_lowrank.factorise.forms.preparation import PatchMoments, Preparation, PreparedKernel
 from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.factorise.moments import RowCovariance
@@ -25,6 +26,7 @@ from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.runtime import blas_threads
 from onnx_lowrank.stages.count import Counted
 from onnx_lowrank.stages.reach import Reach
+from onnx_lowrank.stages.room import left_out, statistics_room
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.sample import Sampled
 
@@ -36,6 +38,9 @@ VGG-16's last layers about 1 % better, in a fifth more time of solving."""
 
 SMALL_KERNEL, FEWEST_ROWS_OF_SMALL = 1_000_000, 30_000
 """The number of weights below which solving takes little time, and the fewest rows of such a layer."""
+
+ROWS_OF_DEPTHWISE = 8_000
+"""The number of rows of a depthwise layer. Each of its channels has few unknowns, and all of them take their time."""
 
 PATCH_SAMPLES = 40
 """The number of samples from which the statistics of a site's patches are estimated."""
@@ -95,7 +100,11 @@ def profile(run: Run, sampled: Sampled, counted: Counted, reach: Reach, shard: S
     DataError
         If a response is not finite, or too large to be squared.
     """
-    needed = needed_preparations(counted.shapes, run.kinds if reach.user_plan is None else run.forms, reach.user_plan)
+    user_plan, memory = reach.user_plan, run.options.memory
+    kinds = run.kinds if user_plan is None else run.forms
+    needed = needed_preparations(counted.shapes, kinds, user_plan, statistics_room(memory))
+    for line in left_out(counted.shapes, kinds, memory) if user_plan is None else ():
+        run.warn(line)
     targets: Mapping[str, Targets] = {}
     moments: Mapping[str, Moments] = {}
     if run.options.solver != "weights":
@@ -107,9 +116,12 @@ def profile(run: Run, sampled: Sampled, counted: Counted, reach: Reach, shard: S
 
 
 def needed_preparations(
-    shapes: Mapping[str, ConvShape], kinds: FormTable, plan: Plan | None
+    shapes: Mapping[str, ConvShape], kinds: FormTable, plan: Plan | None, room: int = sys.maxsize
 ) -> dict[str, tuple[type[Preparation], ...]]:
     """Return the preparations that each site needs, by name.
+
+    Without a plan there is none for a kind that no planner would choose, because it saves nothing or its statistics do
+    not fit in ``room`` bytes.
 
     Parameters
     ----------
@@ -119,8 +131,10 @@ def needed_preparations(
         The forms among which the planner chooses, or those that the plan names.
     plan
         The plan that is replayed; None where one is searched.
+    room
+        The number of bytes that the statistics of one site may take.
     """
-    wanted = {name: tuple(kinds) for name in shapes}
+    wanted = {name: worthwhile(affordable(kinds, shape, room), shape) for name, shape in shapes.items()}
     if plan:
         wanted = {site.name: (kinds[site.form],) if site.form else () for site in plan.sites}
     return {name: preparations(wanted[name], shape) for name, shape in shapes.items()}
@@ -257,6 +271,8 @@ def positions_per_sample(
     for site in sites:
         fewest = FEWEST_ROWS_OF_SMALL if site.kernel.size < SMALL_KERNEL else FEWEST_ROWS
         wanted = min(max(ROWS_PER_FILTER * len(site.kernel), fewest), MOST_ROWS)
+        if site.depthwise:
+            wanted = ROWS_OF_DEPTHWISE
         counts[site.name] = max(1, min(math.prod(sizes[site.name]), -(-wanted // samples)))
     needed = sum(4 * counts[site.name] * samples * len(site.kernel) for site in sites)
     share = min(1.0, memory / needed)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.forms.kind import affordable
 from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.graph.find.sites import Skip
 from onnx_lowrank.latency.by_clock import check_latency_reach
@@ -21,6 +22,7 @@ from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.stages.count import Counted
 from onnx_lowrank.stages.left_alone import left_alone, no_form_takes
 from onnx_lowrank.stages.read import Read
+from onnx_lowrank.stages.room import statistics_room
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.sample import Sampled
 
@@ -82,7 +84,7 @@ def check_macs(run: Run, counted: Counted, multiple: int) -> None:
         If no choice reaches the speedup; the message states what is left alone, how much of the cost that is, and why.
     """
     before, speedup = sum(counted.macs.aimed_at.values()), run.options.speedup
-    lowest = before - most_saved(counted.shapes, run.kinds, multiple)
+    lowest = before - most_saved(counted.shapes, run.kinds, multiple, statistics_room(run.options.memory))
     formless = [
         Skip(site.name, no_form_takes(run.kinds), site.output)
         for site in counted.sites
@@ -122,6 +124,6 @@ def deploy(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Deployme
     )
 
 
-def most_saved(shapes: Mapping[str, ConvShape], kinds: FormTable, multiple: int) -> int:
-    """Return the MACs that all layers together save at their lowest ranks."""
-    return sum(shape.macs - lowest_macs(shape, kinds, multiple) for shape in shapes.values())
+def most_saved(shapes: Mapping[str, ConvShape], kinds: FormTable, multiple: int, room: int) -> int:
+    """Return the MACs that all layers together save at their lowest ranks if statistics may take ``room`` bytes."""
+    return sum(shape.macs - lowest_macs(shape, affordable(kinds, shape, room), multiple) for shape in shapes.values())

@@ -5,7 +5,7 @@ and returns a change that can be applied to any copy of the network.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.calibration.shard import Shard
 from onnx_lowrank.factorise.factors import Factorization, side_by_side
-from onnx_lowrank.factorise.forms.form import Form, from_weights
+from onnx_lowrank.factorise.forms.form import Form, compact, from_weights
 from onnx_lowrank.factorise.forms.kind import FormKind, form_of
 from onnx_lowrank.factorise.forms.preparation import PreparedKernel
 from onnx_lowrank.factorise.rows import Rows
@@ -31,6 +31,12 @@ from onnx_lowrank.stages.refit import RefitStep, Refitted
 from onnx_lowrank.stages.run import Run
 
 Array = NDArray[Any]
+
+OVERHEAD = 700 << 20
+"""The bytes that the process takes itself: for the libraries, the model, and the runtime's buffers of one batch."""
+
+LEAST_ROOM = 256 << 20
+"""The bytes that a step may take however little memory there is."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,8 @@ class SolveStep:
         Whether the layer is solved behind its activation (§2.3) and not only linearly.
     advances
         Whether later steps see the error of this one (asymmetric, §2.4) and not the original network (symmetric, §2.2).
+    first
+        The number of positions of every sample that are looked at, from the first one on; None for all of them.
     """
 
     site: ConvSite
@@ -115,6 +123,7 @@ class SolveStep:
     sampling: Sampling
     nonlinear: bool
     advances: bool
+    first: int | None = None
 
     @property
     def output(self) -> str:
@@ -131,12 +140,30 @@ class SolveStep:
         d, p = (int(size) for size in self.forms[0].prior.shape)
         inputs = p if self.forms[0].first is None else int(self.site.kernel[0].size)
         rows = len(self.target.rows)
+        if self.first is not None:
+            rows = rows // self.target.per_sample * self.first
         return dense_bytes(self.site) + 4 * rows * (len(self.forms) * inputs + 2 * p + 2 * d)
+
+    def fitted(self, room: int) -> "SolveStep":
+        """Return the step in such a way that running it takes at most ``room`` bytes, as far as possible.
+
+        If the columns of the patches take too much, the regressors are held in their place. If these take too much as
+        well, only the first positions are looked at; however few they are, they are spread over the whole map.
+        """
+        if self.bytes() <= room:
+            return self
+        step = replace(self, forms=tuple(map(compact, self.forms)))
+        needed = step.bytes() - dense_bytes(self.site)
+        if needed <= room:
+            return step
+        return replace(step, first=max(1, int(self.target.per_sample * room / needed)))
 
     def run(self, shard: Shard, memory: int) -> Solution:
         """See ``Step``."""
-        targets = self.target.rows
-        answer = shard.rows(self.site, self.forms, self.target.per_sample, memory)
+        targets, per_sample = self.target.rows, self.target.per_sample
+        if self.first is not None:
+            targets = targets.reshape(-1, per_sample, targets.shape[1])[:, : self.first].reshape(-1, targets.shape[1])
+        answer = shard.rows(self.site, self.forms, per_sample, memory, self.first)
         rows = Rows(targets, targets, self.sampling.judging_rows(len(targets)), answer.shortcut)
         with blas_threads.for_shape(self.forms[0].prior.shape):
             factorization, outcome = solve_groups(
@@ -197,6 +224,7 @@ def steps(run: Run, prepared: Prepared) -> list[Step]:
 
 def _solve_steps(run: Run, prepared: Prepared) -> Iterator[Step]:
     options, planned, profiled = run.options, prepared.planned, prepared.profiled
+    room = max(options.memory - OVERHEAD - sum(target.rows.nbytes for target in profiled.targets.values()), LEAST_ROOM)
     for site in prepared.counted.sites:
         choice = planned.plan[site.name]
         if not choice.form:
@@ -205,7 +233,7 @@ def _solve_steps(run: Run, prepared: Prepared) -> Iterator[Step]:
         if options.solver == "weights":
             yield WeightsStep(site, forms)
             continue
-        yield SolveStep(
+        step = SolveStep(
             site=site,
             forms=forms,
             macs=planned.macs[site.name],
@@ -214,6 +242,7 @@ def _solve_steps(run: Run, prepared: Prepared) -> Iterator[Step]:
             nonlinear=options.solver == "nonlinear",
             advances=not options.symmetric,
         )
+        yield step.fitted(room)
 
 
 def _forms(

@@ -13,10 +13,7 @@ from onnx_lowrank.graph.network import Network
 from onnx_lowrank.runtime import blas_threads
 from onnx_lowrank.stages.refit import Refitted
 from onnx_lowrank.stages.run import Run
-from onnx_lowrank.stages.steps import Solution, Step
-
-OVERHEAD = 700 << 20
-"""The bytes that the process takes itself: for the libraries, the model, and the runtime's buffers of one batch."""
+from onnx_lowrank.stages.steps import OVERHEAD, Solution, Step
 
 
 @dataclass(frozen=True)

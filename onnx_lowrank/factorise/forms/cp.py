@@ -201,6 +201,11 @@ class CpForm(FormKind):
         """Tell whether the kernel covers more than one pixel."""
         return shape.taps > 1
 
+    def statistics_bytes(self, shape: ConvShape) -> int:
+        """Return the bytes of V, of its slices, and of the matrices [s, s] of every slice, for every group."""
+        c, d = sorted((shape.channels, shape.filters))
+        return 8 * shape.group * c * shape.taps * (2 * d + 2 * shape.taps)
+
     def rank_step(self, shape: ConvShape, multiple: int) -> int:
         """Return a multiple of ``BLOCK``, unless a layer has so few channels that this would leave it no choice."""
         blocked = min(shape.filters, shape.channels) >= 2 * BLOCK

@@ -6,7 +6,7 @@ refined together, and finally becomes a chain of convolutions.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -54,6 +54,23 @@ class Form:
     def regressors(self, inputs: Array) -> Array:
         """Return the regressors [n, p] for columns [n, s, q]."""
         return inputs.reshape(len(inputs), -1) if self.first is None else features(inputs, self.first, self.taps)
+
+
+def compact(form: Form) -> Form:
+    """Return the same form, reading the p regressors of a patch in place of its columns, which may be far larger.
+
+    The first factor, and the depthwise one of a form that has it, then stay as they are when all others are refined.
+    """
+    if form.first is None:
+        return form
+    return replace(
+        form,
+        inputs=lambda patches: form.regressors(form.inputs(patches))[:, None, :],
+        first=None,
+        chain=lambda solution: Chain(solution.right, (solution.left,), solution.bias),
+        compose=lambda chain: form.compose(form.chain(LowRankMap(chain.rest[0], chain.first, chain.bias))),
+        taps=None,
+    )
 
 
 def from_weights(form: Form, kernel: Array, bias: Array) -> Factorization:

@@ -24,7 +24,7 @@ into two classes along this line when the first one is written.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, TypeAlias
 
@@ -72,6 +72,10 @@ class FormKind(ABC):
     def rank_step(self, shape: ConvShape, multiple: int) -> int:
         """Return the number of which every rank is a multiple, where the user asks for multiples of ``multiple``."""
         return multiple
+
+    def statistics_bytes(self, shape: ConvShape) -> int:
+        """Return about how many bytes its statistics of patches, and what it derives from them, take for all groups."""
+        return 0
 
     @abstractmethod
     def highest_ranks(self, shape: ConvShape) -> tuple[int, ...]:
@@ -125,6 +129,17 @@ class FormKind(ABC):
 def form_of(kind: FormKind, kernel: Array, ranks: tuple[int, ...], prepared: PreparedKernel) -> Form:
     """Return the regression problem for a kernel [d, c, *sizes], given all preparations of this kernel."""
     return kind.form(kernel, ranks, prepared[kind.preparation] if kind.preparation else None)
+
+
+def affordable(kinds: Iterable[FormKind], shape: ConvShape, memory: int) -> tuple[FormKind, ...]:
+    """Return the kinds that take a layer and whose statistics of it fit in so many bytes."""
+    return tuple(kind for kind in kinds if kind.takes(shape) and kind.statistics_bytes(shape) <= memory)
+
+
+def worthwhile(kinds: Iterable[FormKind], shape: ConvShape) -> tuple[FormKind, ...]:
+    """Return the kinds that take a layer and cost less than it does, at their lowest ranks."""
+    costs = ((kind, kind.lowest_cost(shape)) for kind in kinds)
+    return tuple(kind for kind, cost in costs if cost is not None and cost < shape.macs)
 
 
 def preparations(kinds: Sequence[FormKind], shape: ConvShape) -> tuple[type[Preparation], ...]:

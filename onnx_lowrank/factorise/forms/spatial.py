@@ -38,6 +38,9 @@ from onnx_lowrank.factorise.regression import LowRankMap
 
 Array = NDArray[Any]
 
+FACTORS = 4
+"""The number of matrices of the size of S that are held at once: S, L, A L and the axes of A L."""
+
 
 def first_axes(sizes: Sequence[int]) -> int:
     """Count the spatial axes of a kernel that belong to the first link; the others belong to the second."""
@@ -155,6 +158,10 @@ class SpatialForm(FormKind):
     def takes(self, shape: ConvShape) -> bool:
         """Tell whether k×1 and 1×l are both smaller than the kernel."""
         return min(two_sizes(shape.kernel)) > 1
+
+    def statistics_bytes(self, shape: ConvShape) -> int:
+        """Return the bytes of ``FACTORS`` matrices [c·k, c·k] for every group."""
+        return FACTORS * 8 * shape.group * (shape.channels * two_sizes(shape.kernel)[0]) ** 2
 
     def highest_ranks(self, shape: ConvShape) -> tuple[int, ...]:
         """Return min(l·d, c·k), the highest rank of A."""

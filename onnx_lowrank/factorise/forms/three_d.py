@@ -40,6 +40,10 @@ class ThreeDForm(FormKind):
         """Tell whether k×1 and 1×l are both smaller than the kernel."""
         return SPATIAL.takes(shape)
 
+    def statistics_bytes(self, shape: ConvShape) -> int:
+        """Return those of the spatial cut."""
+        return SPATIAL.statistics_bytes(shape)
+
     def highest_ranks(self, shape: ConvShape) -> tuple[int, ...]:
         """Return the highest rank of the spatial form, and d."""
         return (*SPATIAL.highest_ranks(shape), shape.filters)

@@ -1,10 +1,12 @@
 """The reasons for leaving a convolution, or a fully connected layer, alone."""
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx_lowrank.factorise.forms.spatial import two_sizes
 from onnx_lowrank.graph.kinds import STANDARD, is_conv, is_convolution, is_dense
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse
@@ -13,6 +15,10 @@ FIRST = (
     "the first convolution: it sees raw pixels, costs little, and its error would run through the whole network "
     "(name it in --include to factorise it)"
 )
+LARGE = 49
+"""The number of pixels, as of 7×7, from which a depthwise kernel is cut. Smaller ones save little, and two convolutions
+that do little for every number that they move are slower than one."""
+
 NOT_PLAIN = "alpha, beta, transA, or a bias that is no vector"
 
 
@@ -75,7 +81,7 @@ def obstacle(node: gs.Node) -> str | None:
     if is_conv(node) and not _has_geometry(node, len(weight.shape) - 2):
         return "its strides, dilations or pads do not fit its kernel"
     group = node.attrs.get("group", 1)
-    if group > 1 and weight.shape[1] == 1:
+    if is_conv(node) and group > 1 and weight.shape[1] == 1 and not can_be_cut(weight.shape[2:]):
         return f"depthwise convolution (group={group})"
     if dtype(weight) not in FLOATS:
         return f"weights of type {dtype(weight)}"
@@ -86,6 +92,11 @@ def obstacle(node: gs.Node) -> str | None:
     if not all(np.isfinite(value).all() for value in values):
         return "weights that are infinite or not a number"
     return None
+
+
+def can_be_cut(sizes: Sequence[int]) -> bool:
+    """Return whether a cut in space is worth it for a depthwise kernel, which has to extend far, in two directions."""
+    return math.prod(sizes) >= LARGE and min(two_sizes(sizes)) > 1
 
 
 def _in_bodies(nodes: Iterable[gs.Node], is_layer: Callable[[gs.Node], bool]) -> Iterator[tuple[str, str]]:

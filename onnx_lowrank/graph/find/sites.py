@@ -80,6 +80,11 @@ class ConvSite:
         return self.join.total if self.join else self.sum_with_bias or self.output
 
     @property
+    def depthwise(self) -> bool:
+        """Whether every group has one channel."""
+        return self.group > 1 and self.kernel.shape[1] == 1
+
+    @property
     def kernels(self) -> list[NDArray[np.float64]]:
         """The kernel of every group, [d of a group, channels of a group, *sizes]."""
         return np.split(self.kernel, self.group)
