@@ -110,6 +110,8 @@ def profile(run: Run, sampled: Sampled, counted: Counted, reach: Reach, shard: S
     if run.options.solver != "weights":
         with run.times.stage("profile"):
             targets, moments = collect_targets(run, sampled, counted, needed, shard)
+            if not sampled.source.synthetic and (complaint := sampled.watched.complaint()):
+                run.warn(complaint)
     with run.stage("plan"):
         kernels = prepare_kernels(counted.sites, needed, moments)
     return Profiled(targets, kernels)

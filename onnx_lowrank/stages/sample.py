@@ -8,6 +8,7 @@ from onnx_lowrank.data.labels import Labelled, load_labelled
 from onnx_lowrank.data.open import open_source
 from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.data.source import Source
+from onnx_lowrank.data.watched import Watched
 from onnx_lowrank.graph.files.load import opset
 from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.presets import advice
@@ -34,12 +35,15 @@ class Sampled:
         The calibration samples.
     preprocess
         The preprocessing of photos.
+    watched
+        The source of the samples, which notes those that add nothing as they are read.
     labelled
         The labelled samples of ``--test``; None where there are none.
     """
 
     sampling: Sampling
     preprocess: Preprocess
+    watched: Watched
     labelled: Labelled | None = None
 
     @property
@@ -95,4 +99,5 @@ def _open(run: Run, specs: tuple[TensorSpec, ...], count: int) -> Sampled:
     source = open_source(
         request.data, specs, preprocess=preprocess, count=count, seed=options.seed, on_warning=run.warn
     )
-    return Sampled(split(source, specs, options.seed), preprocess)
+    watched = Watched(source)
+    return Sampled(split(watched, specs, options.seed), preprocess, watched)
