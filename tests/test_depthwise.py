@@ -10,6 +10,7 @@ from models_for_tests import build, conv, photo, relu, run_model, weights
 from numpy.typing import NDArray
 
 from onnx_lowrank import Result, compress
+from onnx_lowrank.errors import TargetError
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.find.sites import find_sites
 from onnx_lowrank.plan.plan import Plan, SitePlan
@@ -124,3 +125,9 @@ def test_large_depthwise_kernels_that_cost_little_are_left_alone_unless_they_are
         report = compress(model, samples((7, 7)), 1.5, threads=1, include=include, solver="weights").report
         assert [site.name for site in report.sites] == names
         assert ("deep" in {skip.name for skip in report.skipped}) == (include is None)
+
+
+def test_a_form_that_cannot_make_a_depthwise_layer_cheaper_is_named_with_the_way_out() -> None:
+    with pytest.raises(TargetError, match=r"lower --speedup or allow other forms with --form auto") as caught:
+        compress(network((9, 9)), samples((9, 9)), 1.5, threads=1, form="channel")
+    assert "in deep: no rank saves MACs" in str(caught.value)

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
-from onnx_lowrank.factorise.forms.kind import affordable
+from onnx_lowrank.factorise.forms.kind import affordable, worthwhile
 from onnx_lowrank.factorise.forms.table import FormTable
-from onnx_lowrank.graph.find.sites import Skip
+from onnx_lowrank.graph.find.sites import ConvSite, Skip
 from onnx_lowrank.latency.by_clock import check_latency_reach
 from onnx_lowrank.latency.clocked import Clocked, clock_layers, rank_multiple
 from onnx_lowrank.latency.deployment import Deployment
@@ -85,17 +85,26 @@ def check_macs(run: Run, counted: Counted, multiple: int) -> None:
     """
     before, speedup = sum(counted.macs.aimed_at.values()), run.options.speedup
     lowest = before - most_saved(counted.shapes, run.kinds, multiple, statistics_room(run.options.memory))
-    formless = [
-        Skip(site.name, no_form_takes(run.kinds), site.output)
-        for site in counted.sites
-        if not any(kind.takes(counted.shapes[site.name]) for kind in run.kinds)
+    stuck = [
+        Skip(site.name, why, site.output) for site in counted.sites if (why := why_stuck(run, counted, site, multiple))
     ]
-    left = left_alone((*counted.skipped, *formless), counted.macs)
+    left = left_alone((*counted.skipped, *stuck), counted.macs)
     ways_out = left.ways_out(lowest - budget_for(before, speedup))
-    if formless and run.options.form != AUTO:
+    if any(worthwhile(run.forms, counted.shapes[skip.name]) for skip in stuck) and run.options.form != AUTO:
         ways_out = (*ways_out, "allow other forms with --form auto")
     with left.explaining():
         check_reach(before, lowest, speedup, multiple, ways_out)
+
+
+def why_stuck(run: Run, counted: Counted, site: ConvSite, multiple: int) -> str | None:
+    """Why no choice makes a site cheaper, or None where some does."""
+    shape = counted.shapes[site.name]
+    fitting = affordable(run.kinds, shape, statistics_room(run.options.memory))
+    if lowest_macs(shape, fitting, multiple) < shape.macs:
+        return None
+    if not any(kind.takes(shape) for kind in run.kinds):
+        return no_form_takes(run.kinds)
+    return "no rank saves MACs" if fitting else "its statistics take too much memory (--memory)"
 
 
 def clock(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Clocked:
