@@ -121,8 +121,8 @@ def test_a_model_with_other_convolutions_only(refuses: Callable[..., str]) -> No
         )
     )
     line = refuses(3, "in.onnx", "out.onnx", "--data", "data.npy")
-    assert "depthwise convolution (group=4) (2×, 86 % of the MACs)" in line
-    assert "first convolution" in line and "(1×, 14 % of the MACs)" in line
+    assert "depthwise convolution (group=4) (2×) with 86 % of the MACs" in line
+    assert "first convolution" in line and "(1×) with 14 % of the MACs" in line
 
 
 def test_names_that_leave_no_convolution(refuses: Callable[..., str]) -> None:

@@ -227,8 +227,8 @@ def test_a_shortcut_is_at_hand_wherever_activations_are_kept() -> None:
 
 def spread(nodes: Sequence[Any]) -> onnx.ModelProto:
     """A convolution, "main", whose response c meets a shortcut s made of its input r."""
-    stored = {"w0": weights(1, 8, 3, 3, 3), "w": weights(2, 8, 8, 3, 3)}
-    everything = [conv("stem", "x", "w0", "c0"), relu("c0", "r"), *nodes, conv("main", "r", "w", "c")]
+    stored = {"w0": weights(1, 8, 3, 1, 1), "w": weights(2, 8, 8, 3, 3)}
+    everything = [conv("stem", "x", "w0", "c0", pads=[0] * 4), relu("c0", "r"), *nodes, conv("main", "r", "w", "c")]
     return build([*everything, helper.make_node("Add", ["c", "s"], ["a"]), relu("a", "y")], stored)
 
 

@@ -95,8 +95,8 @@ def nothing_to_factorise(skipped: Sequence[Skip], macs: Mapping[str, int], unmat
     lines = []
     for reason, count in reasons.most_common():
         cost = sum(macs.get(skip.output or "", 0) for skip in skipped if skip.reason == reason)
-        share = f", {percent(cost, total)} of the MACs" if cost else ""
-        lines.append(f"{reason} ({count}×{share})")
+        share = f" with {percent(cost, total)} of the MACs" if cost else ""
+        lines.append(f"{reason} ({count}×){share}")
     why = "; ".join(lines) or "the model has no convolution"
     return f"nothing to factorise: {'; '.join((*unmatched, why))}"
 
