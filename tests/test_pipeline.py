@@ -90,17 +90,21 @@ def test_any_number_of_photos_will_do(builder: Any, count: int) -> None:
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_branches_and_shortcuts_are_walked(builder: Any, symmetric: bool) -> None:
     model = builder()
-    plan = plan_only(Request(model, photos(40), options=Options(speedup=1.2, threads=1))).plan
-    result = run(model, photos(40), plan=plan, symmetric=symmetric)
+    # Inputs that are noise leave little to save in the first convolution, which is an expensive one in these networks.
+    options = Options(speedup=1.2, threads=1, exclude="^(conv1|stem)$")
+    plan = plan_only(Request(model, photos(40), options=options)).plan
+    result = run(model, photos(40), plan=plan, symmetric=symmetric, require="none")
     report = result.report
     assert any(not site.kept for site in report.sites)
     assert report.speedup.macs == pytest.approx(report.macs.conv_before / report.macs.conv_after)
     error, blind = (
         max(output.relative_error for output in outputs.values())
-        for outputs in (report.outputs, run(model, photos(40), plan=plan, solver="weights").report.outputs)
+        for outputs in (
+            report.outputs,
+            run(model, photos(40), plan=plan, solver="weights", require="none").report.outputs,
+        )
     )
-    # The symmetric walk does not undo what an expensive first convolution has lost on inputs that are noise.
-    assert error < (0.97 if symmetric else 0.9) * blind
+    assert error < 0.9 * blind
     onnx.checker.check_model(result.model, full_check=True)
     assert [value.name for value in result.model.graph.output] == [value.name for value in model.graph.output]
 
