@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from onnx_lowrank.cli import compress as cli
 from onnx_lowrank.errors import ModelError, QualityError, UsageError
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.quality import BY_DEFAULT, Requirement, parse_requirement, verdict
+from onnx_lowrank.quality import BY_DEFAULT, LIMITS, Requirement, parse_requirement, verdict
+from onnx_lowrank.report.output_schema import OutputReport, farthest
 from onnx_lowrank.report.schema import Report
 
 TINY = 1e-9
@@ -37,6 +39,31 @@ SAMPLES = photo(1, (60, 3, 12, 10))
 )  # fmt: skip
 def test_the_limits_of_the_verdicts(error: float, expected: str) -> None:
     assert verdict(error) == expected
+
+
+def test_the_page_of_the_report_names_the_limits() -> None:
+    page = (Path(__file__).parents[1] / "onnx_lowrank/report/README.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:3] for line in page.split("## The verdict")[1].splitlines() if line.startswith("| ")]
+    assert [(name.strip(), limit.strip()) for name, limit in rows[2:]] == [
+        *((name, f"{limit:g}") for name, limit in LIMITS),
+        ("ruined", "above"),
+    ]
+
+
+@pytest.mark.parametrize("order", [(0.01, math.nan), (math.nan, 0.01), (math.nan, 0.01, math.inf)])
+def test_an_error_that_is_no_number_is_the_farthest(order: tuple[float, ...]) -> None:
+    """Wherever it stands among the outputs: no output with a small error speaks for it."""
+    outputs = {
+        str(number): OutputReport(1, 0.0, error, None, None, 0.0, None, None, None)
+        for number, error in enumerate(order)
+    }
+    name = farthest(outputs)
+    assert name is not None and verdict(outputs[name].centred_error) == "ruined"
+
+
+def test_a_refusal_survives_the_way_between_processes() -> None:
+    refusal = pickle.loads(pickle.dumps(QualityError("ruined", {"verdict": "ruined"})))
+    assert str(refusal) == "ruined" and refusal.report == {"verdict": "ruined"}
 
 
 @pytest.mark.parametrize(
@@ -127,6 +154,12 @@ def test_a_result_is_called_what_it_is(model: onnx.ModelProto, speedup: float, e
     assert accepted is None and again.output is not None and again.outputs == report.outputs
     assert again.verdict == expected
     assert any(f"the result is {expected}" in text for text in again.warnings) == (expected in ("damaged", "ruined"))
+
+
+@pytest.mark.parametrize(("count", "seen"), [(5, "5 samples that the solver saw"), (6, "1 sample that no solver saw")])
+def test_too_few_samples_are_judged_all_the_same_and_called_what_they_are(count: int, seen: str) -> None:
+    with pytest.raises(QualityError, match=f"the result is damaged: output 'y' has a centred error of .* on {seen}"):
+        compress(plain(), SAMPLES[:count], 4.5, threads=1, require="error=0.05")
 
 
 def test_an_offset_hides_no_ruin() -> None:
