@@ -57,6 +57,6 @@ class QualityError(LowRankError):
 
     exit_code = 7
 
-    def __init__(self, message: str, report: object) -> None:
+    def __init__(self, message: str, report: object = None) -> None:
         super().__init__(message)
         self.report = report

@@ -78,10 +78,11 @@ def test_without_batch_normalisation_speedup_1_leaves_every_bit_as_it_is() -> No
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 12])
 def test_any_number_of_photos_will_do(builder: Any, count: int) -> None:
     model = builder()
-    result = run(model, photos(count), speedup=1.2)
+    result = run(model, photos(count), speedup=1.2, require="none")
     assert result.report.data["calibration"] + result.report.data["validation"] == count
     assert (result.report.data["validation"] == 0) == (count < 6)
-    assert bool(result.report.warnings) == (count < 6)
+    others = [text for text in result.report.warnings if not text.startswith("the result is ")]
+    assert bool(others) == (count < 6)
     assert all(np.isfinite(output.relative_error) for output in result.report.outputs.values())
     assert result.report.speedup.macs >= 1.2
 
@@ -93,16 +94,15 @@ def test_branches_and_shortcuts_are_walked(builder: Any, symmetric: bool) -> Non
     # Inputs that are noise leave little to save in the first convolution, which is an expensive one in these networks.
     options = Options(speedup=1.2, threads=1, exclude="^(conv1|stem)$")
     plan = plan_only(Request(model, photos(40), options=options)).plan
-    result = run(model, photos(40), plan=plan, symmetric=symmetric, require="none")
+    # Random weights hold nothing that a low rank would keep: any result will do.
+    toy = functools.partial(run, model, photos(40), plan=plan, require="none")
+    result = toy(symmetric=symmetric)
     report = result.report
     assert any(not site.kept for site in report.sites)
     assert report.speedup.macs == pytest.approx(report.macs.conv_before / report.macs.conv_after)
     error, blind = (
         max(output.relative_error for output in outputs.values())
-        for outputs in (
-            report.outputs,
-            run(model, photos(40), plan=plan, solver="weights", require="none").report.outputs,
-        )
+        for outputs in (report.outputs, toy(solver="weights").report.outputs)
     )
     assert error < 0.9 * blind
     onnx.checker.check_model(result.model, full_check=True)

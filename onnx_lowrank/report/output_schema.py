@@ -1,5 +1,6 @@
 """The part of the report on a model's outputs, and which of several outputs speaks for all of them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -42,8 +43,16 @@ class OutputReport:
 
 
 def farthest(outputs: Mapping[str, OutputReport]) -> str | None:
-    """Return the name of the output with the largest centred error; None where none could be compared."""
-    return max(outputs, key=lambda name: outputs[name].centred_error, default=None)
+    """Return the name of the output with the largest centred error; None where none could be compared.
+
+    An error that is not a number, because its sums overflowed, is larger than any other.
+    """
+
+    def error(name: str) -> float:
+        value = outputs[name].centred_error
+        return math.inf if math.isnan(value) else value
+
+    return max(outputs, key=error, default=None)
 
 
 def least_agreeing(outputs: Mapping[str, OutputReport]) -> str | None:

@@ -64,13 +64,14 @@ def judge(run: Run, prepared: Prepared, outputs: Mapping[str, OutputReport]) -> 
     else:
         met = required.measure == NONE or error <= required.limit
         limit = f"at most {required.limit:g} is accepted"
+    if met and found not in (DAMAGED, RUINED):
+        return Judged(found)  # The advice costs a search for ranks at every speedup that it considers.
     # An agreement says nothing about the error that goes with it, and what is accepted may be more than is good.
     wanted = min(required.limit, LIMIT_OF[DEGRADED]) if required.measure == ERROR else LIMIT_OF[DEGRADED]
     advice = _advice(prepared, error, wanted)
     if not met:
         return Judged(found, f"{told}, and {limit}: nothing was written; {advice}; --require moves the limit")
-    if found in (DAMAGED, RUINED):
-        run.warn(f"{told}; {advice}")
+    run.warn(f"{told}; {advice}")
     return Judged(found)
 
 
@@ -82,7 +83,7 @@ def check_declared(required: Requirement, outputs: Sequence[TensorSpec]) -> None
     ModelError
         If no output is declared as class scores, or as floating-point where the centred error is required.
     """
-    # A sequence or a map has the type object, and may turn out to be anything.
+    # A sequence or a map has the type object, and is never compared.
     known = [spec for spec in outputs if np.issubdtype(spec.dtype, np.floating)]
     declared = [f"{spec.name} {_shape(spec)}" for spec in outputs]
     scores = [spec for spec in known if spec.shape is None or (len(spec.shape) == 2 and spec.shape[1] != 1)]
