@@ -175,6 +175,8 @@ def test_the_estimate_decides_about_an_error(factor: float, accepted: bool, spee
     report, refusal = run(plain(), speedup, f"error={factor * error:.6g}")
     assert (refusal is None) == accepted == (report.output is not None)
     if refusal:
+        called = report.verdict if report.verdict in ("damaged", "ruined") else "not good enough"
+        assert refusal.startswith(f"the result is {called}: output ")
         assert f"at most {factor * error:.6g}"[:12] in refusal and "nothing was written" in refusal
         assert f"({report.outputs['y'].centred_low:.3g} to {report.outputs['y'].centred_high:.3g})" in refusal
 

@@ -57,14 +57,15 @@ def judge(run: Run, prepared: Prepared, outputs: Mapping[str, OutputReport]) -> 
     error = outputs[far].centred_error
     found = verdict(error)
     seen = "no solver saw" if prepared.sampled.sampling.validation else "the solver saw"
-    told = f"the result is {found}: {_centred(far, outputs[far])} that {seen}"
+    bad = found in (DAMAGED, RUINED)
+    told = f"the result is {found if bad else 'not good enough'}: {_centred(far, outputs[far])} that {seen}"
     if required.measure == AGREEMENT and scores is not None:
         met = (outputs[scores].top1_agreement or 0.0) >= required.limit
         limit = f"{_agreement(scores, outputs[scores])} and at least {100 * required.limit:g} % is required"
     else:
         met = required.measure == NONE or error <= required.limit
         limit = f"at most {required.limit:g} is accepted"
-    if met and found not in (DAMAGED, RUINED):
+    if met and not bad:
         return Judged(found)  # The advice costs a search for ranks at every speedup that it considers.
     # An agreement says nothing about the error that goes with it, and what is accepted may be more than is good.
     wanted = min(required.limit, LIMIT_OF[DEGRADED]) if required.measure == ERROR else LIMIT_OF[DEGRADED]
