@@ -182,3 +182,12 @@ def test_what_runs_out_of_sight_has_no_cost_and_is_named_without_one() -> None:
     model = model_of([choice], {"flag": np.array(True)}, {"x": 3}, ["y"])
     with pytest.raises(ModelError, match=r"nothing to factorise: inside the body of If 'choice' \(2×\)$"):
         compress(model, data_for(model), 2.0, threads=1)
+
+
+def test_layers_whose_costs_are_not_counted_are_refused_for_their_reasons() -> None:
+    # No layer has a cost to measure here, so ONNX Runtime would be left with an empty network.
+    fused = helper.make_node("FusedConv", ["x", "w"], ["y"], "fused", domain="com.microsoft", activation="Relu")
+    model = model_of([fused], {"w": weights(1, 4, 3, 3, 3)}, {"x": 3}, ["y"])
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    with pytest.raises(ModelError, match=r"^nothing to factorise: .*FusedConv.*\(1×\)$"):
+        compress(model, data_for(model), 2.0, threads=1)

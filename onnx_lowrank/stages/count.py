@@ -60,8 +60,7 @@ def count(run: Run, read: Read, sampled: Sampled) -> Counted:
     """
     options, layers = run.options, read.layers
     with run.stage("profile"):
-        shortcuts = [site.join.shortcut for site in (*layers.sites, *layers.first) if site.join]
-        macs = measure_macs(read.network, sampled.sampling, run.open_session, shortcuts, gemm=options.include_gemm)
+        macs = measured(run, read, sampled)
         candidates, left = with_expensive_first(read.network, layers, macs)
         worthwhile, cheap = without_cheap_depthwise(candidates, macs, options)
         solvable, unsolvable = solvable_sites(worthwhile, macs, options)
@@ -73,6 +72,24 @@ def count(run: Run, read: Read, sampled: Sampled) -> Counted:
             behind = refittable(read.network, layers.dense, [site.output for site in sites])
             dense = one_row_per_sample(behind, macs)
     return Counted(macs, sites, conv_shapes(sites, macs), skipped, dense)
+
+
+def measured(run: Run, read: Read, sampled: Sampled) -> Macs:
+    """Return the costs of all nodes.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be run; one that has nothing to factorise anyway is refused for that reason.
+    """
+    layers, gemm = read.layers, run.options.include_gemm
+    shortcuts = [site.join.shortcut for site in (*layers.sites, *layers.first) if site.join]
+    try:
+        return measure_macs(read.network, sampled.sampling, run.open_session, shortcuts, gemm=gemm)
+    except ModelError:
+        if layers.sites or layers.first:
+            raise
+        raise ModelError(nothing_to_factorise(layers.skipped, {})) from None
 
 
 def refits(options: Options) -> bool:
