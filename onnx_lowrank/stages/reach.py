@@ -97,7 +97,7 @@ def check_macs(run: Run, counted: Counted, multiple: int) -> None:
 
 
 def why_stuck(run: Run, counted: Counted, site: ConvSite, multiple: int) -> str | None:
-    """Why no choice makes a site cheaper, or None where some does."""
+    """Return why no choice makes a site cheaper; None if some choice does."""
     shape = counted.shapes[site.name]
     fitting = affordable(run.kinds, shape, statistics_room(run.options.memory))
     if lowest_macs(shape, fitting, multiple) < shape.macs:
