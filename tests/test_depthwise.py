@@ -89,7 +89,7 @@ def test_at_full_rank_the_cut_is_exact(case: str, multiplier: int) -> None:
         node.attribute.extend(kept)
     plan = Plan((SitePlan("deep", "spatial", (7,)),))
     for solver in ("nonlinear", "weights"):
-        result = compress(model, samples((9, 17)), plan=plan, threads=1, solver=solver)
+        result = compress(model, samples((9, 17)), plan=plan, threads=1, require="none", solver=solver)
         assert error(model, result, (9, 17)) < 1e-9
 
 
@@ -98,16 +98,18 @@ def test_the_error_falls_as_terms_are_added_and_data_beat_the_weights_alone(size
     model, data, last = network(sizes), samples(sizes), np.inf
     for terms in (1, 2, min(sizes[0], sizes[-1])):
         plan = Plan((SitePlan("deep", "spatial", (min(terms, sizes[0]),)),))
-        solved = error(model, compress(model, data, plan=plan, threads=1), sizes)
+        solved = error(model, compress(model, data, plan=plan, threads=1, require="none"), sizes)
         assert solved <= last * 1.05
         last = solved
         if terms == 1:
-            assert solved < error(model, compress(model, data, plan=plan, threads=1, solver="weights"), sizes)
+            assert solved < error(
+                model, compress(model, data, plan=plan, threads=1, require="none", solver="weights"), sizes
+            )
 
 
 def test_a_network_whose_macs_are_in_large_depthwise_kernels_is_reached_and_costs_what_was_planned() -> None:
     model = network((15, 15), channels=12)
-    report = compress(model, samples((15, 15)), 3.0, threads=1).report
+    report = compress(model, samples((15, 15)), 3.0, threads=1, require="none").report
     assert 3.0 <= report.speedup.macs < 3.6
     deep = next(site for site in report.sites if site.name == "deep")
     assert deep.form == "spatial" and deep.group == 12 and deep.macs_after * 3 < deep.macs_before
@@ -122,12 +124,14 @@ def test_large_depthwise_kernels_that_cost_little_are_left_alone_unless_they_are
     stored = {"w0": weights(1, 40, 3, 1, 1), "w1": weights(2, 40, 1, 7, 7), "w2": weights(3, 120, 40, 3, 3)}
     model = build(nodes, stored)
     for include, names in ((None, ["wide"]), ("deep|wide", ["deep", "wide"])):
-        report = compress(model, samples((7, 7)), 1.5, threads=1, include=include, solver="weights").report
+        report = compress(
+            model, samples((7, 7)), 1.5, threads=1, require="none", include=include, solver="weights"
+        ).report
         assert [site.name for site in report.sites] == names
         assert ("deep" in {skip.name for skip in report.skipped}) == (include is None)
 
 
 def test_a_form_that_cannot_make_a_depthwise_layer_cheaper_is_named_with_the_way_out() -> None:
     with pytest.raises(TargetError, match=r"lower --speedup or allow other forms with --form auto") as caught:
-        compress(network((9, 9)), samples((9, 9)), 1.5, threads=1, form="channel")
+        compress(network((9, 9)), samples((9, 9)), 1.5, threads=1, require="none", form="channel")
     assert "in deep: no rank saves MACs" in str(caught.value)

@@ -89,7 +89,7 @@ def test_only_what_sees_inputs_alone_is_first(case: str) -> None:
 @pytest.mark.parametrize("case", NOT_FIRST)
 def test_what_reads_an_input_beside_features_is_factorised(case: str) -> None:
     model = NOT_FIRST[case]
-    result = compress(model, data_for(model), 2.0, threads=1)
+    result = compress(model, data_for(model), 2.0, threads=1, require="none")
     assert "next" in {site.name for site in result.report.sites if site.form}
     assert result.report.speedup.macs >= 2
 
@@ -110,7 +110,7 @@ def towers(*widths: int, filters: int = 8) -> onnx.ModelProto:
 def test_the_first_convolutions_that_are_left_alone_cost_little_all_together(widths: list[int]) -> None:
     model = towers(*widths)
     macs = {f"first{n}": width * 8 for n, width in enumerate(widths)} | {"body": 8 * 32}
-    report = compress(model, data_for(model, 12), 1.0, threads=1, solver="weights").report
+    report = compress(model, data_for(model, 12), 1.0, threads=1, require="none", solver="weights").report
     alone = {skip.name for skip in report.skipped}
     assert sum(macs[name] for name in alone) <= 0.2 * sum(macs.values())
     least = min((macs[name] for name in macs if name.startswith("first") and name not in alone), default=1 << 30)
@@ -120,9 +120,9 @@ def test_the_first_convolutions_that_are_left_alone_cost_little_all_together(wid
 
 def test_a_first_convolution_that_costs_much_is_factorised_and_include_takes_a_cheap_one() -> None:
     expensive, cheap = towers(40), towers(1)
-    assert compress(expensive, data_for(expensive), 3.0, threads=1).report.speedup.macs >= 3
+    assert compress(expensive, data_for(expensive), 3.0, threads=1, require="none").report.speedup.macs >= 3
     for include, sites in ((None, ["body"]), (".", ["first0", "body"])):
-        report = compress(cheap, data_for(cheap), 1.2, threads=1, include=include).report
+        report = compress(cheap, data_for(cheap), 1.2, threads=1, require="none", include=include).report
         assert [site.name for site in report.sites] == sites
 
 
@@ -140,7 +140,7 @@ def depthwise_heavy() -> onnx.ModelProto:
 def test_out_of_reach_says_what_is_left_alone_how_much_it_costs_and_why() -> None:
     model = depthwise_heavy()
     with pytest.raises(TargetError, match="out of reach") as caught:
-        compress(model, data_for(model), 2.0, threads=1)
+        compress(model, data_for(model), 2.0, threads=1, require="none")
     line = str(caught.value)
     total = 32 + 2 * 288 + 256
     assert f"{100 * (32 + 576) / total:.0f} % of the MACs are left alone" in line
@@ -162,13 +162,13 @@ def test_out_of_reach_advises_what_helps(options: dict[str, Any], advice: str) -
     stored = {"w_stem": STEM, "w_body": weights(2, 64, 8, 3, 3), "w_last": weights(3, 64, 64, 1, 1)}
     model = model_of(nodes, stored, {"x": 3}, ["y"])
     with pytest.raises(TargetError, match=advice):
-        compress(model, data_for(model), 9.0, threads=1, **options)
+        compress(model, data_for(model), 9.0, threads=1, require="none", **options)
 
 
 def test_nothing_to_factorise_says_what_it_costs() -> None:
     model = depthwise_heavy()
     with pytest.raises(ModelError, match=r"excluded by --exclude \(2×\) with 33 % of the MACs") as caught:
-        compress(model, data_for(model), 2.0, threads=1, exclude="stem|last")
+        compress(model, data_for(model), 2.0, threads=1, require="none", exclude="stem|last")
     assert "depthwise convolution (group=32) (2×) with 67 % of the MACs" in str(caught.value)
 
 
@@ -181,7 +181,7 @@ def test_what_runs_out_of_sight_has_no_cost_and_is_named_without_one() -> None:
     choice = helper.make_node("If", ["flag"], ["y"], "choice", then_branch=body, else_branch=body)
     model = model_of([choice], {"flag": np.array(True)}, {"x": 3}, ["y"])
     with pytest.raises(ModelError, match=r"nothing to factorise: inside the body of If 'choice' \(2×\)$"):
-        compress(model, data_for(model), 2.0, threads=1)
+        compress(model, data_for(model), 2.0, threads=1, require="none")
 
 
 def test_layers_whose_costs_are_not_counted_are_refused_for_their_reasons() -> None:
@@ -190,4 +190,4 @@ def test_layers_whose_costs_are_not_counted_are_refused_for_their_reasons() -> N
     model = model_of([fused], {"w": weights(1, 4, 3, 3, 3)}, {"x": 3}, ["y"])
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     with pytest.raises(ModelError, match=r"^nothing to factorise: .*FusedConv.*\(1×\)$"):
-        compress(model, data_for(model), 2.0, threads=1)
+        compress(model, data_for(model), 2.0, threads=1, require="none")
