@@ -7,10 +7,10 @@ centred error of the outputs grows with L and does not grow beyond all bounds; i
 
 with the one unknown a from the plan that was solved and measured: log(1 − ε') = (L' / L)ᵖ log(1 − ε). To first order
 the errors of the layers add up at the output, and p is 1. It is lower where the energy says little of the error, as in
-front of an activation that clips most of a response: 0.33 from 1.5× to 1.05× on MobileNetV2, 0.8 on small residual
-networks, 1 and more on the embedded VGG. So ε is estimated at p = 1/2, and the values at p = 1 and p = 1/3 are its
-bounds. Where ε is nearly 1 or more nothing can be told from it. Nothing is solved, so this costs next to nothing, and
-it is no more than an estimate.
+front of an activation that clips most of a response: 0.33 from 1.5× to 1.05× on a network of 1×1 and depthwise
+convolutions with ReLU6, 0.8 on small residual networks, 1 and more on plain 3×3 convolutions with ReLU. So ε is
+estimated at p = 1/2, and the values at p = 1 and p = 1/3 are its bounds. Where ε is nearly 1 or more nothing can be
+told from it. Nothing is solved, so this costs next to nothing, and it is no more than an estimate.
 """
 
 import math

@@ -20,7 +20,7 @@ class Run:
     Attributes
     ----------
     request
-        The model, the data and the user's choices.
+        The model, the data and what the user chose.
     listener
         Receives the progress and the warnings.
     forms

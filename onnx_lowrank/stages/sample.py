@@ -86,7 +86,7 @@ def sample_shapes(run: Run, read: Read) -> Sampled:
     Raises
     ------
     DataError, UsageError
-        If the samples cannot be read or do not fit the model.
+        As ``sample`` does.
     """
     with run.stage("data"):
         specs = with_shapes(read.inputs, run.options.input_shapes)
