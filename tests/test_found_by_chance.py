@@ -8,6 +8,7 @@ from typing import Any
 
 import models_for_tests
 import numpy as np
+import odd_models_for_tests
 import onnx
 import pytest
 from forms_for_tests import dense, every_kind, form_at, highest_ranks, judging
@@ -206,14 +207,24 @@ def test_a_header_that_ends_too_early(header: bytes, refuses: Callable[..., str]
     assert "cannot be read as a NumPy file" in refuses(3, "in.onnx", "out.onnx", "--data", "data.npy")
 
 
-def test_a_name_that_is_not_utf_8() -> None:
-    spoiled = build([*NODES[:3], relu("c2", "y")], WEIGHTS).SerializeToString().replace(b"conv2", b"conv\xff")
+@pytest.mark.parametrize("name", [b"conv2", b"pads"])
+def test_a_name_that_is_not_utf_8(name: bytes) -> None:
+    """The name of a node, and that of an attribute, which ONNX's checker quotes in a message that nothing can read."""
+    sound = build([*NODES[:3], relu("c2", "y")], WEIGHTS).SerializeToString()
+    spoiled = sound.replace(name, name[:-1] + b"\xff")
     model = onnx.ModelProto()
     try:
         model.ParseFromString(spoiled)
     except DecodeError:
         pytest.skip("this version of protobuf does not parse it")
     with pytest.raises(ModelError, match=r"not UTF-8"):
+        compress(model, photo(1, (6, 3, 12, 10)), 1.5, threads=1)
+
+
+def test_a_function_that_does_not_make_its_output() -> None:
+    model = odd_models_for_tests.with_function()
+    model.functions[0].node[-1].output[0] = "elsewhere"
+    with pytest.raises(ModelError, match=r"no node of the function 'Block' makes its output 'b'"):
         compress(model, photo(1, (6, 3, 12, 10)), 1.5, threads=1)
 
 

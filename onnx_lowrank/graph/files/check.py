@@ -47,6 +47,11 @@ def check(proto: onnx.ModelProto, label: str, path: Path | None) -> None:
             raise ModelError(f"{label}: the name {node.name!r} of a {node.op_type!r}, or of its tensors, is not UTF-8")
         if any(attribute.ref_attr_name for attribute in node.attribute):
             raise ModelError(f"{label}: the node {node.name!r} has an attribute that only a function can give it")
+    for function in proto.functions:
+        made = {*function.input, *(name for node in function.node for name in node.output)}
+        missing = next((name for name in function.output if name not in made), None)
+        if missing is not None:  # ONNX Runtime would say so, but inlining comes before it
+            raise ModelError(f"{label}: no node of the function {function.name!r} makes its output {missing!r}")
     for tensor in all_tensors(proto.graph):
         try:
             # The checker does not ask whether the stored values fill the shape.
@@ -84,7 +89,7 @@ def _first_flaw(proto: onnx.ModelProto, path: Path | None) -> str | None:
     try:
         onnx.checker.check_model(proto)
         return None
-    except onnx.checker.ValidationError:
+    except (onnx.checker.ValidationError, UnicodeDecodeError):
         pass
     except (EncodeError, ValueError) as error:  # above 2 GB only a file can be checked
         if path is None:
@@ -103,6 +108,8 @@ def _flaw(proto: onnx.ModelProto, full_check: bool, largest: int) -> str | None:
             onnx.checker.check_model(source, full_check=full_check)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             return line(error)
+        except UnicodeDecodeError:  # the checker's own message quotes bytes of the model
+            return "it is refused by ONNX's checker, and a name or another text in it is not UTF-8"
     return None
 
 
