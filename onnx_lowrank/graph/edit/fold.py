@@ -6,8 +6,15 @@ A batch normalisation, as the operator or as exporters spell it (subtract, multi
 
 and so is a bias that an Add of its own brings. Where the network keeps its channels last, the nodes stand behind a
 Transpose, and some exporters put a Cast between any two nodes, to the type that the values already have.
+
+A weight that several nodes read stays one weight: it takes gains g only if they are the same for all its readers, such
+as those of a normalisation that they share as well. Where every level of a detector's head has a normalisation of its
+own, this stays behind the convolution, and only what comes before the first gain is folded, into the bias.
 """
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,40 +25,96 @@ from onnx_lowrank.graph.constants import ComputedConstants
 from onnx_lowrank.graph.kinds import STANDARD, moved_axes
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse, make_constant, unique
+from onnx_lowrank.graph.traverse import count_readers
 
 Affine = tuple[NDArray[np.float64], NDArray[np.float64]]
 """(gain, shift), [d] or [1] each: y ↦ gain · y + shift."""
 
 
+@dataclass(frozen=True)
+class _Step:
+    """A node that can be folded, the tensor y that it reads, and the map from W∗x to its output."""
+
+    node: gs.Node
+    operand: gs.Tensor
+    gain: NDArray[np.float64]
+    shift: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Tail:
+    """The nodes behind a convolution that can be folded into it, in their order."""
+
+    conv: gs.Node
+    steps: tuple[_Step, ...]
+
+    @property
+    def weight(self) -> str:
+        """The name of the convolution's weight."""
+        return str(self.conv.inputs[1].name)
+
+    @property
+    def gain(self) -> NDArray[np.float64]:
+        """The gain of all steps together, [d]."""
+        gain = self.steps[-1].gain if self.steps else np.ones(1)
+        return np.broadcast_to(gain, self.conv.inputs[1].shape[:1])
+
+    def without_gain(self) -> "_Tail":
+        """Return the steps before the first gain."""
+        scaled = [bool((step.gain != 1).any()) for step in self.steps]
+        return replace(self, steps=self.steps[: scaled.index(True)] if any(scaled) else self.steps)
+
+
 @np.errstate(all="ignore")  # what is not finite is not folded, and some NaNs cannot be converted without a warning
-def fold(network: Network, conv: gs.Node, constants: ComputedConstants, taken: set[str]) -> None:
-    """Fold what follows a convolution into its weights, as far as it is affine in every channel.
+def fold(network: Network, convs: Iterable[gs.Node], constants: ComputedConstants, taken: set[str]) -> None:
+    """Fold what follows convolutions into their weights, as far as it is affine in every channel.
 
     Parameters
     ----------
     network
         The folded nodes are removed from it; the output of the last of them keeps its name.
-    conv
-        A Conv of its main graph.
+    convs
+        All Conv nodes of its main graph.
     constants
         The constants of the network.
     taken
         All names of the network; those of the new weights are added.
     """
+    made: dict[str, gs.Constant] = {}
+    tails = [tail for conv in convs if (tail := _tail(network, conv, constants))]
+    for tail in _with_common_gains(network, tails):
+        if tail.steps and _reweight(tail.conv, tail.steps[-1].gain, tail.steps[-1].shift, taken, made):
+            for step in tail.steps:
+                _bypass(network, step.node, step.operand)
+
+
+def _with_common_gains(network: Network, tails: Iterable[_Tail]) -> Iterator[_Tail]:
+    """Yield the tails, those of readers of one weight without gains unless these are the same for all its readers."""
+    by_weight: dict[str, list[_Tail]] = {}
+    for tail in tails:
+        by_weight.setdefault(tail.weight, []).append(tail)
+    readers = count_readers(network) if any(tail.steps for own in by_weight.values() for tail in own) else Counter()
+    for weight, own in by_weight.items():
+        alike = len(own) == readers[weight] and all(np.array_equal(tail.gain, own[0].gain) for tail in own)
+        yield from (tail if alike or readers[weight] == 1 else tail.without_gain() for tail in own)
+
+
+def _tail(network: Network, conv: gs.Node, constants: ComputedConstants) -> _Tail | None:
+    """Return the nodes that can be folded into a convolution; None where its weight and bias are no constants."""
     weight = conv.inputs[1]
     bias = conv.inputs[2] if len(conv.inputs) > 2 and conv.inputs[2].name else None
     if not isinstance(weight, gs.Constant) or is_sparse(weight) or dtype(weight) not in FLOATS:
-        return
+        return None
     if len(weight.shape) < 3:
-        return
+        return None
     offset = np.zeros(weight.shape[0]) if bias is None else constants.find(bias)
     if offset is None or offset.shape != tuple(weight.shape[:1]):
-        return
+        return None
     element, rank = dtype(weight), len(weight.shape)
     outputs = {id(tensor) for tensor in network.outputs}
     gain, shift = np.ones(1), offset.astype(np.float64)
     tensor, channels = conv.outputs[0], 1
-    folded: list[tuple[gs.Node, gs.Tensor]] = []
+    steps: list[_Step] = []
     while len(tensor.outputs) == 1 and id(tensor) not in outputs and tensor.outputs[0] in network:
         node = tensor.outputs[0]
         axes = moved_axes(node, element, rank)
@@ -62,11 +125,9 @@ def fold(network: Network, conv: gs.Node, constants: ComputedConstants, taken: s
             if affine is None:
                 break
             gain, shift = gain * affine[0], shift * affine[0] + affine[1]
-            folded.append((node, tensor))
+            steps.append(_Step(node, tensor, gain, shift))
         tensor = node.outputs[0]
-    if folded and _reweight(conv, gain, shift, taken):
-        for node, operand in folded:
-            _bypass(network, node, operand)
+    return _Tail(conv, tuple(steps))
 
 
 def _affine(
@@ -134,8 +195,17 @@ def _is_inference_norm(node: gs.Node, opset: int) -> bool:
     return one_output and not trains and node.attrs.get("spatial", 1) == 1
 
 
-def _reweight(conv: gs.Node, gain: NDArray[np.float64], shift: NDArray[np.float64], taken: set[str]) -> bool:
-    """Give the convolution the new weights; False, and nothing is changed, where its type cannot hold them."""
+def _reweight(
+    conv: gs.Node,
+    gain: NDArray[np.float64],
+    shift: NDArray[np.float64],
+    taken: set[str],
+    made: dict[str, gs.Constant],
+) -> bool:
+    """Give the convolution the new weights; False, and nothing is changed, where its type cannot hold them.
+
+    ``made`` holds the new weights by the names of the old ones, which other convolutions may read as well.
+    """
     weight = conv.inputs[1]
     filters, element = weight.shape[0], dtype(weight)
     kernel = array(weight).astype(np.float64) * gain.reshape(-1, *[1] * (len(weight.shape) - 1))
@@ -144,10 +214,12 @@ def _reweight(conv: gs.Node, gain: NDArray[np.float64], shift: NDArray[np.float6
     bias = conv.inputs[2].name if len(conv.inputs) > 2 and conv.inputs[2].name else f"{weight.name}/bias"
     new_weight: gs.Constant | None = weight
     if not (gain == 1).all():
-        new_weight = make_constant(unique(f"{weight.name}/folded", taken), kernel, element)
+        new_weight = made.get(weight.name) or make_constant(unique(f"{weight.name}/folded", taken), kernel, element)
     new_bias = make_constant(unique(f"{bias}/folded", taken), np.broadcast_to(shift, (filters,)), element)
     if new_weight is None or new_bias is None:
         return False
+    if new_weight is not weight:
+        made[weight.name] = new_weight
     conv.inputs = [conv.inputs[0], new_weight, new_bias]
     return True
 

@@ -6,6 +6,9 @@ of the Conv (see ``fold``). Nothing else is simplified; the only nodes removed a
 superfluous.
 """
 
+import hashlib
+from collections.abc import Hashable
+
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -49,15 +52,15 @@ def normalise(proto: onnx.ModelProto, *, gemm: bool = False) -> Network:
                 if add.op == "Add" and add.domain in STANDARD:
                     lifting.lift(add, 0)
     nodes_before = len(network.nodes)
-    for node in list(network.nodes):
-        if is_conv(node):
-            fold(network, node, constants, taken)
+    fold(network, [node for node in network.nodes if is_conv(node)], constants, taken)
     network.folded = nodes_before - len(network.nodes)
     return network
 
 
 class _Lifting:
-    """Puts stored constants in the place of operands that nodes compute from constants, one constant for each tensor.
+    """Puts stored constants in the place of operands that nodes compute from constants.
+
+    There is one constant for each tensor, and one for all weights of equal values.
 
     Parameters
     ----------
@@ -72,20 +75,28 @@ class _Lifting:
     def __init__(self, network: Network, constants: ComputedConstants, taken: set[str]) -> None:
         self._network, self._constants, self._taken = network, constants, taken
         self._lifted: dict[str, gs.Constant] = {}
+        self._stored_once: dict[Hashable, gs.Constant] = {}
 
     def lift(self, node: gs.Node, first: int) -> None:
         """Lift the operands of a node from index ``first`` on, as far as they are constant and of a floating type."""
         for index, tensor in enumerate(node.inputs):
             if index < first or not tensor.name or isinstance(tensor, gs.Constant):
                 continue
-            constant = self._lifted.get(tensor.name) or self._stored(tensor)
+            constant = self._lifted.get(tensor.name) or self._stored(tensor, shared=index == 1)
             if constant is not None:
                 self._lifted[tensor.name] = constant
                 node.inputs[index] = constant
                 self._network.remove_unread(tensor)
 
-    def _stored(self, tensor: gs.Tensor) -> gs.Constant | None:
+    def _stored(self, tensor: gs.Tensor, *, shared: bool) -> gs.Constant | None:
+        """Store the values of a tensor; ``shared``: once for all tensors that have them, as an Identity makes them."""
         values = self._constants.find(tensor)
         if values is None or values.dtype not in FLOATS:
             return None
-        return make_constant(unique(f"{tensor.name}/constant", self._taken), values, values.dtype)
+        key = (values.dtype.name, values.shape, hashlib.sha256(values.tobytes()).digest()) if shared else tensor.name
+        if key not in self._stored_once:
+            constant = make_constant(unique(f"{tensor.name}/constant", self._taken), values, values.dtype)
+            if constant is None:
+                return None
+            self._stored_once[key] = constant
+        return self._stored_once[key]
