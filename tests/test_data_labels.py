@@ -1,5 +1,6 @@
 """Labelled samples from files and from folders."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,17 @@ def test_broken_photos_are_left_out_with_their_labels(folder: Path) -> None:
     source, labels = loaded(folder, warnings.append)
     assert len(source) == len(labels) == 19 and len(warnings) == 1
     np.testing.assert_array_equal(labels, numbers(source) % 3)
+
+
+def test_photos_in_no_class_folder_are_counted_in_one_warning(folder: Path) -> None:
+    warnings = list[str]()
+    before, labels = loaded(folder)
+    photo = next(path for path in folder.rglob("*") if path.is_file())
+    for name in ("a", "b"):
+        shutil.copy(photo, folder / f"{name}{photo.suffix}")
+    source, same = loaded(folder, warnings.append)
+    assert len(source) == len(before) and same.tolist() == labels.tolist()
+    assert warnings == [f"2 photos directly in {folder} left out: they are in no class folder"]
 
 
 def test_numbered_classes_in_text_order_are_pointed_out(folder: Path) -> None:

@@ -87,13 +87,20 @@ def _from_npz(path: Path, specs: tuple[TensorSpec, ...], warn: Warn) -> Labelled
 def _from_folders(path: Path, specs: tuple[TensorSpec, ...], preprocess: Preprocess, warn: Warn) -> Labelled:
     classes = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     present = list_files(path)
-    files = [file for file in present if is_image(file) and file.parent != path]
+    photos = [file for file in present if is_image(file)]
+    files = [file for file in photos if file.parent != path]
     if not files:
         raise DataError(f"{path} holds no images in sub-folders: make one sub-folder per class, with its images")
     if all(name.isdecimal() for name in classes) and classes != sorted(classes, key=int):
         warn(
             f"{path}: the class folders have numbers for names, and the classes are counted in the alphabetical order "
             f"of these ({', '.join(classes[:3])}, ...), as in torchvision; pad the names with zeros for numeric order"
+        )
+    if len(files) < len(photos):
+        several = len(photos) - len(files) > 1
+        warn(
+            f"{plural(len(photos) - len(files), 'photo')} directly in {path} left out: "
+            f"{'they are' if several else 'it is'} in no class folder"
         )
     if line := left_out(path, [file for file in present if not is_image(file)], []):
         warn(line)
