@@ -1,8 +1,9 @@
 """The comparison of two models' outputs adds up sums from batch to batch."""
 
+import json
 import tracemalloc
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -129,6 +130,8 @@ def test_any_batching_gives_the_errors_of_all_samples_at_once(
     ref = (offset + rng.normal(size=shape)).astype(dtype)
     out = (ref + 0.1 * rng.normal(size=shape)).astype(dtype)
     ref[rng.random(shape) < holes] = rng.choice([np.nan, np.inf, -np.inf])
+    if not np.isfinite(ref).any():
+        return
     report = compare({"y": ref}, {"y": out}, batches_of(shape[0], sizes))["y"]
     expected = all_at_once(ref, out)
     # Both add up the same float64 numbers in another order; a spread loses digits beside a large mean.
@@ -180,6 +183,28 @@ def test_no_offset_flatters_the_centred_error_wherever_the_channels_are(
     varying, noise = rng.normal(size=shape), 0.3 * rng.normal(size=shape)
     report = compare({"y": varying + offsets}, {"y": varying + offsets + noise}, batches_of(shape[0], [4] * 15))["y"]
     assert report.centred_error == pytest.approx(0.09, rel=0.1)
+
+
+def test_an_output_without_a_finite_number_cannot_be_compared() -> None:
+    ref = np.full((8, 3), np.nan)
+    for empty in (ref, np.zeros((8, 0, 4))):
+        warnings = list[str]()
+        assert not compare({"y": empty, "z": ref + 1}, {"y": empty, "z": ref}, batches_of(8, [4]), warnings)
+        assert warnings[0] == "output 'y' has no finite number in the original: it could not be compared"
+    late = np.concatenate([ref, np.arange(24.0).reshape(8, 3)])
+    assert compare({"y": late}, {"y": late}, batches_of(16, [4] * 4))["y"].centred_error == 0
+
+
+@pytest.mark.parametrize("size", [1e30, 1e160, 1e300])
+def test_squares_that_overflow_do_not_change_the_errors(size: float) -> None:
+    ref = np.random.default_rng(6).normal(size=(20, 3))
+    out = ref + 0.1
+    expected = compare({"y": ref}, {"y": out}, batches_of(20, [4]))["y"]
+    large = compare({"y": size * ref}, {"y": size * out}, batches_of(20, [4]))["y"]
+    assert large.centred_error == pytest.approx(expected.centred_error)
+    assert large.max_abs_error == pytest.approx(size * expected.max_abs_error)
+    wrong = compare({"y": ref}, {"y": size * ref}, batches_of(20, [4]))["y"]
+    assert json.loads(json.dumps(asdict(wrong), allow_nan=False))["centred_error"] > 1
 
 
 def test_a_constant_output_is_compared_with_its_rounding() -> None:

@@ -1,10 +1,15 @@
 """The difference of an output from the original's, as sums that grow from batch to batch.
 
 The plain error Σ(out − ref)² / Σ ref² looks small wherever the output has a large offset, such as coordinates in pixels
-or logits with a common shift. The centred error Σ(out − ref)² / Σ(ref − mean)², with a mean for every channel, compares
-the difference with what the output has to say.
+or logits with a common shift. The centred error Σ(out − ref)² / Σ(ref − mean)², with a mean for every channel (see
+``spread``), compares the difference with what the output has to say.
+
+Squares of very large numbers overflow even double precision. Ratios do not depend on the unit, so such outputs are
+taken in units of their first large value.
 """
 
+import math
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +25,10 @@ Array = NDArray[Any]
 
 ROUND_OFF = 8.0
 """An output that varies by no more units of rounding than this is constant, and its error is compared with them."""
+
+
+LARGE = 1e100
+"""Sums of the squares of larger values may overflow."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,8 @@ class Difference:
         the output has the shape of class scores [samples, classes].
     rounding
         The relative rounding of the output.
+    unit
+        What the sums are measured in; 1 for all but the largest outputs.
     finite
         Whether ``out`` is finite wherever ``ref`` is. Where it is not, the other sums mean nothing.
     """
@@ -52,8 +63,10 @@ class Difference:
     agreeing: int = 0
     scored: int = 0
     rounding: float = 0.0
+    unit: float = 1.0
     finite: bool = True
 
+    @np.errstate(over="ignore", invalid="ignore")  # an answer may be that far off
     def with_batch(self, ref: Array, out: Array, samples: int) -> "Difference":
         """Return the sums with one more batch.
 
@@ -68,8 +81,10 @@ class Difference:
         reference, answer = ref[finite].astype(np.float64), out[finite].astype(np.float64)
         if not self.finite or not np.isfinite(answer).all():
             return Difference(finite=False)
+        unit = self.unit if self.compared else _unit(reference)
+        reference, answer = reference / unit, answer / unit
         difference = np.abs(answer - reference)
-        spread = Spread.of(ref, finite)
+        spread = Spread.of(ref if unit == 1 else ref / unit, finite)
         scores = ref.ndim == 2 and ref.shape[1] > 1 and len(ref) == samples
         return Difference(
             squared=self.squared.with_batch(float(np.square(difference).sum()), samples),
@@ -80,7 +95,13 @@ class Difference:
             scored=self.scored + (samples if scores else 0),
             # Whatever the type of the output is, what makes it mostly computes in single precision.
             rounding=float(max(np.finfo(ref.dtype).eps, np.finfo(np.float32).eps)),
+            unit=unit,
         )
+
+    @property
+    def compared(self) -> bool:
+        """Whether any element was finite in the reference, so that there is something to compare."""
+        return self.spread is not None and bool(self.spread.count.any())
 
     @property
     def centred_scale(self) -> float:
@@ -108,12 +129,23 @@ class Difference:
         least, most = wilson(self.agreeing, self.scored) if classifies else (None, None)
         return OutputReport(
             samples=squared.samples,
-            relative_error=squared.total / self.scale if self.scale else squared.total,
-            centred_error=squared.total / self.centred_scale,
-            centred_low=low,
-            centred_high=high,
-            max_abs_error=self.largest,
+            relative_error=_number(squared.total / self.scale if self.scale else squared.total),
+            centred_error=_number(squared.total / self.centred_scale),
+            centred_low=None if low is None else _number(low),
+            centred_high=None if high is None else _number(high),
+            max_abs_error=_number(self.largest * self.unit),
             top1_agreement=self.agreeing / self.scored if classifies else None,
             top1_low=least,
             top1_high=most,
         )
+
+
+def _unit(values: Array) -> float:
+    """Return the unit for an output that begins with these values."""
+    largest = float(np.abs(values).max(initial=0.0))
+    return largest if largest > LARGE else 1.0
+
+
+def _number(value: float) -> float:
+    """Return a number that JSON has: the largest one for what overflows all the same."""
+    return value if math.isfinite(value) else sys.float_info.max

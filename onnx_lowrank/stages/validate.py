@@ -94,7 +94,12 @@ def compare_outputs(
         runs = Runs(len(batch), sessions.original(feeds), sessions.rewritten(feeds))
         differences = _with_batch(differences, runs, declared, listener)
         listener.progress("validate", done, len(batches))
-    reports = {name: difference.report(name) for name, difference in differences.items() if difference}
+    reports = {}
+    for name, difference in differences.items():
+        if difference and (difference.compared or not difference.finite):
+            reports[name] = difference.report(name)
+        elif difference:
+            listener.warn(f"output {name!r} has no finite number in the original: it could not be compared")
     if not reports:
         listener.warn("no floating-point output could be compared with the original's: measure the result with --test")
     return reports
