@@ -28,6 +28,7 @@ from onnx_lowrank.calibration.shards import open_shards
 from onnx_lowrank.errors import QualityError
 from onnx_lowrank.factorise.forms.table import FORMS, FormTable
 from onnx_lowrank.graph.files.save import write
+from onnx_lowrank.graph.gather import gathered
 from onnx_lowrank.progress import NOBODY, Listener
 from onnx_lowrank.report.latency_schema import MeasuredReport
 from onnx_lowrank.report.schema import PlanReport, Report
@@ -145,8 +146,9 @@ def prepare(run: Run, stack: contextlib.ExitStack) -> Prepared:
     sampled = sample(run, model)
     counted = count(run, model, sampled)
     reached = reach(run, model, sampled, counted)
-    opened = open_shards(model.network, sampled.sampling, run.open_session, counted.macs.all, run.shards)
+    path = gathered(model.network, counted.families)
+    opened = open_shards(path, sampled.sampling, run.open_session, counted.macs.all, run.shards)
     shard = stack.enter_context(opened)
     profiled = profile(run, sampled, counted, reached, shard)
     planned = plan(run, counted, reached, profiled)
-    return Prepared(model, sampled, counted, reached, shard, profiled, planned)
+    return Prepared(model, sampled, counted, reached, path, shard, profiled, planned)

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from onnx_lowrank import compress
 from onnx_lowrank.factorise.forms.table import FORMS
+from onnx_lowrank.graph.find.families import Family
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import plan_only, prepare
 from onnx_lowrank.stages.plan import choose, layers_to_choose, site_energies
-from onnx_lowrank.stages.profile import positions_per_sample
+from onnx_lowrank.stages.positions import positions_per_sample
 from onnx_lowrank.stages.request import Request
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.steps import steps
@@ -145,10 +146,10 @@ def test_a_prepared_run_can_be_planned_again_and_its_steps_follow_the_plan() -> 
     with contextlib.ExitStack() as stack:
         prepared = prepare(run, stack)
     counted, profiled = prepared.counted, prepared.profiled
-    layers = layers_to_choose(site_energies(counted, profiled, run.kinds), counted.shapes, 1)
+    layers = layers_to_choose(site_energies(counted, profiled, run.kinds), counted, 1)
     assert choose(layers, sum(counted.macs.aimed_at.values()), run.options) == prepared.planned.plan
     factorised = [site.output for site in counted.sites if prepared.planned.plan[site.name].form]
-    assert [step.output for step in steps(run, prepared)] == factorised + [layer.output for layer in counted.dense]
+    assert [step.outputs[0] for step in steps(run, prepared)] == factorised + [layer.output for layer in counted.dense]
 
 
 def test_rows_grow_with_the_filters_and_small_kernels_have_some_more() -> None:
@@ -157,9 +158,9 @@ def test_rows_grow_with_the_filters_and_small_kernels_have_some_more() -> None:
     sites: Any = [
         SimpleNamespace(name=name, kernel=np.empty(shape, bool), depthwise=False) for name, shape in shapes.items()
     ]
-    sizes = dict.fromkeys(shapes, (100, 100))
-    rows = {name: 100 * count for name, count in positions_per_sample(sites, sizes, 100, 1 << 40).items()}
+    families, sizes = [Family((site,)) for site in sites], dict.fromkeys(shapes, (100, 100))
+    rows = {name: 100 * count for name, count in positions_per_sample(families, sizes, 100, 1 << 40).items()}
     assert rows == {"narrow": 30_000, "wide": 50 * 512, "wider": 50 * 700, "flat": 40_000}
     needed = sum(4 * rows[site.name] * len(site.kernel) for site in sites)
-    assert positions_per_sample(sites, sizes, 100, needed // 2) == {name: n // 200 for name, n in rows.items()}
-    assert set(positions_per_sample(sites, dict.fromkeys(shapes, (7, 3)), 100, 1 << 40).values()) == {21}
+    assert positions_per_sample(families, sizes, 100, needed // 2) == {name: n // 200 for name, n in rows.items()}
+    assert set(positions_per_sample(families, dict.fromkeys(shapes, (7, 3)), 100, 1 << 40).values()) == {21}

@@ -126,7 +126,7 @@ def test_ranks_are_multiples_and_the_front_is_that_of_all_choices_with_such_rank
 @pytest.mark.parametrize("kinds", [FORMS.kinds, *ALONE], ids=["auto", *FORMS.names])
 @pytest.mark.parametrize("multiple", [1, 2, 3, 4, 8, 100])
 def test_the_lowest_cost_is_that_of_the_cheapest_choice(shape: ConvShape, kinds: Kinds, multiple: int) -> None:
-    assert lowest_macs(shape, kinds, multiple) == layer(shape, 0.7, kinds, multiple).costs[0]
+    assert lowest_macs([shape], kinds, multiple) == layer(shape, 0.7, kinds, multiple).costs[0]
 
 
 @pytest.mark.parametrize(("multiple", "step"), [(1, 8), (8, 8), (12, 24)])

@@ -86,6 +86,7 @@ SCHEMA: dict[str, Any] = {
             "reason": str,
             "ms_before": {float, None},
             "ms_after": {float, None},
+            "shares_weight_with": [str],
         }
     ],
     "skipped": [{"name": str, "reason": str}],

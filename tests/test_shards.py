@@ -148,7 +148,7 @@ def solve_steps(run: Run, prepared: Prepared) -> list[SolveStep]:
 
 
 def rows_of(shard: Shard, step: SolveStep, memory: int = PLENTY) -> list[Array]:
-    answer = shard.rows(step.site, step.forms, step.target.per_sample, memory)
+    (answer,) = shard.rows(step.questions, step.forms, memory)
     return [*answer.inputs, *([answer.shortcut] if answer.shortcut is not None else [])]
 
 
@@ -175,7 +175,7 @@ def test_a_question_that_is_left_in_the_middle_leaves_the_shard_as_good_as_new(
         first, second, *_ = solve_steps(run, prepared)
         with fresh_shard(run, prepared) as healthy, fresh_shard(run, prepared, count) as shard:
             for one in (healthy, shard):
-                assert first.run(one, memory).name == first.site.name
+                assert first.run(one, memory).name == first.sites[0].name
             assert any(tmp_path.rglob("*.npz")) == (memory == 0)
             expected = rows_of(healthy, second, PLENTY)
             for batches in (0, 1, 8):
@@ -216,7 +216,7 @@ def test_answers_are_rows_and_never_whole_activations() -> None:
         samples = prepared.sampled.sampling.samples
         for step in solve_steps(run, prepared):
             for rows in rows_of(shard, step):
-                assert len(rows) == step.target.per_sample * samples
+                assert len(rows) == step.questions[0].per_sample * samples
 
 
 class Watched:

@@ -169,13 +169,13 @@ class Ablation:
         counted, profiled = replace(self.prepared.counted, dense=()), self.prepared.profiled
         if combination.solver == "weights":
             needed = needed_preparations(counted.shapes, run.kinds, None)
-            profiled = Profiled({}, prepare_kernels(counted.sites, needed, {}))
+            profiled = Profiled({}, prepare_kernels(counted.families, needed, {}))
         planned: Planned = plan(run, counted, Reach(self.prepared.reach.deployment), profiled)
         return replace(self.prepared, counted=counted, profiled=profiled, planned=planned)
 
     def _solved(self, run: Run, prepared: Prepared) -> Network:
         read, sampling = prepared.read, prepared.sampled.sampling
-        with open_shards(read.network, sampling, run.open_session, prepared.counted.macs.all) as shard:
+        with open_shards(prepared.path, sampling, run.open_session, prepared.counted.macs.all) as shard:
             walked = walk(run, read.network, deque(steps(run, prepared)), shard)
         return normalise(export(walked.network, read.loaded))
 

@@ -55,7 +55,7 @@ def plan_by_macs(request: Request, ratio: float) -> Plan:
     with contextlib.ExitStack() as stack:
         prepared = prepare(run, stack)
     counted, profiled, reach = prepared.counted, prepared.profiled, prepared.reach
-    layers = layers_to_choose(site_energies(counted, profiled, run.kinds), counted.shapes, reach.multiple)
+    layers = layers_to_choose(site_energies(counted, profiled, run.kinds), counted, reach.multiple)
     conv_macs = sum(counted.macs.conv.values())
     highest = conv_macs / (conv_macs - sum(layer.untouched - int(layer.costs[0]) for layer in layers))
     open_session = opener(run.options.providers, run.options.threads, spinning=True)

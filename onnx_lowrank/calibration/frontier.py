@@ -34,21 +34,21 @@ RECOMPUTE_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Visit:
-    """One batch in front of a layer.
+    """One batch in front of a layer, or of several that are solved together.
 
     Attributes
     ----------
     batch
         The number of the batch.
-    x
-        The tensor that the layer reads.
-    shortcut
-        The tensor that joins the layer's response; None where none does.
+    inputs
+        The tensor that each layer reads.
+    shortcuts
+        The tensor that joins the response of each layer; None where none does.
     """
 
     batch: int
-    x: Array
-    shortcut: Array | None
+    inputs: tuple[Array, ...]
+    shortcuts: tuple[Array | None, ...]
 
 
 @dataclass(frozen=True)
@@ -113,24 +113,26 @@ class Frontier:
         """Set the MACs of one sample of the node that makes a tensor."""
         self._macs[output] = macs
 
-    def visit(self, layer: ConvSite | DenseLayer, memory: int) -> Generator[Visit]:
-        """Run up to a layer, batch by batch, and move the cut there where that pays.
+    def visit(self, layers: Sequence[ConvSite | DenseLayer], memory: int) -> Generator[Visit]:
+        """Run up to the first of some layers, batch by batch, and move the cut there where that pays.
 
-        A shortcut that is made behind the layer, such as a projection that the file lists later, is computed ahead of
-        its turn. After a visit that was not finished, the next one starts from the network's input.
+        What is made behind the cut is computed ahead of its turn: a shortcut such as a projection that the file lists
+        later, or the input of a layer that depends on another one of them. After a visit that was not finished, the
+        next one starts from the network's input.
 
         Parameters
         ----------
-        layer
-            The layer, which never comes before one that was visited earlier.
+        layers
+            The layers. None comes before the first one of an earlier visit.
         memory
             The number of bytes that live tensors may take from now on. Beyond that they are computed again where that
             is cheap, and elsewhere kept on disk.
         """
-        stop = position(self._network, layer.output)
+        stop = min(position(self._network, layer.output) for layer in layers)
         live = live_tensors(self._network, stop)
-        shortcut = layer.join.shortcut if isinstance(layer, ConvSite) and layer.join else None
-        ahead = [shortcut] if shortcut and shortcut not in live else []
+        shortcuts = [layer.join.shortcut if isinstance(layer, ConvSite) and layer.join else None for layer in layers]
+        looked_at = [*(layer.input for layer in layers), *(name for name in shortcuts if name)]
+        ahead = [name for name in dict.fromkeys(looked_at) if name not in live]
         piece: _Piece | None = None
         following: TensorStore | None = None
         try:
@@ -139,7 +141,7 @@ class Frontier:
                 held = self._store.read(batch) if self._store else self._sampling.source.feeds(samples)
                 wanted = [name for name in live if name not in held] + ahead
                 if piece is None and wanted:
-                    piece = self._piece(stop, wanted, held, f"the piece in front of {layer.name}")
+                    piece = self._piece(stop, wanted, held, f"the piece in front of {layers[0].name}")
                 computed, tensors = {}, held
                 if piece:
                     computed = piece.run(held)
@@ -151,7 +153,12 @@ class Frontier:
                     if self._store:
                         self._store.drop(batch)
                     following.write(batch, tensors)
-                yield Visit(batch, tensors[layer.input], (tensors | computed)[shortcut] if shortcut else None)
+                at_hand = tensors | computed
+                yield Visit(
+                    batch,
+                    tuple(at_hand[layer.input] for layer in layers),
+                    tuple(at_hand[name] if name else None for name in shortcuts),
+                )
         except BaseException:
             # Some batches have moved on and others have not.
             if following:

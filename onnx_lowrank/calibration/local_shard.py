@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibration.frontier import Frontier
 from onnx_lowrank.calibration.positions import gather_patches, gather_points
 from onnx_lowrank.calibration.sampling import Sampling
-from onnx_lowrank.calibration.shard import LayerSample, ProfileQuestion, SiteRows
-from onnx_lowrank.factorise.factors import Factorization
+from onnx_lowrank.calibration.shard import LayerSample, ProfileQuestion, RowsQuestion, SiteRows
 from onnx_lowrank.factorise.forms.form import Form
 from onnx_lowrank.graph.edit.reweight import replace_weights
-from onnx_lowrank.graph.edit.rewrite import rewrite
+from onnx_lowrank.graph.edit.rewrite import Replacement, rewrite_together
 from onnx_lowrank.graph.find.dense import DenseLayer
 from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.network import Network
@@ -113,43 +112,71 @@ class LocalShard:
         positions = self._sampling.positions(site.name, batch, size, max(1, min(count, most)))
         return LayerSample(batch, site.name, rows, responses, site_patches(site, tensors[site.input], positions))
 
-    def rows(
-        self, site: ConvSite, forms: Sequence[Form], per_sample: int, memory: int, first: int | None = None
-    ) -> SiteRows:
+    def rows(self, questions: Sequence[RowsQuestion], forms: Sequence[Form], memory: int) -> tuple[SiteRows, ...]:
         """See ``Shard``."""
         samples = sum(len(self._sampling.batches[batch]) for batch in self._batches)
-        most = samples * (per_sample if first is None else first)
-        inputs: list[Array] = []
-        shortcuts: list[Array] = []
-        filled = 0
-        with contextlib.closing(self._frontier.visit(site, memory)) as visits:
+        collected = [_Collected(question, forms, samples * question.looked_at) for question in questions]
+        with contextlib.closing(self._frontier.visit([question.site for question in questions], memory)) as visits:
             for visit in visits:
-                size = site.output_size(visit.x.shape[2:])
-                positions = self._sampling.positions(site.name, visit.batch, size, per_sample)[:first]
-                for x, piece in pieces(visit.x, positions, patches_at_once(site)):
-                    patches = site_patches(site, x, piece)
-                    parts = [form.inputs(part) for form, part in zip(forms, patches, strict=True)]
-                    inputs = inputs or [np.empty((most, *part.shape[1:]), np.float32) for part in parts]
-                    for array, part in zip(inputs, parts, strict=True):
-                        array[filled : filled + len(part)] = part
-                    filled += len(parts[0])
-                if visit.shortcut is not None:
-                    shortcuts.append(_shortcut_rows(site, visit.shortcut, len(visit.x), positions))
-        return SiteRows(tuple(array[:filled] for array in inputs), np.concatenate(shortcuts) if shortcuts else None)
+                for own, x, shortcut in zip(collected, visit.inputs, visit.shortcuts, strict=True):
+                    own.add(self._sampling, visit.batch, x, shortcut)
+        return tuple(own.rows for own in collected)
 
     def reads(self, layer: DenseLayer, memory: int) -> Array:
         """See ``Shard``."""
-        with contextlib.closing(self._frontier.visit(layer, memory)) as visits:
-            return np.concatenate([visit.x.astype(np.float32, copy=False) for visit in visits])
+        with contextlib.closing(self._frontier.visit([layer], memory)) as visits:
+            return np.concatenate([visit.inputs[0].astype(np.float32, copy=False) for visit in visits])
 
-    def advance(self, site: ConvSite, factorization: Factorization, macs: int) -> None:
+    def advance(self, replacements: Sequence[Replacement], macs: Sequence[int]) -> None:
         """See ``Shard``."""
-        rewrite(self._network, site, factorization)
-        self._frontier.set_macs(site.output, macs)
+        rewrite_together(self._network, replacements)
+        for replacement, own in zip(replacements, macs, strict=True):
+            self._frontier.set_macs(replacement.site.output, own)
 
     def reweight(self, layer: DenseLayer, weight: Array | None, bias: Array | None) -> bool:
         """See ``Shard``."""
         return replace_weights(self._network, layer, weight, bias)
+
+
+class _Collected:
+    """The rows of one site, collected batch by batch.
+
+    Parameters
+    ----------
+    question
+        The site, and the positions that are looked at.
+    forms
+        The form of every group.
+    most
+        The largest number of rows.
+    """
+
+    def __init__(self, question: RowsQuestion, forms: Sequence[Form], most: int) -> None:
+        self._question, self._forms, self._most = question, forms, most
+        self._inputs: list[Array] = []
+        self._shortcuts: list[Array] = []
+        self._filled = 0
+
+    def add(self, sampling: Sampling, batch: int, x: Array, shortcut: Array | None) -> None:
+        """Add the rows of a batch, of which the site reads x [N, c, ...]."""
+        site = self._question.site
+        size = site.output_size(x.shape[2:])
+        positions = sampling.positions(site.name, batch, size, self._question.per_sample)[: self._question.first]
+        for part, piece in pieces(x, positions, patches_at_once(site)):
+            patches = site_patches(site, part, piece)
+            rows = [form.inputs(own) for form, own in zip(self._forms, patches, strict=True)]
+            self._inputs = self._inputs or [np.empty((self._most, *own.shape[1:]), np.float32) for own in rows]
+            for array, own in zip(self._inputs, rows, strict=True):
+                array[self._filled : self._filled + len(own)] = own
+            self._filled += len(rows[0])
+        if shortcut is not None:
+            self._shortcuts.append(_shortcut_rows(site, shortcut, len(x), positions))
+
+    @property
+    def rows(self) -> SiteRows:
+        """All rows up to now."""
+        shortcut = np.concatenate(self._shortcuts) if self._shortcuts else None
+        return SiteRows(tuple(array[: self._filled] for array in self._inputs), shortcut)
 
 
 def patches_at_once(site: ConvSite) -> int:

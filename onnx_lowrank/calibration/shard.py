@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise.factors import Factorization
 from onnx_lowrank.factorise.forms.form import Form
+from onnx_lowrank.graph.edit.rewrite import Replacement
 from onnx_lowrank.graph.find.dense import DenseLayer
 from onnx_lowrank.graph.find.sites import ConvSite
 
@@ -71,6 +71,30 @@ class LayerSample:
 
 
 @dataclass(frozen=True)
+class RowsQuestion:
+    """The question for the samples of one site.
+
+    Attributes
+    ----------
+    site
+        The convolution.
+    per_sample
+        The number of positions that are drawn in the output of every sample.
+    first
+        The number of them that are looked at, from the first one on; None for all of them.
+    """
+
+    site: ConvSite
+    per_sample: int
+    first: int | None = None
+
+    @property
+    def looked_at(self) -> int:
+        """The number of positions that are looked at in the output of every sample."""
+        return self.per_sample if self.first is None else self.first
+
+
+@dataclass(frozen=True)
 class SiteRows:
     """The samples of one site from the approximated network.
 
@@ -100,30 +124,24 @@ class Shard(Protocol):
         layer is left out of a batch of which it does not make one row per sample.
         """
 
-    def rows(
-        self, site: ConvSite, forms: Sequence[Form], per_sample: int, memory: int, first: int | None = None
-    ) -> SiteRows:
-        """Sample what a site reads now.
+    def rows(self, questions: Sequence[RowsQuestion], forms: Sequence[Form], memory: int) -> tuple[SiteRows, ...]:
+        """Sample what some sites, which share their weights, read now.
 
         Parameters
         ----------
-        site
-            The convolution, which never comes before a layer that was asked for earlier.
+        questions
+            A question for every site. None of the sites comes before the first one of an earlier question.
         forms
             The form of every group.
-        per_sample
-            The number of positions in the output of every sample.
         memory
             The number of bytes that the shard may hold of activations until the next question.
-        first
-            The number of positions that are looked at, from the first one on; None for all of them.
         """
 
     def reads(self, layer: DenseLayer, memory: int) -> Array:
         """Return the rows [n, p], float32, that a fully connected layer reads now; ``memory`` is as for ``rows``."""
 
-    def advance(self, site: ConvSite, factorization: Factorization, macs: int) -> None:
-        """Replace a site by a factorisation that takes this number of MACs for one sample.
+    def advance(self, replacements: Sequence[Replacement], macs: Sequence[int]) -> None:
+        """Replace sites by factorisations, each of which takes so many MACs for one sample.
 
         Raises
         ------

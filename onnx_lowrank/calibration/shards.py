@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.calibration.local_shard import LocalShard
 from onnx_lowrank.calibration.sampling import Sampling
-from onnx_lowrank.calibration.shard import LayerSample, ProfileQuestion, Shard, SiteRows
-from onnx_lowrank.factorise.factors import Factorization
+from onnx_lowrank.calibration.shard import LayerSample, ProfileQuestion, RowsQuestion, Shard, SiteRows
 from onnx_lowrank.factorise.forms.form import Form
+from onnx_lowrank.graph.edit.rewrite import Replacement
 from onnx_lowrank.graph.find.dense import DenseLayer
-from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.runtime.session import Opener
 
@@ -44,23 +43,19 @@ class Shards:
         """See ``Shard``."""
         return chain.from_iterable(shard.profile(question) for shard in self._shards)
 
-    def rows(
-        self, site: ConvSite, forms: Sequence[Form], per_sample: int, memory: int, first: int | None = None
-    ) -> SiteRows:
+    def rows(self, questions: Sequence[RowsQuestion], forms: Sequence[Form], memory: int) -> tuple[SiteRows, ...]:
         """See ``Shard``."""
-        answers = [shard.rows(site, forms, per_sample, limit, first) for shard, limit in self._limits(memory)]
-        inputs = tuple(np.concatenate(parts) for parts in zip(*(answer.inputs for answer in answers), strict=True))
-        shortcuts = [answer.shortcut for answer in answers if answer.shortcut is not None]
-        return SiteRows(inputs, np.concatenate(shortcuts) if shortcuts else None)
+        answers = [shard.rows(questions, forms, limit) for shard, limit in self._limits(memory)]
+        return tuple(in_turn(of_site) for of_site in zip(*answers, strict=True))
 
     def reads(self, layer: DenseLayer, memory: int) -> Array:
         """See ``Shard``."""
         return np.concatenate([shard.reads(layer, limit) for shard, limit in self._limits(memory)])
 
-    def advance(self, site: ConvSite, factorization: Factorization, macs: int) -> None:
+    def advance(self, replacements: Sequence[Replacement], macs: Sequence[int]) -> None:
         """See ``Shard``."""
         for shard in self._shards:
-            shard.advance(site, factorization, macs)
+            shard.advance(replacements, macs)
 
     def reweight(self, layer: DenseLayer, weight: Array | None, bias: Array | None) -> bool:
         """See ``Shard``."""
@@ -70,6 +65,13 @@ class Shards:
     def _limits(self, memory: int) -> Iterator[tuple[Shard, int]]:
         """Divide the memory among the shards."""
         return ((shard, int(memory * share)) for shard, share in zip(self._shards, self._shares, strict=True))
+
+
+def in_turn(parts: Sequence[SiteRows]) -> SiteRows:
+    """Return the samples of all parts, one part after the other."""
+    inputs = tuple(np.concatenate(own) for own in zip(*(part.inputs for part in parts), strict=True))
+    shortcuts = [part.shortcut for part in parts if part.shortcut is not None]
+    return SiteRows(inputs, np.concatenate(shortcuts) if shortcuts else None)
 
 
 @contextlib.contextmanager

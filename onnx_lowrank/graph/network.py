@@ -192,6 +192,10 @@ class Network:
         self.graph.nodes[index : index + 1] = [new for new, _ in chain]
         self._protos.update((id(new), proto) for new, proto in chain)
 
+    def reorder(self, order: Sequence[int]) -> None:
+        """Put the nodes of the main graph into another topological order, given by their indices."""
+        self.graph.nodes[:] = [self.nodes[index] for index in order]
+
     def remove(self, node: gs.Node) -> None:
         """Take a node out of the main graph and away from its tensors."""
         node.inputs.clear()

@@ -95,7 +95,11 @@ def choose_by_clock(
 
     def layers_now() -> list[TimedLayer]:
         costs = {site.name: clocked.costs(site.name) for site in clocked.deployment.sites}
-        return [TimedLayer(layer, frozenset(costs[layer.name].times)) for layer in choices_at(costs)]
+        return [
+            # Where sites share a weight, a choice is measured once it is measured for each of them.
+            TimedLayer(layer, frozenset.intersection(*(frozenset(costs[name].times) for name in layer.names)))
+            for layer in choices_at(costs)
+        ]
 
     deployment = clocked.deployment
     options, trials = deployment.options, _whole_trials(clocked, factors_from_weights(kernels, deployment.forms))
@@ -142,9 +146,9 @@ def _untouched_plan(clocked: Clocked) -> Plan:
 def _fastest_plan(clocked: Clocked, kinds: FormTable) -> tuple[Plan, float]:
     """Return the fastest measured choice of every site, and the milliseconds that all of them save."""
     fastest, saved_ms = [], 0.0
-    for site in clocked.deployment.sites:
-        times = clocked.costs(site.name).times
+    for family in clocked.deployment.families:
+        times = clocked.shared_costs(family.names).times
         best = min((choice for choice in times if choice == ORIGINAL or choice[0] in kinds), key=times.__getitem__)
-        fastest.append(SitePlan(site.name, *best))
+        fastest += [SitePlan(name, *best) for name in family.names]
         saved_ms += times[ORIGINAL] - times[best]
     return Plan(tuple(fastest)), saved_ms

@@ -1,6 +1,6 @@
 """The measurements before a plan by the clock: the rank multiple, the layers, and the whole model."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from onnx_lowrank.factorise.forms.table import FormTable
@@ -39,6 +39,12 @@ class Clocked:
     def costs(self, site: str) -> LatencyCosts:
         """Return the times of one site's choices that are known by now."""
         return LatencyCosts(self.stopwatch.layer(self.deployment.geometries[site]))
+
+    def shared_costs(self, sites: Sequence[str]) -> LatencyCosts:
+        """Return the times of sites that share a weight, of all together, in choices that were measured for each."""
+        times = [self.costs(site).times for site in sites]
+        common = [choice for choice in times[0] if all(choice in of_site for of_site in times)]
+        return LatencyCosts({choice: sum(of_site[choice] for of_site in times) for choice in common})
 
     def measure(self, choices: Iterable[SitePlan]) -> None:
         """Measure choices of single sites; alike sites are measured once."""

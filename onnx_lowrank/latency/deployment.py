@@ -11,6 +11,7 @@ from onnx_lowrank.errors import UsageError
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.table import FORMS, FormTable
 from onnx_lowrank.graph.files.load import LoadedModel
+from onnx_lowrank.graph.find.families import Family
 from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.layer_model import ConvGeometry
 from onnx_lowrank.graph.network import Network
@@ -35,6 +36,8 @@ class Deployment:
         The original normalised, which no trial edits.
     sites
         The convolutions that may be factorised.
+    families
+        The same by their weights.
     shapes
         The geometry that decides the cost of each site, by site name.
     macs
@@ -50,6 +53,7 @@ class Deployment:
     loaded: LoadedModel
     network: Network
     sites: tuple[ConvSite, ...]
+    families: tuple[Family, ...]
     shapes: Mapping[str, ConvShape]
     macs: Macs
     sampling: Sampling

@@ -98,7 +98,7 @@ class Found:
     @property
     def plan(self) -> Plan:
         """The form and the ranks of every layer."""
-        return Plan(tuple(SitePlan(x.name, *x.choice(i)) for x, i in zip(self.layers, self.chosen, strict=True)))
+        return Plan(tuple(plan for x, i in zip(self.layers, self.chosen, strict=True) for plan in x.site_plans(i)))
 
     @property
     def saved_ms(self) -> float:

@@ -191,7 +191,8 @@ class ClockSearch:
         if self._can_measure and self._refinements < REFINEMENTS:
             interpolated = tuple(
                 site
-                for site, layer in zip(plan.sites, self._layers, strict=True)
+                for layer, index in zip(self._layers, candidate.chosen, strict=True)
+                for site in layer.choices.site_plans(index)
                 if site.form and (site.form, site.ranks) not in layer.measured
             )
             if interpolated:

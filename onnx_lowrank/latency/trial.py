@@ -11,7 +11,7 @@ from onnx_lowrank.factorise.forms.form import from_weights
 from onnx_lowrank.factorise.forms.kind import form_of, placeholder
 from onnx_lowrank.factorise.forms.preparation import PreparedKernel
 from onnx_lowrank.factorise.forms.table import FormTable
-from onnx_lowrank.graph.edit.rewrite import rewrite
+from onnx_lowrank.graph.edit.rewrite import Replacement, rewrite_together
 from onnx_lowrank.graph.files.save import export
 from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.latency.deployment import Deployment
@@ -62,10 +62,9 @@ class WholeTrials:
 def trial_model(deployment: Deployment, plan: Plan, factors: Factors) -> onnx.ModelProto:
     """Return the whole model, rewritten as planned with factors that nobody solved for."""
     network = deployment.network.copy()
-    for site in deployment.sites:
-        choice = plan[site.name]
-        if choice.form:
-            rewrite(network, site, factors(site, choice))
+    for family in deployment.families:
+        planned = [(site, plan[site.name]) for site in family.members]
+        rewrite_together(network, [Replacement(site, factors(site, choice)) for site, choice in planned if choice.form])
     return export(network, deployment.loaded)
 
 

@@ -1,9 +1,10 @@
 """The costs of the choices of one layer, in multiply-accumulates (MACs) of one sample or in another unit."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
@@ -42,10 +43,39 @@ class MacsCosts:
         return kind.macs(self.shape, ranks)
 
 
-def lowest_macs(shape: ConvShape, kinds: Iterable[FormKind], multiple: int = 1) -> int:
-    """Return the least MACs that a layer can have, in one of these forms at its lowest ranks or as it is.
+@dataclass(frozen=True)
+class SharedCosts:
+    """The costs of the choices of layers that share a weight: one choice for all, so their costs add up."""
 
-    Every rank is a multiple of ``multiple``.
+    layers: tuple[Costs, ...]
+
+    @property
+    def untouched(self) -> int:
+        """The cost of the layers as they are."""
+        return sum(layer.untouched for layer in self.layers)
+
+    def of(self, kind: FormKind, ranks: Array) -> Array:
+        """Return the costs [m] of a form at ranks [m, number of ranks]; infinite where that of one layer is unknown."""
+        return np.asarray(np.sum([layer.of(kind, ranks) for layer in self.layers], axis=0))
+
+
+def together(layers: Sequence[Costs]) -> Costs:
+    """Return the costs of all layers that share a weight, of which there is mostly one."""
+    return layers[0] if len(layers) == 1 else SharedCosts(tuple(layers))
+
+
+def lowest_macs(shapes: Sequence[ConvShape], kinds: Iterable[FormKind], multiple: int = 1) -> int:
+    """Return the least MACs that the layers of one weight can have together, all in one form or all as they are.
+
+    Parameters
+    ----------
+    shapes
+        The geometry of every layer; their kernels are the same. Most weights have a single layer.
+    kinds
+        The forms.
+    multiple
+        The number that every rank is a multiple of.
     """
-    lowest = (kind.lowest_cost(shape, multiple) for kind in kinds)
-    return min([shape.macs, *(cost for cost in lowest if cost is not None)])
+    in_form = ([kind.lowest_cost(shape, multiple) for shape in shapes] for kind in kinds)
+    sums = [sum(cost for cost in costs if cost is not None) for costs in in_form if None not in costs]
+    return min([sum(shape.macs for shape in shapes), *sums])

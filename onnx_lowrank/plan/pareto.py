@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.kind import Energies, FormKind
 from onnx_lowrank.plan.cost import Costs, MacsCosts
+from onnx_lowrank.plan.plan import SitePlan
 
 Array = NDArray[Any]
 
@@ -25,15 +26,17 @@ class LayerChoices:
     Attributes
     ----------
     name
-        The name of the site.
+        The name of the site, or of the first of several that share a weight.
     costs
-        [m], whole numbers: MACs or nanoseconds.
+        [m], whole numbers: MACs or nanoseconds, of all these sites together.
     log_energies
         [m], at most 0; 0 for the last choice.
     forms
         [m], the names of the forms; None for the last choice.
     ranks
         [m], the ranks from the input on; empty for the last choice.
+    sharing
+        The names of the other sites that share the weight, for which the same is chosen.
     """
 
     name: str
@@ -41,6 +44,12 @@ class LayerChoices:
     log_energies: Array
     forms: tuple[str | None, ...]
     ranks: tuple[tuple[int, ...], ...]
+    sharing: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all sites that a choice is for."""
+        return (self.name, *self.sharing)
 
     @property
     def untouched(self) -> int:
@@ -50,6 +59,10 @@ class LayerChoices:
     def choice(self, index: int) -> tuple[str | None, tuple[int, ...]]:
         """Return the form and the ranks of a choice; they are (None, ()) for the last one."""
         return self.forms[index], self.ranks[index]
+
+    def site_plans(self, index: int) -> tuple[SitePlan, ...]:
+        """Return a choice as the plans of all its sites."""
+        return tuple(SitePlan(name, *self.choice(index)) for name in self.names)
 
 
 def pareto_front(

@@ -1,7 +1,7 @@
 """A plan: the form and the ranks of every convolution. It can be saved, edited and replayed."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
@@ -78,6 +78,11 @@ class Plan:
                 _check_form(site, shapes[site.name], forms)
         named = {site.name: site for site in self.sites}
         return Plan(tuple(named.get(name, SitePlan(name, None)) for name in shapes))
+
+    def ordered(self, names: Iterable[str]) -> "Plan":
+        """Return the plan with its sites, all of which are named, in the order of the names."""
+        places = {name: place for place, name in enumerate(names)}
+        return Plan(tuple(sorted(self.sites, key=lambda site: places[site.name])))
 
     def to_json(self) -> str:
         """Return the text that ``from_json`` reads."""

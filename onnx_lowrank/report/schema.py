@@ -112,6 +112,9 @@ class SiteReport:
         The number of groups.
     ms_before, ms_after
         The measured times of the layer and of the chain in milliseconds, if the target is the latency.
+    shares_weight_with
+        The other eligible layers that read the same weight, and get the same factors. The errors are those over all of
+        them.
     """
 
     name: str
@@ -130,6 +133,7 @@ class SiteReport:
     group: int = 1
     ms_before: float | None = None
     ms_after: float | None = None
+    shares_weight_with: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

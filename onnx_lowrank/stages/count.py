@@ -7,6 +7,7 @@ from onnx_lowrank.calibration.macs import Macs, measure_macs
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.graph.find.dense import DenseLayer, refittable
+from onnx_lowrank.graph.find.families import Family, families
 from onnx_lowrank.graph.find.sites import ConvSite, Found, Skip
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.traverse import position
@@ -41,6 +42,8 @@ class Counted:
         All other layers, with the reasons.
     dense
         The fully connected layers that may be fitted again behind factorised ones; a layer may also be a site.
+    families
+        The sites by their weights: those that share one get the same form, ranks and factors.
     """
 
     macs: Macs
@@ -48,6 +51,15 @@ class Counted:
     shapes: Mapping[str, ConvShape]
     skipped: tuple[Skip, ...]
     dense: tuple[DenseLayer, ...]
+    families: tuple[Family, ...]
+
+    def shapes_of(self, family: Family) -> tuple[ConvShape, ...]:
+        """Return the geometry of every member of a family."""
+        return tuple(self.shapes[name] for name in family.names)
+
+    def family_of(self, name: str) -> Family:
+        """Return the family of the site of this name."""
+        return next(family for family in self.families if name in family.names)
 
 
 def count(run: Run, read: Read, sampled: Sampled) -> Counted:
@@ -71,7 +83,7 @@ def count(run: Run, read: Read, sampled: Sampled) -> Counted:
         if refits(options):
             behind = refittable(read.network, layers.dense, [site.output for site in sites])
             dense = one_row_per_sample(behind, macs)
-    return Counted(macs, sites, conv_shapes(sites, macs), skipped, dense)
+    return Counted(macs, sites, conv_shapes(sites, macs), skipped, dense, families(read.network, sites))
 
 
 def measured(run: Run, read: Read, sampled: Sampled) -> Macs:
@@ -104,12 +116,13 @@ def with_expensive_first(network: Network, layers: Found, macs: Macs) -> tuple[t
     than ``CHEAP``.
     """
     most = CHEAP * sum(macs.aimed_at.values())
-    expensive = [site for site in layers.first if macs.aimed_at[site.output] * len(layers.first) > most]
-    if not expensive:
-        return layers.sites, layers.skipped
-    names = {site.name for site in expensive}
-    sites = sorted((*layers.sites, *expensive), key=lambda site: position(network, site.output))
-    return tuple(sites), tuple(skip for skip in layers.skipped if skip.name not in names)
+    taken = {site.name for site in layers.sites}
+    taken |= {site.name for site in layers.first if macs.aimed_at[site.output] * len(layers.first) > most}
+    ordered = sorted((*layers.sites, *layers.first), key=lambda site: position(network, site.output))
+    for family in families(network, ordered):
+        if not taken.isdisjoint(family.names):  # its weight is replaced in any case
+            taken |= set(family.names)
+    return tuple(s for s in ordered if s.name in taken), tuple(k for k in layers.skipped if k.name not in taken)
 
 
 def without_cheap_depthwise(

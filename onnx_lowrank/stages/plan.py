@@ -1,23 +1,24 @@
 """The stage that chooses the form and the ranks of every site."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from onnx_lowrank.factorise.evidence import Evidence
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.kind import Energies, FormKind
 from onnx_lowrank.factorise.forms.table import FormTable
-from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.find.families import Family
 from onnx_lowrank.latency.by_clock import LatencyPlan, choose_by_clock
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.allocate import allocate
-from onnx_lowrank.plan.cost import Costs, lowest_macs
+from onnx_lowrank.plan.cost import Costs, MacsCosts, lowest_macs, together
 from onnx_lowrank.plan.outlook import Outlook
 from onnx_lowrank.plan.pareto import LayerChoices, pareto_front
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.runtime import blas_threads
 from onnx_lowrank.stages.count import Counted
+from onnx_lowrank.stages.families import family_evidence
+from onnx_lowrank.stages.kept_weights import kept_weights
 from onnx_lowrank.stages.left_alone import no_form_takes
 from onnx_lowrank.stages.profile import Profiled
 from onnx_lowrank.stages.reach import Reach
@@ -61,50 +62,61 @@ def plan(run: Run, counted: Counted, reach: Reach, profiled: Profiled) -> Planne
             chosen = reach.user_plan
         else:
             energies = site_energies(counted, profiled, run.kinds)
-            choices_at = partial(layers_to_choose, energies, counted.shapes, reach.multiple)
+            choices_at = partial(layers_to_choose, energies, counted, reach.multiple)
             if reach.clocked:
                 chosen, by_clock = choose_by_clock(reach.clocked, profiled.kernels, choices_at)
             else:
                 layers, all_macs = choices_at(), sum(counted.macs.aimed_at.values())
                 chosen = choose(layers, all_macs, run.options)
                 outlook = Outlook(layers, all_macs, run.options.speedup, run.options.ranks)
+            chosen = chosen.ordered(counted.shapes)
+        for line in kept_weights(reach.deployment.network, counted, chosen):
+            run.warn(line)
     return Planned(chosen, planned_macs(chosen, counted.shapes, run.forms), by_clock, outlook)
 
 
 def site_energies(counted: Counted, profiled: Profiled, kinds: FormTable) -> dict[str, dict[FormKind, Energies]]:
-    """Return the energies that every form is expected to keep of the sites that it takes, by site name."""
+    """Return the energies that every form is expected to keep of the sites that it takes, by the name of the family."""
 
-    def energies(site: ConvSite) -> dict[FormKind, Energies]:
-        evidence = site_evidence(site, profiled)
-        prepared = profiled.kernels[site.name][0]
+    def energies(family: Family) -> dict[FormKind, Energies]:
+        evidence = family_evidence(family, profiled)
+        prepared = profiled.kernels[family.name][0]
         return {
             kind: kind.log_energies(evidence)
             for kind in kinds
-            if kind.takes(counted.shapes[site.name]) and (kind.preparation is None or kind.preparation in prepared)
+            if kind.takes(counted.shapes[family.name]) and (kind.preparation is None or kind.preparation in prepared)
         }
 
-    return {site.name: energies(site) for site in counted.sites}
-
-
-def site_evidence(site: ConvSite, profiled: Profiled) -> Evidence:
-    """Return the evidence on which the choice of a site's form rests."""
-    kernels, prepared, target = tuple(site.kernels), profiled.kernels[site.name], profiled.targets.get(site.name)
-    if target is None:
-        return Evidence(kernels, prepared)
-    return Evidence(kernels, prepared, target.rows, target.responses)
+    return {family.name: energies(family) for family in counted.families}
 
 
 def layers_to_choose(
     energies: Mapping[str, Mapping[FormKind, Energies]],
-    shapes: Mapping[str, ConvShape],
+    counted: Counted,
     multiple: int,
     costs: Mapping[str, Costs] | None = None,
 ) -> list[LayerChoices]:
-    """Return the choices of all sites at their costs by site name; None stands for their MACs."""
-    return [
-        pareto_front(name, shapes[name], expected, multiple, costs[name] if costs else None)
-        for name, expected in energies.items()
-    ]
+    """Return the choices of all families of sites.
+
+    Parameters
+    ----------
+    energies
+        See ``site_energies``.
+    counted
+        The families, and the geometry of their members.
+    multiple
+        The number that every rank is a multiple of.
+    costs
+        The costs by site name; None stands for their MACs.
+    """
+
+    def choices(family: Family) -> LayerChoices:
+        shapes = counted.shapes_of(family)
+        own = [costs[name] for name in family.names] if costs else [MacsCosts(shape) for shape in shapes]
+        front = pareto_front(family.name, shapes[0], energies[family.name], multiple, together(own))
+        return replace(front, sharing=family.names[1:], log_energies=family.depth * front.log_energies)
+
+    return [choices(family) for family in counted.families]
 
 
 def choose(layers: Sequence[LayerChoices], all_macs: int, options: Options) -> Plan:
@@ -117,7 +129,7 @@ def choose(layers: Sequence[LayerChoices], all_macs: int, options: Options) -> P
     """
     fixed_macs = all_macs - sum(layer.untouched for layer in layers)
     chosen = allocate(layers, fixed_macs, options.speedup, options.ranks)
-    return Plan(tuple(SitePlan(x.name, *x.choice(i)) for x, i in zip(layers, chosen, strict=True)))
+    return Plan(tuple(plan for x, i in zip(layers, chosen, strict=True) for plan in x.site_plans(i)))
 
 
 def planned_macs(plan: Plan, shapes: Mapping[str, ConvShape], forms: FormTable) -> dict[str, int]:
@@ -130,13 +142,15 @@ def planned_macs(plan: Plan, shapes: Mapping[str, ConvShape], forms: FormTable) 
     return {choice.name: macs(choice) for choice in plan.sites}
 
 
-def why_left_alone(shape: ConvShape, kinds: FormTable, multiple: int, *, user_plan: bool, slower: bool = False) -> str:
+def why_left_alone(
+    shapes: Sequence[ConvShape], kinds: FormTable, multiple: int, *, user_plan: bool, slower: bool = False
+) -> str:
     """Return the reason why a site is not factorised.
 
     Parameters
     ----------
-    shape
-        The geometry of the site.
+    shapes
+        The geometries of the site and of all that share its weight.
     kinds
         The forms that were allowed.
     multiple
@@ -148,11 +162,11 @@ def why_left_alone(shape: ConvShape, kinds: FormTable, multiple: int, *, user_pl
     """
     if user_plan:
         return "left alone by the given plan"
-    if not any(kind.takes(shape) for kind in kinds):
+    if not any(kind.takes(shapes[0]) for kind in kinds):
         return f"left alone: {no_form_takes(kinds)}"
     if slower:
         return "left alone: measured slower in every form"
-    if lowest_macs(shape, kinds, multiple) == shape.macs:
+    if lowest_macs(shapes, kinds, multiple) == sum(shape.macs for shape in shapes):
         rank = "rank" if multiple == 1 else f"rank that is a multiple of {multiple}"
         return f"left alone: no {rank} saves MACs here"
     return "left alone: the planner reaches the speedup without it"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from onnx_lowrank.calibration.shard import Shard
+from onnx_lowrank.graph.network import Network
 from onnx_lowrank.stages.count import Counted
 from onnx_lowrank.stages.plan import Planned
 from onnx_lowrank.stages.profile import Profiled
@@ -13,12 +14,16 @@ from onnx_lowrank.stages.sample import Sampled
 
 @dataclass(frozen=True)
 class Prepared:
-    """The results of the stages up to the plan, and the shard that holds the samples."""
+    """The results of the stages up to the plan, and the shard that holds the samples.
+
+    ``path`` is the network with its nodes in the order in which the walk passes them.
+    """
 
     read: Read
     sampled: Sampled
     counted: Counted
     reach: Reach
+    path: Network
     shard: Shard
     profiled: Profiled
     planned: Planned

@@ -5,9 +5,8 @@ activations. The forms then derive from the kernels, and from statistics of the 
 need before any rank is chosen.
 """
 
-import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,26 +20,18 @@ from onnx_lowrank.factorise.forms.kind import affordable, preparations, worthwhi
 from onnx_lowrank.factorise.forms.preparation import PatchMoments, Preparation, PreparedKernel
 from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.factorise.moments import RowCovariance
+from onnx_lowrank.graph.find.families import Family
 from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.runtime import blas_threads
 from onnx_lowrank.stages.count import Counted
+from onnx_lowrank.stages.positions import positions_per_sample
 from onnx_lowrank.stages.reach import Reach
 from onnx_lowrank.stages.room import left_out, statistics_room
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.sample import Sampled
 
 Array = NDArray[Any]
-
-ROWS_PER_FILTER, FEWEST_ROWS, MOST_ROWS = 50, 25_000, 40_000
-"""The number of rows that a layer should have: many times its unknowns per response, within reason. A fifth more makes
-VGG-16's last layers about 1 % better, in a fifth more time of solving."""
-
-SMALL_KERNEL, FEWEST_ROWS_OF_SMALL = 1_000_000, 30_000
-"""The number of weights below which solving takes little time, and the fewest rows of such a layer."""
-
-ROWS_OF_DEPTHWISE = 8_000
-"""The number of rows of a depthwise layer. Each of its channels has few unknowns, and all of them take their time."""
 
 PATCH_SAMPLES = 40
 """The number of samples from which the statistics of a site's patches are estimated."""
@@ -103,6 +94,7 @@ def profile(run: Run, sampled: Sampled, counted: Counted, reach: Reach, shard: S
     user_plan, memory = reach.user_plan, run.options.memory
     kinds = run.kinds if user_plan is None else run.forms
     needed = needed_preparations(counted.shapes, kinds, user_plan, statistics_room(memory))
+    needed = needed_together(counted.families, needed)
     for line in left_out(counted.shapes, kinds, memory) if user_plan is None else ():
         run.warn(line)
     targets: Mapping[str, Targets] = {}
@@ -113,7 +105,7 @@ def profile(run: Run, sampled: Sampled, counted: Counted, reach: Reach, shard: S
             if not sampled.source.synthetic and (complaint := sampled.watched.complaint()):
                 run.warn(complaint)
     with run.stage("plan"):
-        kernels = prepare_kernels(counted.sites, needed, moments)
+        kernels = prepare_kernels(counted.families, needed, moments)
     return Profiled(targets, kernels)
 
 
@@ -142,10 +134,19 @@ def needed_preparations(
     return {name: preparations(wanted[name], shape) for name, shape in shapes.items()}
 
 
+def needed_together(families: Iterable[Family], needed: Needed) -> dict[str, tuple[type[Preparation], ...]]:
+    """Return the preparations of each site, by name, where sites of one weight need what any of them needs."""
+    together: dict[str, tuple[type[Preparation], ...]] = {}
+    for family in families:
+        kinds = tuple(dict.fromkeys(kind for name in family.names for kind in needed[name]))
+        together |= dict.fromkeys(family.names, kinds)
+    return together
+
+
 def prepare_kernels(
-    sites: Sequence[ConvSite], needed: Needed, moments: Mapping[str, Moments]
+    families: Iterable[Family], needed: Needed, moments: Mapping[str, Moments]
 ) -> dict[str, tuple[PreparedKernel, ...]]:
-    """Return the preparations of the kernel of every group, by site name.
+    """Return the preparations of the kernel of every group, by site name; sites of one weight share them.
 
     Where a site has no statistics of its patches, its weights alone have to do.
     """
@@ -157,7 +158,7 @@ def prepare_kernels(
             for group, kernel in enumerate(site.kernels)
         )
 
-    return {site.name: prepare(site) for site in sites}
+    return {name: prepared for family in families for prepared in [prepare(family.members[0])] for name in family.names}
 
 
 def collect_targets(
@@ -176,7 +177,7 @@ def collect_targets(
     total = len(sampling.batches)
     sizes = {site.name: counted.macs.shapes[site.output][2:] for site in sites}
     rows_memory = run.options.memory // 2  # the rest is for the activations between two sites
-    per_sample = positions_per_sample(sites, sizes, sampling.samples, rows_memory)
+    per_sample = positions_per_sample(counted.families, sizes, sampling.samples, rows_memory)
     question = ProfileQuestion(
         sites=sites,
         dense=tuple(layer for layer in counted.dense if layer.name not in sizes),
@@ -184,7 +185,11 @@ def collect_targets(
         patches=frozenset(name for name, kinds in needed.items() if kinds),
         patch_batches=min(total, -(-PATCH_SAMPLES // len(sampling.batches[0]))),
     )
-    at_sites = {s.name: _SiteSamples(s, needed[s.name], per_sample[s.name] * sampling.samples) for s in sites}
+    at_sites = {}
+    for family in counted.families:
+        moments = empty_moments(family.members[0], needed[family.name])
+        for site in family.members:
+            at_sites[site.name] = _SiteSamples(site, moments, per_sample[site.name] * sampling.samples)
     at_dense: dict[str, list[Array]] = {layer.name: [] for layer in question.dense}
     finished = 0
     run.progress("profile", finished, total)
@@ -203,6 +208,11 @@ def collect_targets(
     return targets, {name: samples.moments for name, samples in at_sites.items()}
 
 
+def empty_moments(site: ConvSite, kinds: Iterable[type[Preparation]]) -> Moments:
+    """Return the statistics that classes of preparation need of the patches of a site, without any patch so far."""
+    return {kind: tuple(kind.moments() for _ in range(site.group)) for kind in kinds}
+
+
 class _SiteSamples:
     """The samples of one site, accumulated over the batches.
 
@@ -210,16 +220,16 @@ class _SiteSamples:
     ----------
     site
         The site.
-    kinds
-        The classes of preparation that need statistics of the patches.
+    moments
+        The statistics of the patches, to which other sites of the same weight add theirs.
     most
         The largest number of rows.
     """
 
-    def __init__(self, site: ConvSite, kinds: Sequence[type[Preparation]], most: int) -> None:
+    def __init__(self, site: ConvSite, moments: Moments, most: int) -> None:
         self._rows, self._filled = np.empty((most, len(site.kernel)), np.float32), 0
         self._responses = RowCovariance() if site.join else None
-        self.moments = {kind: tuple(kind.moments() for _ in range(site.group)) for kind in kinds}
+        self.moments = moments
 
     def add(self, sample: LayerSample) -> None:
         """Accumulate the samples of one batch.
@@ -251,31 +261,3 @@ class _SiteSamples:
 
 def _largest(rows: Array) -> float:
     return float(np.abs(rows).max(initial=0))
-
-
-def positions_per_sample(
-    sites: Sequence[ConvSite], sizes: Mapping[str, tuple[int, ...]], samples: int, memory: int
-) -> dict[str, int]:
-    """Return the number of positions that are sampled in the output of every sample, by site name.
-
-    Parameters
-    ----------
-    sites
-        The sites.
-    sizes
-        The size of the output along the spatial axes, by site name.
-    samples
-        The number of samples.
-    memory
-        The number of bytes that the rows of all sites may take together.
-    """
-    counts = {}
-    for site in sites:
-        fewest = FEWEST_ROWS_OF_SMALL if site.kernel.size < SMALL_KERNEL else FEWEST_ROWS
-        wanted = min(max(ROWS_PER_FILTER * len(site.kernel), fewest), MOST_ROWS)
-        if site.depthwise:
-            wanted = ROWS_OF_DEPTHWISE
-        counts[site.name] = max(1, min(math.prod(sizes[site.name]), -(-wanted // samples)))
-    needed = sum(4 * counts[site.name] * samples * len(site.kernel) for site in sites)
-    share = min(1.0, memory / needed)
-    return {name: max(1, int(count * share)) for name, count in counts.items()}

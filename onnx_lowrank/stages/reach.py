@@ -5,13 +5,13 @@ plan is made by the clock, and a speedup that no choice of ranks reaches is refu
 """
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.kind import affordable, worthwhile
 from onnx_lowrank.factorise.forms.table import FormTable
-from onnx_lowrank.graph.find.sites import ConvSite, Skip
+from onnx_lowrank.graph.find.families import Family
+from onnx_lowrank.graph.find.sites import Skip
 from onnx_lowrank.latency.by_clock import check_latency_reach
 from onnx_lowrank.latency.clocked import Clocked, clock_layers, rank_multiple
 from onnx_lowrank.latency.deployment import Deployment
@@ -84,9 +84,12 @@ def check_macs(run: Run, counted: Counted, multiple: int) -> None:
         If no choice reaches the speedup; the message states what is left alone, how much of the cost that is, and why.
     """
     before, speedup = sum(counted.macs.aimed_at.values()), run.options.speedup
-    lowest = before - most_saved(counted.shapes, run.kinds, multiple, statistics_room(run.options.memory))
+    lowest = before - most_saved(counted, run.kinds, multiple, statistics_room(run.options.memory))
     stuck = [
-        Skip(site.name, why, site.output) for site in counted.sites if (why := why_stuck(run, counted, site, multiple))
+        Skip(site.name, why, site.output)
+        for family in counted.families
+        if (why := why_stuck(run, counted, family, multiple))
+        for site in family.members
     ]
     left = left_alone((*counted.skipped, *stuck), counted.macs)
     ways_out = left.ways_out(lowest - budget_for(before, speedup))
@@ -96,13 +99,13 @@ def check_macs(run: Run, counted: Counted, multiple: int) -> None:
         check_reach(before, lowest, speedup, multiple, ways_out)
 
 
-def why_stuck(run: Run, counted: Counted, site: ConvSite, multiple: int) -> str | None:
-    """Return why no choice makes a site cheaper; None if some choice does."""
-    shape = counted.shapes[site.name]
-    fitting = affordable(run.kinds, shape, statistics_room(run.options.memory))
-    if lowest_macs(shape, fitting, multiple) < shape.macs:
+def why_stuck(run: Run, counted: Counted, family: Family, multiple: int) -> str | None:
+    """Return why no choice makes the sites of one weight cheaper; None if some choice does."""
+    shapes = counted.shapes_of(family)
+    fitting = affordable(run.kinds, shapes[0], statistics_room(run.options.memory))
+    if lowest_macs(shapes, fitting, multiple) < sum(shape.macs for shape in shapes):
         return None
-    if not any(kind.takes(shape) for kind in run.kinds):
+    if not any(kind.takes(shapes[0]) for kind in run.kinds):
         return no_form_takes(run.kinds)
     return "no rank saves MACs" if fitting else "its statistics take too much memory (--memory)"
 
@@ -125,6 +128,7 @@ def deploy(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Deployme
         loaded=read.loaded,
         network=read.network,
         sites=counted.sites,
+        families=counted.families,
         shapes=counted.shapes,
         macs=counted.macs,
         sampling=sampled.sampling,
@@ -133,6 +137,11 @@ def deploy(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Deployme
     )
 
 
-def most_saved(shapes: Mapping[str, ConvShape], kinds: FormTable, multiple: int, room: int) -> int:
+def most_saved(counted: Counted, kinds: FormTable, multiple: int, room: int) -> int:
     """Return the MACs that all layers together save at their lowest ranks if statistics may take ``room`` bytes."""
-    return sum(shape.macs - lowest_macs(shape, affordable(kinds, shape, room), multiple) for shape in shapes.values())
+
+    def saved(shapes: tuple[ConvShape, ...]) -> int:
+        lowest = lowest_macs(shapes, affordable(kinds, shapes[0], room), multiple)
+        return sum(shape.macs for shape in shapes) - lowest
+
+    return sum(saved(counted.shapes_of(family)) for family in counted.families)

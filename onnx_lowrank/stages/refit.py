@@ -71,9 +71,9 @@ class RefitStep:
     memory_limit: int
 
     @property
-    def output(self) -> str:
+    def outputs(self) -> tuple[str, ...]:
         """See ``Step``."""
-        return self.layer.output
+        return (self.layer.output,)
 
     @property
     def target_bytes(self) -> int:

@@ -150,24 +150,27 @@ def _site(run: Run, prepared: Prepared, site: ConvSite, solution: Solution | Non
         group=site.group,
         ms_before=round(times[0], 4) if times else None,
         ms_after=round(times[1], 4) if times else None,
+        shares_weight_with=tuple(name for name in prepared.counted.family_of(site.name).names if name != site.name),
     )
 
 
 def _why_kept(run: Run, prepared: Prepared, site: ConvSite) -> str:
-    by_clock = prepared.planned.by_clock
+    by_clock, family = prepared.planned.by_clock, prepared.counted.family_of(site.name)
     return why_left_alone(
-        prepared.counted.shapes[site.name],
+        prepared.counted.shapes_of(family),
         run.kinds,
         prepared.reach.multiple,
         user_plan=run.request.plan is not None,
-        slower=by_clock is not None and not by_clock.clocked.costs(site.name).gains,
+        slower=by_clock is not None and not by_clock.clocked.shared_costs(family.names).gains,
     )
 
 
 def _description(solution: Solution | None) -> str:
     if solution is None:
         return "planned"
-    return solution.outcome.description if solution.outcome else "from the weights alone"
+    description = solution.outcome.description if solution.outcome else "from the weights alone"
+    others = len(solution.names) - 1
+    return f"{description}; factors shared with {others} other{'s' if others > 1 else ''}" if others else description
 
 
 def _refitted(refitted: Refitted) -> RefittedReport:

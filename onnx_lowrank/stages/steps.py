@@ -1,36 +1,40 @@
 """The steps of a walk, each of which solves one layer on the rows of a shard and changes the shard's network.
 
-A step states the output of its layer, which decides the order of the steps, and the bytes that it takes. It runs once
-and returns a change that can be applied to any copy of the network.
+A step states the outputs of its layers, the first of which decides the order of the steps, and the bytes that it takes.
+It runs once and returns a change that can be applied to any copy of the network.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnx_lowrank.calibration.sampling import Sampling
-from onnx_lowrank.calibration.shard import Shard
-from onnx_lowrank.factorise.factors import Factorization, side_by_side
+from onnx_lowrank.calibration.shard import RowsQuestion, Shard
+from onnx_lowrank.factorise.factors import side_by_side
 from onnx_lowrank.factorise.forms.form import Form, compact, from_weights
 from onnx_lowrank.factorise.forms.kind import FormKind, form_of
 from onnx_lowrank.factorise.forms.preparation import PreparedKernel
-from onnx_lowrank.factorise.rows import Rows
 from onnx_lowrank.factorise.solve.groups import Outcome, solve_groups
-from onnx_lowrank.graph.edit.rewrite import rewrite
+from onnx_lowrank.graph.edit.rewrite import Replacement, rewrite_together
 from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.traverse import behind, position
 from onnx_lowrank.runtime import blas_threads
 from onnx_lowrank.stages.count import dense_bytes
+from onnx_lowrank.stages.families import (
+    Member,
+    chosen_together,
+    joined_inputs,
+    joined_rows,
+    repetitions,
+    replacements,
+    shared_activation,
+)
 from onnx_lowrank.stages.prepared import Prepared
-from onnx_lowrank.stages.profile import Targets
 from onnx_lowrank.stages.refit import RefitStep, Refitted
 from onnx_lowrank.stages.run import Run
-
-Array = NDArray[Any]
 
 OVERHEAD = 700 << 20
 """The bytes that the process takes itself: for the libraries, the model, and the runtime's buffers of one batch."""
@@ -41,33 +45,35 @@ LEAST_ROOM = 256 << 20
 
 @dataclass(frozen=True)
 class Solution:
-    """A factorised site.
+    """A factorised site, or several that share their weight and their factors.
 
     Attributes
     ----------
-    site
-        The convolution.
-    factorization
-        The chain of convolutions that replaces it.
+    replacements
+        The sites, each with the chain of convolutions that replaces it.
     outcome
         The errors of the solution; None where no data were looked at.
     rows
         The number of rows that it was solved on.
     """
 
-    site: ConvSite
-    factorization: Factorization
+    replacements: tuple[Replacement, ...]
     outcome: Outcome | None
     rows: int
 
     @property
     def name(self) -> str:
-        """The site's name."""
-        return self.site.name
+        """The name of the first site."""
+        return self.replacements[0].site.name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all sites."""
+        return tuple(replacement.site.name for replacement in self.replacements)
 
     def apply(self, network: Network) -> None:
-        """Replace the site in a network by the factorisation, in place."""
-        rewrite(network, self.site, self.factorization)
+        """Replace the sites in a network by the factorisation, in place."""
+        rewrite_together(network, self.replacements)
 
 
 Change: TypeAlias = Solution | Refitted
@@ -78,8 +84,8 @@ class Step(Protocol):
     """One step of a walk."""
 
     @property
-    def output(self) -> str:
-        """The name of the tensor that the layer makes."""
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the tensors that the layer, or all layers of one weight, make."""
 
     @property
     def target_bytes(self) -> int:
@@ -98,51 +104,52 @@ class SolveStep:
 
     Attributes
     ----------
-    site
-        The convolution.
+    members
+        The convolution, or all that share its weight, in topological order.
     forms
         The form of every group.
-    macs
-        The MACs of one sample that the chain will take.
-    target
-        The original's responses.
     sampling
         The samples, which decide which rows judge.
     nonlinear
         Whether the layer is solved behind its activation (§2.3) and not only linearly.
     advances
         Whether later steps see the error of this one (asymmetric, §2.4) and not the original network (symmetric, §2.2).
-    first
-        The number of positions of every sample that are looked at, from the first one on; None for all of them.
     """
 
-    site: ConvSite
+    members: tuple[Member, ...]
     forms: tuple[Form, ...]
-    macs: int
-    target: Targets
     sampling: Sampling
     nonlinear: bool
     advances: bool
-    first: int | None = None
 
     @property
-    def output(self) -> str:
+    def sites(self) -> tuple[ConvSite, ...]:
+        """The convolutions."""
+        return tuple(member.site for member in self.members)
+
+    @property
+    def questions(self) -> tuple[RowsQuestion, ...]:
+        """The questions for what the convolutions read."""
+        return tuple(member.question for member in self.members)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
         """See ``Step``."""
-        return self.site.output
+        return tuple(site.output for site in self.sites)
 
     @property
     def target_bytes(self) -> int:
         """See ``Step``."""
-        return self.target.rows.nbytes
+        return sum(member.target.rows.nbytes for member in self.members)
 
     def bytes(self) -> int:
-        """See ``Step``; the inputs count once, the regressors and targets twice."""
+        """See ``Step``; regressors and targets count twice, and so do the inputs where several sites are joined."""
         d, p = (int(size) for size in self.forms[0].prior.shape)
-        inputs = p if self.forms[0].first is None else int(self.site.kernel[0].size)
-        rows = len(self.target.rows)
-        if self.first is not None:
-            rows = rows // self.target.per_sample * self.first
-        return dense_bytes(self.site) + 4 * rows * (len(self.forms) * inputs + 2 * p + 2 * d)
+        inputs = p if self.forms[0].first is None else int(self.sites[0].kernel[0].size)
+        counts = [member.count for member in self.members]
+        rows = sum(n * times for n, times in zip(counts, repetitions(counts), strict=True))
+        copies = len(self.forms) * min(2, len(self.members))
+        return dense_bytes(self.sites[0]) + 4 * rows * (copies * inputs + 2 * p + 2 * d)
 
     def fitted(self, room: int) -> "SolveStep":
         """Return the step in such a way that running it takes at most ``room`` bytes, as far as possible.
@@ -153,38 +160,37 @@ class SolveStep:
         if self.bytes() <= room:
             return self
         step = replace(self, forms=tuple(map(compact, self.forms)))
-        needed = step.bytes() - dense_bytes(self.site)
+        needed = step.bytes() - dense_bytes(self.sites[0])
         if needed <= room:
             return step
-        return replace(step, first=max(1, int(self.target.per_sample * room / needed)))
+        fewer = (replace(m, first=max(1, int(m.target.per_sample * room / needed))) for m in self.members)
+        return replace(step, members=tuple(fewer))
 
     def run(self, shard: Shard, memory: int) -> Solution:
         """See ``Step``."""
-        targets, per_sample = self.target.rows, self.target.per_sample
-        if self.first is not None:
-            targets = targets.reshape(-1, per_sample, targets.shape[1])[:, : self.first].reshape(-1, targets.shape[1])
-        answer = shard.rows(self.site, self.forms, per_sample, memory, self.first)
-        rows = Rows(targets, targets, self.sampling.judging_rows(len(targets)), answer.shortcut)
+        sites, answers = self.sites, shard.rows(self.questions, self.forms, memory)
+        rows = joined_rows(self.members, answers, self.sampling)
         with blas_threads.for_shape(self.forms[0].prior.shape):
             factorization, outcome = solve_groups(
-                self.forms, answer.inputs, rows, self.site.activation, nonlinear=self.nonlinear
+                self.forms, joined_inputs(answers), rows, shared_activation(sites), nonlinear=self.nonlinear
             )
+        solution = Solution(replacements(sites, factorization), outcome, sum(member.count for member in self.members))
         if self.advances:
-            shard.advance(self.site, factorization, self.macs)
-        return Solution(self.site, factorization, outcome, len(targets))
+            shard.advance(solution.replacements, [member.macs for member in self.members])
+        return solution
 
 
 @dataclass(frozen=True)
 class WeightsStep:
-    """The step that factorises a convolution from its weights alone; the shard plays no part."""
+    """The step that factorises convolutions of one weight from this weight alone; the shard plays no part."""
 
-    site: ConvSite
+    sites: tuple[ConvSite, ...]
     forms: tuple[Form, ...]
 
     @property
-    def output(self) -> str:
+    def outputs(self) -> tuple[str, ...]:
         """See ``Step``."""
-        return self.site.output
+        return tuple(site.output for site in self.sites)
 
     @property
     def target_bytes(self) -> int:
@@ -197,9 +203,10 @@ class WeightsStep:
 
     def run(self, shard: Shard, memory: int) -> Solution:
         """See ``Step``."""
-        biases = np.split(self.site.bias, self.site.group)
-        groups = zip(self.forms, self.site.kernels, biases, strict=True)
-        return Solution(self.site, side_by_side([from_weights(*group) for group in groups]), None, 0)
+        first = self.sites[0]
+        groups = zip(self.forms, first.kernels, np.split(first.bias, first.group), strict=True)
+        factorization = side_by_side([from_weights(*group) for group in groups])
+        return Solution(replacements(self.sites, factorization), None, 0)
 
 
 @blas_threads.one_for_scipy()
@@ -208,36 +215,31 @@ def steps(run: Run, prepared: Prepared) -> list[Step]:
 
     Fully connected layers behind a factorised layer are fitted again.
     """
-    network, targets = prepared.read.network, prepared.profiled.targets
+    network, plan, targets = prepared.path, prepared.planned.plan, prepared.profiled.targets
     with run.times.stage("factorise"):
         solves: list[Step] = list(_solve_steps(run, prepared))
-        changed = behind(network, [step.output for step in solves])
-        factorised = {choice.name for choice in prepared.planned.plan.sites if choice.form}
+        changed = behind(network, [output for step in solves for output in step.outputs])
+        factorised = {choice.name for choice in plan.sites if choice.form}
         refits: list[Step] = [
             RefitStep(layer, targets[layer.name].rows, prepared.sampled.sampling, run.options.memory // 2)
             for layer in prepared.counted.dense
             if layer.input in changed and layer.name in targets and layer.name not in factorised
         ]
         # A rewritten site makes the same tensor as before, so the order stays the same on the way.
-        return sorted([*solves, *refits], key=lambda step: position(network, step.output))
+        return sorted([*solves, *refits], key=lambda step: min(position(network, output) for output in step.outputs))
 
 
 def _solve_steps(run: Run, prepared: Prepared) -> Iterator[Step]:
     options, planned, profiled = run.options, prepared.planned, prepared.profiled
     room = max(options.memory - OVERHEAD - sum(target.rows.nbytes for target in profiled.targets.values()), LEAST_ROOM)
-    for site in prepared.counted.sites:
-        choice = planned.plan[site.name]
-        if not choice.form:
-            continue
-        forms = _forms(site, run.forms[choice.form], choice.ranks, profiled.kernels[site.name])
+    for choice, sites in chosen_together(prepared.counted.families, planned.plan):
+        forms = _forms(sites[0], run.forms[str(choice.form)], choice.ranks, profiled.kernels[sites[0].name])
         if options.solver == "weights":
-            yield WeightsStep(site, forms)
+            yield WeightsStep(sites, forms)
             continue
         step = SolveStep(
-            site=site,
+            members=tuple(Member(site, planned.macs[site.name], profiled.targets[site.name]) for site in sites),
             forms=forms,
-            macs=planned.macs[site.name],
-            target=profiled.targets[site.name],
             sampling=prepared.sampled.sampling,
             nonlinear=options.solver == "nonlinear",
             advances=not options.symmetric,

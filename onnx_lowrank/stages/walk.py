@@ -25,7 +25,7 @@ class Walked:
     network
         A copy of the original with all changes.
     solutions
-        The factorised sites, by name.
+        The factorised sites, by name; those that share a weight have the same.
     refitted
         The fully connected layers that were to be fitted again.
     macs_executed
@@ -68,7 +68,7 @@ def walk(run: Run, network: Network, steps: deque[Step], shard: Shard, overhead:
             change = step.run(shard, max(0, run.options.memory - overhead - targets - step.bytes()))
             change.apply(rewritten)
             if isinstance(change, Solution):
-                solutions[change.name] = change
+                solutions |= dict.fromkeys(change.names, change)
             else:
                 refitted.append(change)
             run.progress("factorise", total - len(steps), total)

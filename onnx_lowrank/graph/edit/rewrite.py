@@ -1,8 +1,10 @@
 """A layer replaced by a chain of layers that makes the same tensor: one Conv by Convs, one Gemm or MatMul by two.
 
-The chain stands where the layer stood, so cuts in front of it stay valid.
+The chain stands where the layer stood, so cuts in front of it stay valid. Layers that are replaced together share the
+constants of equal values in their chains.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,38 +31,84 @@ class _LinkNode:
     stored: tuple[gs.Constant, ...]
 
 
-def rewrite(network: Network, site: ConvSite, factorization: Factorization) -> None:
-    """Replace the convolution, or the fully connected layer, that makes ``site.output``, in place.
+@dataclass(frozen=True)
+class Replacement:
+    """A layer and the factorisation that takes its place.
 
-    The last link makes the same tensor and keeps the node's doc string and metadata. The old weights are removed unless
-    another node reads them. Where the bias stands in an Add behind the layer, the Add gets the new one.
+    Attributes
+    ----------
+    site
+        As found in the network that is rewritten, or in another one of the same model.
+    factorization
+        Its links in any floating type; they are written in ``site.dtype``.
+    """
+
+    site: ConvSite
+    factorization: Factorization
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """The chain of one replacement before it is put into the graph; the bias is that of an Add behind the layer."""
+
+    site: ConvSite
+    links: list[_LinkNode]
+    bias: gs.Constant | None
+
+
+def rewrite(network: Network, site: ConvSite, factorization: Factorization) -> None:
+    """Replace one layer, in place; see ``rewrite_together``."""
+    rewrite_together(network, [Replacement(site, factorization)])
+
+
+def rewrite_together(network: Network, replacements: Iterable[Replacement]) -> None:
+    """Replace the convolutions, or the fully connected layers, that make the outputs of some sites, in place.
+
+    The last link of a chain makes the same tensor as the layer and keeps the node's doc string and metadata. Chains
+    share the constants that have the same values. The old weights are removed unless another node reads them. Where
+    the bias stands in an Add behind the layer, the Add gets the new one.
 
     Parameters
     ----------
     network
         Normalised. It stays as it is where an error is raised.
-    site
-        As found in this network, or in another one of the same model.
-    factorization
-        Its links in any floating type; they are written in ``site.dtype``.
+    replacements
+        The layers and their factorisations.
 
     Raises
     ------
     KeyError
-        If no node makes ``site.output``.
+        If no node makes the output of a site.
     ValidationError
-        If a factor does not fit the range of ``site.dtype``.
+        If a factor does not fit the range of its site's ``dtype``.
     """
-    old = network.nodes[position(network, site.output)]
-    add = network.nodes[position(network, site.sum_with_bias)] if site.sum_with_bias else None
-    old_proto, output, inputs = network.node_proto(old), old.outputs[0], list(old.inputs)
-    had_bias = len(inputs) > 2 and bool(inputs[2].name)
     taken = network.taken_names()
-    links = _link_nodes(site, factorization, old.op, taken, biased=add is None and had_bias)
-    if add:
-        bias_index = int(add.inputs[0] is output)
-        bias = factorization.bias.reshape(add.inputs[bias_index].shape)
-        add.inputs[bias_index] = _constant(site, f"{links[-1].name}.bias", bias, taken)
+    constants = _Constants(taken)
+    # All constants are made before anything is changed.
+    for chain in [_chain(network, replacement, constants, taken) for replacement in replacements]:
+        _put(network, chain, taken)
+
+
+def _chain(network: Network, replacement: Replacement, constants: "_Constants", taken: set[str]) -> _Chain:
+    site, factorization = replacement.site, replacement.factorization
+    old = network.nodes[position(network, site.output)]
+    had_bias = len(old.inputs) > 2 and bool(old.inputs[2].name)
+    links = _link_nodes(replacement, old.op, constants, taken, biased=site.sum_with_bias is None and had_bias)
+    if site.sum_with_bias is None:
+        return _Chain(site, links, None)
+    add = network.nodes[position(network, site.sum_with_bias)]
+    bias = factorization.bias.reshape(add.inputs[int(add.inputs[0] is old.outputs[0])].shape)
+    return _Chain(site, links, constants.make(site, f"{links[-1].name}.bias", bias, "bias"))
+
+
+def _put(network: Network, replacing: _Chain, taken: set[str]) -> None:
+    """Put a chain in the place of its layer."""
+    site, links = replacing.site, replacing.links
+    old = network.nodes[position(network, site.output)]
+    old_proto, output, inputs = network.node_proto(old), old.outputs[0], list(old.inputs)
+    if site.sum_with_bias:
+        add = network.nodes[position(network, site.sum_with_bias)]
+        add.inputs[int(add.inputs[0] is output)] = replacing.bias
 
     # The old node has to let go of its output before another may make it.
     old.inputs.clear()
@@ -80,22 +128,24 @@ def rewrite(network: Network, site: ConvSite, factorization: Factorization) -> N
 
 
 def _link_nodes(
-    site: ConvSite, factorization: Factorization, op: str, taken: set[str], *, biased: bool
+    replacement: Replacement, op: str, constants: "_Constants", taken: set[str], *, biased: bool
 ) -> list[_LinkNode]:
     """Describe the nodes of the links.
 
     Parameters
     ----------
-    site, factorization
-        As for ``rewrite``.
+    replacement
+        The layer and its factorisation.
     op
-        The operator of the layer that they replace.
+        The operator of the layer.
+    constants
+        Makes the weights and the bias.
     taken
         All names of the network; the new ones are added.
     biased
         Whether the last link has a bias even if it consists of zeros.
     """
-    nodes = []
+    site, factorization, nodes = replacement.site, replacement.factorization, []
     count = len(factorization.links)
     for number, link in enumerate(factorization.links, 1):
         name = unique(f"{site.name}/rank-{number}of{count}", taken)
@@ -108,21 +158,45 @@ def _link_nodes(
             link_op = "Gemm"
         else:
             link_op, kernel, attributes = "MatMul", kernel.T, {}
-        stored = [_constant(site, f"{name}.weight", kernel, taken)]
+        stored = [constants.make(site, f"{name}.weight", kernel, f"link {number}")]
         if with_bias:
-            stored.append(_constant(site, f"{name}.bias", factorization.bias, taken))
+            stored.append(constants.make(site, f"{name}.bias", factorization.bias, "bias"))
         nodes.append(_LinkNode(link_op, name, attributes, tuple(stored)))
     return nodes
 
 
-def _constant(site: ConvSite, name: str, values: NDArray[Any], taken: set[str]) -> gs.Constant:
-    constant = make_constant(unique(name, taken), values, site.dtype)
-    if constant is None:
-        largest = float(np.abs(values.astype(np.float64)).max())
-        raise ValidationError(
-            f"{site.name}: a factor of size {largest:.3g} does not fit {site.dtype}; exclude this layer with --exclude"
-        )
-    return constant
+class _Constants:
+    """Makes constants for layers that are replaced together, one for each part of their chains and set of values.
+
+    Parameters
+    ----------
+    taken
+        All names of the network; those of the constants are added.
+    """
+
+    def __init__(self, taken: set[str]) -> None:
+        self._taken = taken
+        self._made: dict[tuple[str, str, tuple[int, ...], bytes], gs.Constant] = {}
+
+    def make(self, site: ConvSite, name: str, values: NDArray[Any], part: str) -> gs.Constant:
+        """Return a constant in the type of a site, under this name or under that of an equal one for the same part.
+
+        Raises
+        ------
+        ValidationError
+            If a value does not fit the range of the type.
+        """
+        key = part, site.dtype.name, values.shape, values.tobytes()
+        if key not in self._made:
+            constant = make_constant(unique(name, self._taken), values, site.dtype)
+            if constant is None:
+                largest = float(np.abs(values.astype(np.float64)).max())
+                raise ValidationError(
+                    f"{site.name}: a factor of size {largest:.3g} does not fit {site.dtype}; "
+                    "exclude this layer with --exclude"
+                )
+            self._made[key] = constant
+        return self._made[key]
 
 
 def _geometry(site: ConvSite, link: Link) -> dict[str, Any]:
