@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from onnx_lowrank import compress
+from onnx_lowrank.factorise.activations.relu import RELU, Activation
 from onnx_lowrank.factorise.forms.table import FORMS
+from onnx_lowrank.factorise.solve.own_bias import own_bias
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files.load import load
 from onnx_lowrank.graph.find.families import families
@@ -363,3 +365,25 @@ def shared_twins() -> onnx.ModelProto:
             node.input[1] = "w2"
     del model.graph.initializer[2]
     return model
+
+
+@pytest.mark.parametrize("activation", [None, RELU])
+def test_a_member_moves_its_own_bias_where_held_out_rows_gain(activation: Activation | None) -> None:
+    rng = np.random.default_rng(1)
+    targets = rng.normal(size=(400, 5)).astype(np.float32)
+    judges = np.arange(400) % 5 == 4
+    wanted = np.array([0.5, -0.3, 0.1, 0.0, 1.0])
+    predictions = (targets - wanted + 0.1 * rng.normal(size=targets.shape)).astype(np.float32)
+    np.testing.assert_allclose(own_bias(predictions, targets, judges, activation), wanted, atol=0.05)
+    assert not own_bias(targets, targets, judges, activation).any()
+    noisy = (targets + rng.normal(size=targets.shape)).astype(np.float32)
+    assert not own_bias(noisy, targets, judges, None).any()
+
+
+def test_the_smallest_map_keeps_its_mean_responses() -> None:
+    """A map of one pixel, whose few rows say little to the factors of all."""
+    model = head(levels=4, convs=1)
+    result = small(model, speedup=3.0, solver="nonlinear")
+    x = {"x": photo(7, (30, 3, 16, 12))}
+    means = [run_model(one, x)["y3"].mean(axis=0) for one in (model, result.model)]
+    assert np.abs(means[1] - means[0]).max() < 0.25 * np.abs(means[0]).max()

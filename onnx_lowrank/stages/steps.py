@@ -25,6 +25,7 @@ from onnx_lowrank.runtime import blas_threads
 from onnx_lowrank.stages.count import dense_bytes
 from onnx_lowrank.stages.families import (
     Member,
+    bias_shifts,
     chosen_together,
     joined_inputs,
     joined_rows,
@@ -171,10 +172,12 @@ class SolveStep:
         sites, answers = self.sites, shard.rows(self.questions, self.forms, memory)
         rows = joined_rows(self.members, answers, self.sampling)
         with blas_threads.for_shape(self.forms[0].prior.shape):
-            factorization, outcome = solve_groups(
+            factorization, outcome, chains = solve_groups(
                 self.forms, joined_inputs(answers), rows, shared_activation(sites), nonlinear=self.nonlinear
             )
-        solution = Solution(replacements(sites, factorization), outcome, sum(member.count for member in self.members))
+            shifts = bias_shifts(self.members, answers, chains, self.sampling)
+        rows_in_all = sum(member.count for member in self.members)
+        solution = Solution(replacements(sites, factorization, shifts), outcome, rows_in_all)
         if self.advances:
             shard.advance(solution.replacements, [member.macs for member in self.members])
         return solution

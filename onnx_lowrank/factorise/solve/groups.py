@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.activations.piecewise import PiecewiseLinear
 from onnx_lowrank.factorise.activations.relu import Activation, apply
+from onnx_lowrank.factorise.chain import Chain
 from onnx_lowrank.factorise.factors import Factorization, side_by_side
 from onnx_lowrank.factorise.forms.form import Form
 from onnx_lowrank.factorise.rows import Rows
@@ -34,8 +35,8 @@ class Outcome:
 
 def solve_groups(
     forms: Sequence[Form], inputs: Sequence[Array], rows: Rows, activation: Activation | None, *, nonlinear: bool
-) -> tuple[Factorization, Outcome]:
-    """Return the chain of a layer and how it was chosen.
+) -> tuple[Factorization, Outcome, tuple[Chain, ...]]:
+    """Return the convolutions of a layer, how they were chosen, and the factors of every group.
 
     Parameters
     ----------
@@ -49,18 +50,19 @@ def solve_groups(
         Whether to go beyond the linear regression; see ``solve``.
     """
     d = rows.targets.shape[1] // len(forms)
-    parts, fits, weights = [], [], []
+    chains, fits, weights = [], [], []
     for number, (form, columns) in enumerate(zip(forms, inputs, strict=True)):
         filters = slice(number * d, (number + 1) * d)
         shortcut = None if rows.shortcut is None else rows.shortcut[:, filters]
         group = Rows(columns, rows.targets[:, filters], rows.judges, shortcut)
         own_activation = restrict(activation, filters)
         chain, fit = solve(form, group, own_activation, nonlinear=nonlinear)
-        parts.append(form.compose(chain))
+        chains.append(chain)
         fits.append(fit)
         judging = group.targets[rows.judges] if rows.judges.any() else group.targets
         weights.append(float(np.square(apply(own_activation, judging), dtype=np.float64).sum()))
-    return side_by_side(parts), combine(fits, weights)
+    parts = [form.compose(chain) for form, chain in zip(forms, chains, strict=True)]
+    return side_by_side(parts), combine(fits, weights), tuple(chains)
 
 
 def restrict(activation: Activation | None, channels: slice) -> Activation | None:
