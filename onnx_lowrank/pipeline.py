@@ -32,6 +32,7 @@ from onnx_lowrank.graph.gather import gathered
 from onnx_lowrank.progress import NOBODY, Listener
 from onnx_lowrank.report.latency_schema import MeasuredReport
 from onnx_lowrank.report.schema import PlanReport, Report
+from onnx_lowrank.runtime.blas_threads import without_spinning
 from onnx_lowrank.stages.check import check
 from onnx_lowrank.stages.count import count
 from onnx_lowrank.stages.latency_report import measured_report
@@ -86,6 +87,7 @@ class Result:
         write(self.model, Path(path), external_data=self.external_data if external_data is None else external_data)
 
 
+@without_spinning()
 def compress(request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS, shards: int = 1) -> Result:
     """Factorise the convolutions of a model.
 
@@ -120,6 +122,7 @@ def compress(request: Request, listener: Listener = NOBODY, forms: FormTable = F
     return Result(model, found, prepared.read.loaded.external_data)
 
 
+@without_spinning()
 def plan_only(request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS) -> PlanReport:
     """Profile the original and choose the ranks, without solving or writing anything; see ``compress``."""
     run = Run.start(request, listener, forms)
@@ -127,6 +130,7 @@ def plan_only(request: Request, listener: Listener = NOBODY, forms: FormTable = 
         return plan_report(run, prepare(run, stack))
 
 
+@without_spinning()
 def measure_only(request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS) -> MeasuredReport:
     """Measure everything that a plan by the clock asks for, and keep the times in the latency table; see ``compress``.
 

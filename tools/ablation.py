@@ -51,6 +51,7 @@ from onnx_lowrank.options import ALLOCATION_CHOICES, SOLVERS, Options
 from onnx_lowrank.pipeline import prepare
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import Listener
+from onnx_lowrank.runtime.blas_threads import without_spinning
 from onnx_lowrank.stages.plan import Planned, plan
 from onnx_lowrank.stages.prepared import Prepared
 from onnx_lowrank.stages.profile import Profiled, needed_preparations, prepare_kernels
@@ -250,6 +251,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[Combination]]:
         parser.error(str(error))
 
 
+@without_spinning()
 def main() -> None:
     args, wanted = parse_arguments()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import prepare
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import Listener
+from onnx_lowrank.runtime.blas_threads import without_spinning
 from onnx_lowrank.runtime.session import opener
 from onnx_lowrank.stages.plan import choose, layers_to_choose, site_energies
 from onnx_lowrank.stages.request import Request
@@ -43,6 +44,7 @@ class Trial:
     plan: Plan
 
 
+@without_spinning()
 def plan_by_macs(request: Request, ratio: float) -> Plan:
     """Return the mildest plan by MACs whose model is measured to be ``ratio`` times as fast as the original.
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lowrank.factorise.workers import product
+
 Array = NDArray[Any]
 
 
@@ -49,7 +51,7 @@ class Chain:
         """Return the predictions ŷ [n, d], float32, for columns [n, s, q]."""
         rows = features(inputs, self.first, self.taps)
         for matrix in self.rest:
-            rows = rows @ matrix.T.astype(np.float32)
+            rows = product(rows, matrix.T.astype(np.float32))
         return np.asarray(rows + self.bias.astype(np.float32))
 
 
@@ -57,9 +59,8 @@ def features(inputs: Array, first: Array, taps: Array | None = None) -> Array:
     """Return f, [n, s·r], for columns [n, s, q] and V [r, q]; with taps S [s, r] it is [n, r]."""
     n, s, q = inputs.shape
     if taps is not None:
-        return np.asarray(inputs.reshape(n, s * q) @ khatri_rao(first, taps).T.astype(inputs.dtype))
-    rows = inputs.reshape(n * s, q) @ first.T.astype(inputs.dtype)
-    return np.asarray(rows.reshape(n, s * len(first)))
+        return product(inputs.reshape(n, s * q), khatri_rao(first, taps).T.astype(inputs.dtype))
+    return product(inputs.reshape(n * s, q), first.T.astype(inputs.dtype)).reshape(n, s * len(first))
 
 
 def khatri_rao(first: Array, taps: Array) -> Array:

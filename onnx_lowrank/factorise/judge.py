@@ -4,6 +4,7 @@ It is Σ (r(y) − r(ŷ + ŝ))² / Σ r(y)² over rows that take no part in the 
 the predictions ŷ and, where one joins, the shortcut ŝ.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.activations.relu import Activation, apply
 from onnx_lowrank.factorise.moments import BLOCK
+from onnx_lowrank.factorise.workers import in_order
 
 Array = NDArray[Any]
 
@@ -49,8 +51,8 @@ class Judge:
 
     def error(self, predict: Callable[[Array], Array]) -> float:
         """Return the relative error of a function from regressors to new arrays of predictions [·, d]."""
-        total = 0.0
-        for start in range(0, len(self.target), BLOCK):
+
+        def block_error(start: int) -> float:
             block = slice(start, start + BLOCK)
             rows = block if self.judging is None else self.judging[block]
             response = predict(self.regressors[rows])
@@ -58,5 +60,8 @@ class Judge:
                 response += self.shortcut[rows]
             difference = apply(self.activation, response)
             difference -= self.target[block]
-            total += float(np.vdot(difference, difference))
-        return total / self.scale
+            return float(np.vdot(difference, difference))
+
+        count, width = self.target.shape
+        work = float(min(count, BLOCK)) * width * math.prod(self.regressors.shape[1:])
+        return sum(in_order(block_error, range(0, count, BLOCK), work)) / self.scale

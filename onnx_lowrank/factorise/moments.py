@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lowrank.factorise.workers import in_order
+
 Array = NDArray[Any]
 
 BLOCK = 1024
@@ -69,12 +71,16 @@ class Moments:
         x_mean, y_mean = X.mean(axis=0, dtype=np.float64), Y.mean(axis=0, dtype=np.float64)
         x_shift, y_shift = x_mean.astype(X.dtype), y_mean.astype(Y.dtype)
         xx, yx, yy = np.zeros((p, p)), np.zeros((d, p)), np.zeros((d, d))
-        for start in range(0, n, BLOCK):
+
+        def products(start: int) -> tuple[Array, Array, Array]:
             x = X[start : start + BLOCK] - x_shift
             y = Y[start : start + BLOCK] - y_shift
-            xx += x.T @ x
-            yx += y.T @ x
-            yy += y.T @ y
+            return x.T @ x, y.T @ x, y.T @ y
+
+        for of_x, of_both, of_y in in_order(products, range(0, n, BLOCK), min(n, BLOCK) * (p + d) ** 2 / 2):
+            xx += of_x
+            yx += of_both
+            yy += of_y
         return cls(n, x_mean, y_mean, xx, yx, yy)
 
     def __add__(self, other: "Moments") -> "Moments":

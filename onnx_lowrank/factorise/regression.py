@@ -20,6 +20,8 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from onnx_lowrank.factorise.workers import product
+
 Array = NDArray[Any]
 
 LARGE, SWEEPS = 1024, 8
@@ -48,7 +50,7 @@ class LowRankMap:
         """Return the predictions [n, d], float32, for rows [n, p]."""
         predicted = rows
         for factor in self._factors:
-            predicted = predicted @ factor
+            predicted = product(predicted, factor)
         predicted += self._bias
         return predicted
 
@@ -115,11 +117,11 @@ class Regression:
 
     def whitened(self, cross: Array) -> Array:
         """Return C, [d, p], for the cross moment ZcᵀXc [d, p]."""
-        return np.asarray((cross + self._prior) @ self._whitener)
+        return product(cross + self._prior, self._whitener)
 
     def right(self, C: Array, V: Array) -> Array:
         """Return VᵀC L⁻¹, [r, p], for a subspace V [d, r]."""
-        return np.asarray((V.T @ C) @ self._whitener.T)
+        return product(V.T @ C, self._whitener.T)
 
     def map(self, C: Array, V: Array, z_mean: Array) -> LowRankMap:
         """Return the solution in the subspace V [d, r], with b = z̄ − Bx̄ for z̄ [d]."""

@@ -15,7 +15,7 @@ from onnx_lowrank.plan.cost import Costs, MacsCosts, lowest_macs, together
 from onnx_lowrank.plan.outlook import Outlook
 from onnx_lowrank.plan.pareto import LayerChoices, pareto_front
 from onnx_lowrank.plan.plan import Plan, SitePlan
-from onnx_lowrank.runtime import blas_threads
+from onnx_lowrank.stages.by_site import by_site
 from onnx_lowrank.stages.count import Counted
 from onnx_lowrank.stages.families import family_evidence
 from onnx_lowrank.stages.kept_weights import kept_weights
@@ -47,7 +47,6 @@ class Planned:
     outlook: Outlook | None = None
 
 
-@blas_threads.one_for_scipy()
 def plan(run: Run, counted: Counted, reach: Reach, profiled: Profiled) -> Planned:
     """Choose forms and ranks, or take those of the user.
 
@@ -87,7 +86,10 @@ def site_energies(counted: Counted, profiled: Profiled, kinds: FormTable) -> dic
             if kind.takes(counted.shapes[family.name]) and (kind.preparation is None or kind.preparation in prepared)
         }
 
-    return {family.name: energies(family) for family in counted.families}
+    own = {family.name: family for family in counted.families}
+    firsts = [family.members[0] for family in counted.families]
+    found = by_site(lambda site: energies(own[site.name]), firsts, counted.shapes, kinds)
+    return dict(zip(own, found, strict=True))
 
 
 def layers_to_choose(

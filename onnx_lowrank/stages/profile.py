@@ -23,7 +23,6 @@ from onnx_lowrank.factorise.moments import RowCovariance
 from onnx_lowrank.graph.find.families import Family
 from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.plan.plan import Plan
-from onnx_lowrank.runtime import blas_threads
 from onnx_lowrank.stages.count import Counted
 from onnx_lowrank.stages.positions import positions_per_sample
 from onnx_lowrank.stages.reach import Reach
@@ -82,7 +81,6 @@ class Profiled:
     kernels: Mapping[str, tuple[PreparedKernel, ...]]
 
 
-@blas_threads.one_for_scipy()
 def profile(run: Run, sampled: Sampled, counted: Counted, reach: Reach, shard: Shard) -> Profiled:
     """Sample the original network, and prepare the kernels for the choice of forms and ranks.
 

@@ -12,7 +12,6 @@ from onnx_lowrank.factorise.solve.ridge import Refit, refit
 from onnx_lowrank.graph.edit.reweight import replace_weights
 from onnx_lowrank.graph.find.dense import DenseLayer
 from onnx_lowrank.graph.network import Network
-from onnx_lowrank.runtime import blas_threads
 
 Array = NDArray[Any]
 
@@ -91,12 +90,11 @@ class RefitStep:
         layer = self.layer
         if self.bytes() > self.memory_limit:
             return Refitted(layer, None, True, "left alone: its samples take too much memory (--memory)")
-        with blas_threads.for_shape(layer.shape):
-            X = shard.reads(layer, memory)
-            if not np.isfinite(X).all():
-                return Refitted(layer, None, True, "left alone: it reads numbers that are not finite")
-            judges = self.sampling.judging_rows(len(X))
-            fit = refit(X, self.targets, judges, layer.weight, layer.bias, intercept=layer.intercept)
+        X = shard.reads(layer, memory)
+        if not np.isfinite(X).all():
+            return Refitted(layer, None, True, "left alone: it reads numbers that are not finite")
+        judges = self.sampling.judging_rows(len(X))
+        fit = refit(X, self.targets, judges, layer.weight, layer.bias, intercept=layer.intercept)
         if fit.ridge is None:
             return Refitted(layer, fit, True, "left alone: held-out samples gain nothing")
         if not shard.reweight(layer, fit.weight, fit.bias):

@@ -14,14 +14,13 @@ from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.calibration.shard import RowsQuestion, Shard
 from onnx_lowrank.factorise.factors import side_by_side
 from onnx_lowrank.factorise.forms.form import Form, compact, from_weights
-from onnx_lowrank.factorise.forms.kind import FormKind, form_of
-from onnx_lowrank.factorise.forms.preparation import PreparedKernel
+from onnx_lowrank.factorise.forms.kind import form_of
 from onnx_lowrank.factorise.solve.groups import Outcome, solve_groups
 from onnx_lowrank.graph.edit.rewrite import Replacement, rewrite_together
 from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.traverse import behind, position
-from onnx_lowrank.runtime import blas_threads
+from onnx_lowrank.stages.by_site import by_site
 from onnx_lowrank.stages.count import dense_bytes
 from onnx_lowrank.stages.families import (
     Member,
@@ -171,11 +170,10 @@ class SolveStep:
         """See ``Step``."""
         sites, answers = self.sites, shard.rows(self.questions, self.forms, memory)
         rows = joined_rows(self.members, answers, self.sampling)
-        with blas_threads.for_shape(self.forms[0].prior.shape):
-            factorization, outcome, chains = solve_groups(
-                self.forms, joined_inputs(answers), rows, shared_activation(sites), nonlinear=self.nonlinear
-            )
-            shifts = bias_shifts(self.members, answers, chains, self.sampling)
+        factorization, outcome, chains = solve_groups(
+            self.forms, joined_inputs(answers), rows, shared_activation(sites), nonlinear=self.nonlinear
+        )
+        shifts = bias_shifts(self.members, answers, chains, self.sampling)
         rows_in_all = sum(member.count for member in self.members)
         solution = Solution(replacements(sites, factorization, shifts), outcome, rows_in_all)
         if self.advances:
@@ -212,7 +210,6 @@ class WeightsStep:
         return Solution(replacements(self.sites, factorization), None, 0)
 
 
-@blas_threads.one_for_scipy()
 def steps(run: Run, prepared: Prepared) -> list[Step]:
     """Return the steps that a plan asks for, from the network's input on.
 
@@ -235,8 +232,17 @@ def steps(run: Run, prepared: Prepared) -> list[Step]:
 def _solve_steps(run: Run, prepared: Prepared) -> Iterator[Step]:
     options, planned, profiled = run.options, prepared.planned, prepared.profiled
     room = max(options.memory - OVERHEAD - sum(target.rows.nbytes for target in profiled.targets.values()), LEAST_ROOM)
-    for choice, sites in chosen_together(prepared.counted.families, planned.plan):
-        forms = _forms(sites[0], run.forms[str(choice.form)], choice.ranks, profiled.kernels[sites[0].name])
+    chosen = list(chosen_together(prepared.counted.families, planned.plan))
+    choices = {sites[0].name: choice for choice, sites in chosen}
+
+    def forms_of(site: ConvSite) -> tuple[Form, ...]:
+        choice = choices[site.name]
+        kernels = zip(site.kernels, profiled.kernels[site.name], strict=True)
+        return tuple(form_of(run.forms[str(choice.form)], kernel, choice.ranks, own) for kernel, own in kernels)
+
+    firsts = [sites[0] for _, sites in chosen]
+    prepared_forms = by_site(forms_of, firsts, prepared.counted.shapes, run.forms)
+    for (_, sites), forms in zip(chosen, prepared_forms, strict=True):
         if options.solver == "weights":
             yield WeightsStep(sites, forms)
             continue
@@ -248,10 +254,3 @@ def _solve_steps(run: Run, prepared: Prepared) -> Iterator[Step]:
             advances=not options.symmetric,
         )
         yield step.fitted(room)
-
-
-def _forms(
-    site: ConvSite, kind: FormKind, ranks: tuple[int, ...], prepared: tuple[PreparedKernel, ...]
-) -> tuple[Form, ...]:
-    with blas_threads.for_shape(site.kernel.shape[:2]):
-        return tuple(form_of(kind, kernel, ranks, own) for kernel, own in zip(site.kernels, prepared, strict=True))

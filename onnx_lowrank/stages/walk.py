@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from onnx_lowrank.calibration.shard import Shard
 from onnx_lowrank.graph.network import Network
-from onnx_lowrank.runtime import blas_threads
 from onnx_lowrank.stages.refit import Refitted
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.steps import OVERHEAD, Solution, Step
@@ -38,7 +37,6 @@ class Walked:
     macs_executed: int
 
 
-@blas_threads.one_for_scipy()
 def walk(run: Run, network: Network, steps: deque[Step], shard: Shard, overhead: int = OVERHEAD) -> Walked:
     """Run all steps, and apply their changes to a copy of the original network.
 

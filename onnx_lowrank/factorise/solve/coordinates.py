@@ -20,6 +20,7 @@ from onnx_lowrank.factorise.activations.relu import Activation, apply, slope
 from onnx_lowrank.factorise.chain import Chain, features
 from onnx_lowrank.factorise.moments import root
 from onnx_lowrank.factorise.rows import Rows
+from onnx_lowrank.factorise.workers import product
 
 Array = NDArray[Any]
 
@@ -126,7 +127,7 @@ class Objective:
         first = A @ self.coordinates.inverse
         values = [features(inputs, first, taps)]
         for matrix in state.rest:
-            values.append(values[-1] @ matrix.T)
+            values.append(product(values[-1], matrix.T))
         response = (values.pop() + state.bias) * scale
         if self.rows.shortcut is not None:
             response += self.rows.shortcut[taken]
@@ -135,13 +136,13 @@ class Objective:
         bias = back.sum(axis=0)
         rest = []
         for matrix, value in zip(reversed(state.rest), reversed(values), strict=True):
-            rest.append(back.T @ value)
-            back = back @ matrix
+            rest.append(product(back.T, value))
+            back = product(back, matrix)
         if taps is None:
             columns = inputs.reshape(-1, inputs.shape[2])
-            first_gradient, taps_gradient = back.reshape(len(columns), len(A)).T @ columns, None
+            first_gradient, taps_gradient = product(back.reshape(len(columns), len(A)).T, columns), None
         else:  # the derivative with respect to the product of V and S, [r, s, q], first
-            product = (back.T @ inputs.reshape(n, -1)).reshape(len(A), *inputs.shape[1:])
-            taps_gradient = np.einsum("jxi,ji->xj", product, first)
-            first_gradient = np.einsum("jxi,xj->ji", product, taps)
+            slopes = product(back.T, inputs.reshape(n, -1)).reshape(len(A), *inputs.shape[1:])
+            taps_gradient = np.einsum("jxi,ji->xj", slopes, first)
+            first_gradient = np.einsum("jxi,xj->ji", slopes, taps)
         return Chain(first_gradient @ self.coordinates.inverse.T, tuple(reversed(rest)), bias, taps_gradient)

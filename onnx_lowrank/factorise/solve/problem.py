@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.factorise.activations.relu import Activation
 from onnx_lowrank.factorise.moments import BLOCK, Moments
 from onnx_lowrank.factorise.regression import LowRankMap, Regression, leading_subspace
+from onnx_lowrank.factorise.workers import in_order
 
 Array = NDArray[Any]
 
@@ -123,16 +124,20 @@ class Problem:
 
         Blocks of rows go through both matrix products and the z-step while they are in the processor's cache.
         """
-        assert self._activation is not None
         moments = self._moments
         n, cross, total = len(self._samples.regressors), np.zeros_like(moments.yx), np.zeros(len(moments.y_mean))
-        for block in self._samples.blocks():
+
+        def sums(block: Samples) -> tuple[Array, Array]:
+            assert self._activation is not None
             predicted = state(block.regressors)
             if block.shortcut is not None:
                 predicted += block.shortcut
             Z = self._activation.z_step(block.target, predicted, weight)
             if block.shortcut is not None:
                 Z -= block.shortcut
-            cross += Z.T @ block.regressors
-            total += Z.sum(axis=0)
+            return Z.T @ block.regressors, Z.sum(axis=0)
+
+        for of_block, of_z in in_order(sums, self._samples.blocks(), 2.0 * min(n, BLOCK) * cross.size):
+            cross += of_block
+            total += of_z
         return cross - np.outer(total, moments.x_mean) + moments.unseen, total / n
