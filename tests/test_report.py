@@ -51,6 +51,7 @@ SCHEMA: dict[str, Any] = {
             "confidence": float,
             "rounds": int,
             "batch": int,
+            "fresh_process": bool,
         },
     },
     "parameters": [int],

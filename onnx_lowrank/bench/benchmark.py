@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from onnx_lowrank._version import __version__
 from onnx_lowrank.bench.node_times import breakdown, elsewhere
 from onnx_lowrank.bench.subject import Inputs, Subject, open_subjects
-from onnx_lowrank.bench.turns import Budget, Rounds, take_turns
+from onnx_lowrank.bench.turns import Budget, Rounds, run_in_turns
 from onnx_lowrank.data.input_shapes import Shapes
 from onnx_lowrank.data.photos.preprocess import Preprocess, parse
 from onnx_lowrank.errors import UsageError
@@ -176,9 +175,8 @@ class _Bench:
 
     def measure(self, sessions: Sequence[Session], threads: int, batch: int) -> Measurement:
         """Measure all subjects in turns, and profile them if the settings ask for it."""
-        settings, feeds, subjects = self.settings, self.feeds[batch], range(len(self.subjects))
-        runs = [partial(session, own) for session, own in zip(sessions, feeds, strict=True)]
-        rounds = take_turns(runs, settings.budget, settings.seed)
+        settings, subjects = self.settings, range(len(self.subjects))
+        rounds = run_in_turns(sessions, self.feeds[batch], settings.budget, settings.seed)
         return Measurement(
             threads=threads,
             batch=batch,

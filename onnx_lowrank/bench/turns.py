@@ -18,11 +18,14 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import scipy.special
 from numpy.typing import NDArray
+
+from onnx_lowrank.interface import Feeds
 
 Array = NDArray[Any]
 
@@ -137,6 +140,13 @@ def median_interval(values: Sequence[float] | Array, confidence: float = CONFIDE
     covered = 1 - 2 * scipy.special.bdtr(np.arange((n + 1) // 2), n, 0.5)
     k = max(1, int((covered >= confidence).sum()))
     return Interval(float(np.median(x)), float(x[k - 1]), float(x[n - k]), float(covered[k - 1]))
+
+
+def run_in_turns(
+    sessions: Sequence[Callable[[Feeds], object]], feeds: Sequence[Feeds], budget: Budget, seed: int = 0
+) -> Rounds:
+    """Measure models in turns, each of them on its own batch; see ``take_turns``."""
+    return take_turns([partial(session, own) for session, own in zip(sessions, feeds, strict=True)], budget, seed)
 
 
 def take_turns(

@@ -19,6 +19,8 @@ class Latency:
         The number of rounds.
     batch
         The number of samples in a run.
+    fresh_process
+        Whether a process of its own measured, and not the one that solved before.
     """
 
     before_ms: float
@@ -29,6 +31,7 @@ class Latency:
     confidence: float
     rounds: int
     batch: int = 1
+    fresh_process: bool = True
 
 
 @dataclass(frozen=True)

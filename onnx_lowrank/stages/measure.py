@@ -8,7 +8,6 @@ from onnx_lowrank.progress import Listener
 from onnx_lowrank.report.latency_schema import Latency
 from onnx_lowrank.report.output_schema import OutputReport
 from onnx_lowrank.report.schema import AccuracyReport
-from onnx_lowrank.runtime.session import opener
 from onnx_lowrank.stages.accuracy import measure_accuracy
 from onnx_lowrank.stages.prepared import Prepared
 from onnx_lowrank.stages.run import Run
@@ -54,17 +53,21 @@ def measure(run: Run, prepared: Prepared, model: onnx.ModelProto) -> Measured:
     read, sampled, planned = prepared.read, prepared.sampled, prepared.planned
     options, sampling = run.options, sampled.sampling
     with run.times.stage("validate"):
-        open_as_deployed = opener(options.providers, options.threads, spinning=True)
-        original = open_as_deployed(read.loaded.proto, "the model")
-        sessions = SessionPair(original, open_as_deployed(model, "the rewritten model"))
+        # The two take turns, and idle threads that spin would take the processor from the other one's.
+        original = run.open_session(read.loaded.proto, "the model")
+        sessions = SessionPair(original, run.open_session(model, "the rewritten model"))
         note_placement(model, options, sampling, run.warn)
         if not sampling.validation:
             run.warn("too few samples to spare any: the outputs are compared on samples that the solver saw")
         declared, batches = DeclaredShapes.of(read.inputs, read.outputs), sampling.validation or sampling.batches
         outputs = compare_outputs(sessions, sampled.source, batches, declared, Listener(run.progress, run.warn))
+        accuracy = measure_accuracy(sessions, sampled.labelled, sampling, run.progress) if sampled.labelled else None
+        provider = sessions.rewritten.provider
+        del original, sessions  # Their memory is for the process that measures the latency.
         run.progress("latency", 0, 1)
-        latency = measure_latency(sessions, sampled.source, prepared.reach.deployment.batch)
+        batch = prepared.reach.deployment.batch
+        feeds = sampled.source.feeds(batch)
+        latency = measure_latency((read.loaded.proto, model), feeds, len(batch), options, run.warn)
         check_faster(latency, planned.plan, options, run.warn, user_plan=planned.by_clock is None)
         run.progress("latency", 1, 1)
-        accuracy = measure_accuracy(sessions, sampled.labelled, sampling, run.progress) if sampled.labelled else None
-    return Measured(outputs, latency, accuracy, sessions.rewritten.provider)
+    return Measured(outputs, latency, accuracy, provider)

@@ -1,23 +1,53 @@
-"""The latency of both models, measured in turns."""
+"""The latency of both models, measured in turns in a process of their own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from onnx_lowrank.bench.turns import Budget, take_turns
-from onnx_lowrank.data.source import Source
+import onnx
+
+from onnx_lowrank.bench.fresh_process import NoMeasurementError, Task, measure_in_fresh_process
+from onnx_lowrank.bench.turns import Budget
 from onnx_lowrank.errors import TargetError
+from onnx_lowrank.interface import Feeds
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.report.latency_schema import Latency
-from onnx_lowrank.stages.session_pair import SessionPair
+from onnx_lowrank.runtime.providers import provider_names
+from onnx_lowrank.runtime.session import opener
 
-LATENCY_BUDGET = Budget(rounds=15, seconds=1, turn=0.001)
+LATENCY_BUDGET = Budget(rounds=25, seconds=2)
 """The budget of an informative number; ``onnx-lowrank-bench`` measures thoroughly."""
 
 
-def measure_latency(sessions: SessionPair, source: Source, batch: tuple[int, ...]) -> Latency:
-    """Measure both models in turns on one batch of the source."""
-    feeds = source.feeds(batch)
-    times = take_turns((lambda: sessions.original(feeds), lambda: sessions.rewritten(feeds)), LATENCY_BUDGET)
+def measure_latency(
+    models: Sequence[onnx.ModelProto], feeds: Feeds, batch: int, options: Options, warn: Callable[[str], None]
+) -> Latency:
+    """Measure both models in turns, with the code of ``onnx-lowrank-bench`` and as it does, in a fresh process.
+
+    Parameters
+    ----------
+    models
+        The original and the rewritten model.
+    feeds
+        What they run on.
+    batch
+        The number of samples in it.
+    options
+        The providers and threads.
+    warn
+        Receives a warning where this process has to measure itself.
+    """
+    labels = ("the model", "the rewritten model")
+    task = Task(labels, provider_names(options.providers), options.threads, feeds, LATENCY_BUDGET)
+    fresh = True
+    try:
+        times = measure_in_fresh_process(models, task)
+    except NoMeasurementError as error:
+        warn(
+            f"no process of its own measured the latency ({error}): it was measured here, where solving has left its "
+            "traces; measure it with onnx-lowrank-bench"
+        )
+        fresh, open_as_deployed = False, opener(options.providers, options.threads, spinning=True)
+        times = task.measure([open_as_deployed(*named) for named in zip(models, labels, strict=True)])
     speed = times.speed(1)
     return Latency(
         before_ms=round(1e3 * times.median(0), 3),
@@ -27,7 +57,8 @@ def measure_latency(sessions: SessionPair, source: Source, batch: tuple[int, ...
         ratio_high=round(speed.high, 3),
         confidence=round(speed.confidence, 4),
         rounds=len(times.seconds),
-        batch=len(batch),
+        batch=batch,
+        fresh_process=fresh,
     )
 
 
