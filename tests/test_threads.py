@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from onnx_lowrank import compress
 from onnx_lowrank.errors import LowRankError
 from onnx_lowrank.factorise import workers as workers_module
-from onnx_lowrank.factorise.workers import in_order, product, workers
+from onnx_lowrank.factorise.workers import in_order, product, stop_at_end, workers
 from onnx_lowrank.runtime.blas_threads import without_spinning
 
 
@@ -151,6 +151,24 @@ def test_an_error_in_a_part_is_raised_and_ends_the_others() -> None:
     with pytest.raises(ZeroDivisionError), workers(2):
         list(in_order(fail, range(1000)))
     assert threading.active_count() == before
+
+
+def test_an_interruption_ends_what_takes_long() -> None:
+    begun = threading.Event()
+
+    def endless(item: int) -> None:
+        begun.set()
+        while True:
+            stop_at_end()
+
+    def items() -> Iterator[int]:
+        yield 0
+        begun.wait()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), workers(2):
+        list(in_order(endless, items()))
+    stop_at_end()  # does nothing outside of workers
 
 
 def test_another_thread_has_no_part_in_the_workers() -> None:

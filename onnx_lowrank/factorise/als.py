@@ -19,6 +19,8 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from onnx_lowrank.factorise.workers import stop_at_end
+
 Array = NDArray[Any]
 
 MOMENTUM, GROWTH, MOST_MOMENTUM = 0.5, 1.1, 2.0
@@ -63,6 +65,7 @@ def alternate(
     A, B, S = (np.ascontiguousarray(factor, np.float32) for factor in (A / scale, B, S))
     before, momentum, lowest = (A, S), np.float32(0), np.inf
     for _ in range(sweeps):
+        stop_at_end()
         beyond = A + momentum * (A - before[0]), S + momentum * (S - before[1])
         factors, error = tensor.sweep(beyond[0], B, beyond[1], ridges)
         if error < lowest or not momentum:

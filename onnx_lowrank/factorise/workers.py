@@ -7,9 +7,10 @@ of workers, and there may be none at all: then everything runs in the caller's t
 
 import contextlib
 import math
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -32,6 +33,9 @@ MOST_PARTS = 8
 _POOL: ContextVar[ThreadPoolExecutor | None] = ContextVar("_POOL", default=None)
 """The workers of the run in this thread, whose number is known to the run alone; None where there are none."""
 
+_END: ContextVar[threading.Event | None] = ContextVar("_END", default=None)
+"""In a worker, what is set when its run ends; None in other threads."""
+
 
 @contextlib.contextmanager
 def workers(count: int, prepare: Callable[[], object] | None = None) -> Iterator[None]:
@@ -48,7 +52,10 @@ def workers(count: int, prepare: Callable[[], object] | None = None) -> Iterator
         yield
         return
 
+    end = threading.Event()
+
     def begin() -> None:
+        _END.set(end)
         _POOL.set(None)  # A part that is divided once more runs where it is, or workers would wait for one another.
         if prepare:
             prepare()
@@ -59,7 +66,15 @@ def workers(count: int, prepare: Callable[[], object] | None = None) -> Iterator
         yield
     finally:
         _POOL.reset(token)
+        end.set()
         pool.shutdown(cancel_futures=True)
+
+
+def stop_at_end() -> None:
+    """Raise CancelledError in a worker whose run has been interrupted; what takes seconds asks now and then."""
+    end = _END.get()
+    if end and end.is_set():
+        raise CancelledError
 
 
 def in_order(
