@@ -87,7 +87,7 @@ def compress(
         The ratio of the conv MACs before and after; with ``include_gemm`` the MACs of fully connected layers count as
         well. With the target "latency" it is the ratio of the times of a run.
     preprocess
-        The preprocessing of photos, for example "imagenet" or "caffe,resize=none".
+        The preprocessing of photos, for example "imagenet" or "caffe,resize=none"; "auto" chooses it by measuring.
     target, rank_multiple, form, solver, symmetric, residual, refit, include_gemm, ranks, include, exclude, images, seed
         See ``Options``.
     require

@@ -3,6 +3,7 @@
     read     the model is loaded and normalised, and the layers that can be factorised are found
     sample   the calibration data are divided into samples that solve, that choose and that only judge
     count    one run on the smallest batch gives the costs and shapes of all layers
+    fit      the samples are compared with what the network was trained on, to notice a wrong preset
     reach    what cannot succeed is refused before the long work; for a plan by the clock the layers are measured
     profile  one pass of the original samples the responses of every layer, and the forms prepare the kernels
     plan     the forms and ranks of all layers are chosen together under one budget
@@ -35,6 +36,7 @@ from onnx_lowrank.report.schema import PlanReport, Report
 from onnx_lowrank.runtime.blas_threads import without_spinning
 from onnx_lowrank.stages.check import check
 from onnx_lowrank.stages.count import count
+from onnx_lowrank.stages.fit import fit
 from onnx_lowrank.stages.latency_report import measured_report
 from onnx_lowrank.stages.measure import measure
 from onnx_lowrank.stages.plan import plan
@@ -149,10 +151,12 @@ def prepare(run: Run, stack: contextlib.ExitStack) -> Prepared:
     check_declared(run.options.requirement, model.outputs)
     sampled = sample(run, model)
     counted = count(run, model, sampled)
+    fitted = fit(run, model, sampled)
+    sampled = fitted.sampled
     reached = reach(run, model, sampled, counted)
     path = gathered(model.network, counted.families)
     opened = open_shards(path, sampled.sampling, run.open_session, counted.macs.all, run.shards)
     shard = stack.enter_context(opened)
     profiled = profile(run, sampled, counted, reached, shard)
     planned = plan(run, counted, reached, profiled)
-    return Prepared(model, sampled, counted, reached, path, shard, profiled, planned)
+    return Prepared(model, sampled, fitted.report, counted, reached, path, shard, profiled, planned)

@@ -121,6 +121,8 @@ def _parser() -> Parser:
 def _run(args: argparse.Namespace) -> None:
     started = time.monotonic()
     settings, preprocess = _settings(args), parse(args.preprocess)
+    if preprocess.automatic:
+        raise UsageError("--preprocess: auto is for compressing: name the preset that it chose")
     _check_files(args)
     with ProgressBars(COMMAND.say) as bars:
         report = benchmark(

@@ -90,6 +90,7 @@ def _compress(line: CommandLine, out: Path, pipeline: Pipeline, listener: Listen
     if line.report:
         write_text(line.report, report.to_json())
     tables = [
+        *_fit_tables(report),
         draw.costs_table(report.macs, report, report.latency_plan),
         draw.outputs_table(report.outputs),
         draw.sites_table(report.sites),
@@ -104,6 +105,7 @@ def _dry_run(line: CommandLine, pipeline: Pipeline, listener: Listener) -> Print
     if line.plan:
         write_text(line.plan, planned.plan.to_json())
     tables = [
+        *_fit_tables(planned),
         draw.costs_table(planned.macs, None, planned.latency_plan),
         draw.sites_table(planned.sites),
         draw.skipped_table(planned.skipped, _layers(line)),
@@ -112,6 +114,14 @@ def _dry_run(line: CommandLine, pipeline: Pipeline, listener: Listener) -> Print
     by_clock = planned.latency_plan
     clock = f", {by_clock.predicted_ratio:.2f}× faster by the clock" if by_clock else ""
     return tables, f"{done}: {_fewer_macs(planned)}{clock}"
+
+
+def _fit_tables(report: Report | PlanReport) -> list[Table]:
+    """Return the tables of what the network was fed."""
+    if report.fit is None:
+        return []
+    compared = [draw.presets_table(report.fit)] if report.fit.presets else []
+    return [draw.inputs_table(report.fit), *compared]
 
 
 def _measure(line: CommandLine, pipeline: Pipeline, listener: Listener) -> Printout:

@@ -135,7 +135,7 @@ def _add_data(parser: Parser) -> None:
         type=path_argument,
         help=data_help("calibration samples without labels", "synthetic images"),
     )
-    add("--preprocess", metavar="SPEC", default="imagenet", help=PREPROCESS_HELP)
+    add("--preprocess", metavar="SPEC", default="imagenet", help=f"{PREPROCESS_HELP}; auto chooses one by measuring")
     add(
         "--images",
         metavar="N",

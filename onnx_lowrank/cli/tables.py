@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from onnx_lowrank.report.fit_schema import FitReport
 from onnx_lowrank.report.latency_schema import LatencyPlanReport, MeasuredReport
 from onnx_lowrank.report.output_schema import OutputReport
 from onnx_lowrank.report.schema import MacsReport, RefittedReport, Report, SiteReport, SkippedReport
@@ -143,6 +144,29 @@ def costs_table(macs: MacsReport, report: Report | None = None, by_clock: Latenc
         points = f"{100 * (accuracy.after - accuracy.before):+.1f} points"
         label = f"top-1 accuracy of {accuracy.samples} samples"
         table.add_row(label, percent(accuracy.before), percent(accuracy.after), points)
+    return table
+
+
+def inputs_table(fit: FitReport) -> Table:
+    """List what every input was fed: the source, the preset and the range of values."""
+    table = empty_table("Inputs", "input", "samples", "preset", "values", text=("input", "samples", "preset"))
+    for name, each in fit.inputs.items():
+        values = NONE if each.low is None or each.high is None else f"{each.low:.4g} to {each.high:.4g}"
+        table.add_row(one_line(name), each.source, one_line(each.preset or "none: taken as they are"), values)
+    return table
+
+
+def presets_table(fit: FitReport) -> Table:
+    """List how well the samples fit the network under every preset that was compared."""
+    table = empty_table(
+        f"Presets: {one_line(fit.conclusion)}",
+        *("preset", "samples", "nats from what\nnormalisations expect", "deviations of\nthe top class"),
+        *("information\nin nats", ""),
+        text=("preset", ""),
+    )
+    for each in fit.presets:
+        row = (str(each.samples), *map(_error, (each.divergence, each.contrast, each.information)))
+        table.add_row(one_line(each.preset), *row, "fits better" if each.better else "")
     return table
 
 

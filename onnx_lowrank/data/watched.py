@@ -49,6 +49,11 @@ class Watched:
         self._seen: dict[int, Seen] = {}
 
     @property
+    def source(self) -> Source:
+        """The source that is watched."""
+        return self._source
+
+    @property
     def description(self) -> str:
         """See ``Source``."""
         return self._source.description

@@ -34,6 +34,19 @@ def is_dense(node: gs.Node) -> bool:
     return is_product(node) and (node.op == "Gemm" or isinstance(node.inputs[1], gs.Constant))
 
 
+def is_inference_norm(node: gs.Node, opset: int) -> bool:
+    """Whether a node is a BatchNormalization that uses the stored statistics.
+
+    Before opset 7 the attribute ``is_test`` says so, before opset 14 a single output, and since then
+    ``training_mode``.
+    """
+    if node.op != "BatchNormalization" or node.domain not in STANDARD or len(node.inputs) != 5:
+        return False
+    one_output = sum(bool(tensor.name) for tensor in node.outputs) == 1
+    trains = node.attrs.get("training_mode", 0) != 0 or (opset < 7 and node.attrs.get("is_test", 0) == 0)
+    return one_output and not trains and node.attrs.get("spatial", 1) == 1
+
+
 def moved_axes(node: gs.Node, element: np.dtype[np.generic], rank: int) -> tuple[int, ...] | None:
     """Return how a node that changes no value moves the axes: axis i of its output is axis ``result[i]`` of its input.
 

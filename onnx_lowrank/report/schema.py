@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.report.fit_schema import FitReport
 from onnx_lowrank.report.latency_schema import Latency, LatencyPlanReport
 from onnx_lowrank.report.output_schema import OutputReport
 
@@ -241,6 +242,8 @@ class Report:
         The number that divides every rank.
     latency_plan
         The measurements behind the plan, if the target is the latency.
+    fit
+        What the inputs were fed, and how well that fits what the network was trained on.
     """
 
     schema: int
@@ -264,6 +267,7 @@ class Report:
     warnings: tuple[str, ...]
     rank_multiple: int = 1
     latency_plan: LatencyPlanReport | None = None
+    fit: FitReport | None = None
 
     def to_json(self) -> str:
         """Return the report as JSON text, with the keys in the order of the fields."""
@@ -281,3 +285,4 @@ class PlanReport:
     plan: Plan
     rank_multiple: int = 1
     latency_plan: LatencyPlanReport | None = None
+    fit: FitReport | None = None

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from onnx_lowrank.calibration.shard import Shard
 from onnx_lowrank.graph.network import Network
+from onnx_lowrank.report.fit_schema import FitReport
 from onnx_lowrank.stages.count import Counted
 from onnx_lowrank.stages.plan import Planned
 from onnx_lowrank.stages.profile import Profiled
@@ -21,6 +22,7 @@ class Prepared:
 
     read: Read
     sampled: Sampled
+    fit: FitReport
     counted: Counted
     reach: Reach
     path: Network

@@ -6,6 +6,7 @@ from dataclasses import asdict
 import onnx
 
 from onnx_lowrank._version import __version__
+from onnx_lowrank.data.photos.folder import ImageSource
 from onnx_lowrank.graph.files.external import fingerprint
 from onnx_lowrank.graph.files.load import parameters
 from onnx_lowrank.graph.find.sites import ConvSite
@@ -44,6 +45,7 @@ def plan_report(run: Run, prepared: Prepared) -> PlanReport:
         plan=prepared.planned.plan,
         rank_multiple=prepared.reach.multiple,
         latency_plan=latency_plan(by_clock) if by_clock else None,
+        fit=prepared.fit,
     )
 
 
@@ -54,7 +56,7 @@ def report(
     options, original = run.options, prepared.read.loaded
     sampling, macs, by_clock = prepared.sampled.sampling, _macs(prepared), prepared.planned.by_clock
     inputs = {
-        "preprocess": asdict(prepared.sampled.preprocess),
+        "preprocess": asdict(prepared.sampled.preprocess) if _preprocessed(prepared) else None,
         "data": run.request.data_label,
         "plan": run.request.plan is not None,
     }
@@ -85,7 +87,15 @@ def report(
         warnings=tuple(run.warnings),
         rank_multiple=prepared.reach.multiple,
         latency_plan=latency_plan(by_clock) if by_clock else None,
+        fit=prepared.fit,
     )
+
+
+def _preprocessed(prepared: Prepared) -> bool:
+    """Whether the preset made any samples; arrays are taken as they are."""
+    labelled = prepared.sampled.labelled
+    made = any(each.preset is not None for each in prepared.fit.inputs.values())
+    return made or (labelled is not None and isinstance(labelled[0], ImageSource))
 
 
 def _requested(run: Run) -> float | None:

@@ -95,7 +95,7 @@ def sample_shapes(run: Run, read: Read) -> Sampled:
 
 def _open(run: Run, specs: tuple[TensorSpec, ...], count: int) -> Sampled:
     request, options = run.request, run.options
-    preprocess = request.parsed_preprocess
+    preprocess = request.parsed_preprocess.settled
     source = open_source(
         request.data, specs, preprocess=preprocess, count=count, seed=options.seed, on_warning=run.warn
     )

@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +56,8 @@ class ImageSource:
         How photos become inputs.
     kept
         The pixels of all photos, shape [n, height, width, channels]; None if they take too much memory.
-    description
-        Describes the samples in the report.
+    origin
+        The number of photos and where they come from.
     synthetic
         Whether the samples are made up.
     """
@@ -66,8 +66,17 @@ class ImageSource:
     target: ImageInput
     preprocess: Preprocess
     kept: NDArray[np.uint8] | None
-    description: str
+    origin: str
     synthetic: bool = False
+
+    @property
+    def description(self) -> str:
+        """Describes the samples in the report."""
+        return f"{self.origin} (preset {self.preprocess.preset})"
+
+    def under(self, preprocess: Preprocess) -> "ImageSource":
+        """Return the same photos under another preset that shares the sizes and the interpolation."""
+        return replace(self, target=image_input(self.target.spec, preprocess), preprocess=preprocess)
 
     def __len__(self) -> int:
         """Return the number of photos."""
@@ -185,8 +194,7 @@ def open_images(
         target=target,
         preprocess=preprocess,
         kept=None if kept is None else kept[: len(readable)],
-        description=f"{counted(len(readable), len(files), 'image')} in {origin.name or origin} "
-        f"(preset {preprocess.preset})",
+        origin=f"{counted(len(readable), len(files), 'image')} in {origin.name or origin}",
     )
     return source, np.array(readable, np.int64)
 

@@ -54,6 +54,20 @@ class Preprocess:
     interpolation: Interpolation = "bilinear"
     layout: Layout | None = None
 
+    @property
+    def automatic(self) -> bool:
+        """Whether mean, scale and channel order are still to be chosen; until then they are those of a default."""
+        return self.preset.split(",")[0] == AUTOMATIC
+
+    @property
+    def settled(self) -> "Preprocess":
+        """The same under the name of the default, where mean, scale and channel order are still to be chosen."""
+        _, *others = self.preset.split(",")
+        return replace(self, preset=",".join(["imagenet", *others])) if self.automatic else self
+
+
+AUTOMATIC = "auto"
+"""The preset that the samples and the network decide."""
 
 PRESETS: dict[str, Preprocess] = {
     "imagenet": Preprocess(
@@ -77,7 +91,7 @@ def parse(text: str) -> Preprocess:
     Parameters
     ----------
     text
-        A preset's name, overrides, or both, joined by commas: "imagenet,resize=232,crop=224", "crop=none",
+        A preset's name or "auto", overrides, or both, joined by commas: "imagenet,resize=232,crop=224", "crop=none",
         "mean=103.9/116.8/123.7,scale=0.017,channels=bgr", "resize=256x320". Without a preset the overrides start
         from "raw" if they set the mean or the scale, else from "imagenet".
 
@@ -94,8 +108,10 @@ def parse(text: str) -> Preprocess:
     first, *others = [part.strip() for part in text.split(",")]
     if "=" in first:
         first, others = "", [first, *others]
-    elif first.lower() not in PRESETS:
-        raise UsageError(f"--preprocess: there is no preset {first!r}; the presets are {', '.join(PRESETS)}")
+    elif first.lower() not in (*PRESETS, AUTOMATIC):
+        raise UsageError(
+            f"--preprocess: there is no preset {first!r}; the presets are {', '.join(PRESETS)}, or auto to choose one"
+        )
     settings: dict[str, Any] = {}
     for part in others:
         key, equals, value = (piece.strip().lower() for piece in part.partition("="))
@@ -103,7 +119,9 @@ def parse(text: str) -> Preprocess:
             raise UsageError(f"--preprocess: {part!r} is not KEY=VALUE; the keys are {', '.join(_KEYS)}")
         settings[key] = _value(key, value)
     base = first.lower() or ("raw" if {"mean", "scale"} & settings.keys() else "imagenet")
-    return replace(PRESETS[base], preset=",".join([base, *others]), **settings)
+    if base == AUTOMATIC and (fixed := {"mean", "scale", "channels"} & settings.keys()):
+        raise UsageError(f"--preprocess: auto chooses {', '.join(sorted(fixed))}: name a preset, or leave them out")
+    return replace(PRESETS.get(base, PRESETS["imagenet"]), preset=",".join([base, *others]), **settings)
 
 
 def _value(key: str, text: str) -> object:

@@ -82,6 +82,11 @@ class SyntheticSource:
         """Return the number of samples."""
         return self.samples
 
+    @property
+    def images(self) -> frozenset[str]:
+        """The inputs that images are made up for."""
+        return frozenset(name for name, made in self.inputs.items() if isinstance(made, _Images))
+
     def feeds(self, indices: Sequence[int]) -> Feeds:
         """Return one batch; a sample depends only on the seed and on its number."""
         return {name: generator.batch(indices) for name, generator in self.inputs.items()}

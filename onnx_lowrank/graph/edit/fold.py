@@ -22,7 +22,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_lowrank.graph.constants import ComputedConstants
-from onnx_lowrank.graph.kinds import STANDARD, moved_axes
+from onnx_lowrank.graph.kinds import STANDARD, is_inference_norm, moved_axes
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse, make_constant, unique
 from onnx_lowrank.graph.traverse import count_readers
@@ -138,7 +138,7 @@ def _affine(
         return None
     affine: Affine | None = None
     if node.op == "BatchNormalization":
-        if node.inputs[0] is y and channels == 1 and _is_inference_norm(node, opset):
+        if node.inputs[0] is y and channels == 1 and is_inference_norm(node, opset):
             affine = _norm(node, size[1], constants)
     # Before opset 7 the operands were aligned by attributes.
     elif node.op in ("Add", "Sub", "Mul", "Div") and len(node.inputs) == 2 and opset >= 7:
@@ -180,19 +180,6 @@ def _norm(norm: gs.Node, filters: int, constants: ComputedConstants) -> Affine |
     gamma, beta, mean, variance = (np.asarray(parameter, np.float64) for parameter in parameters)
     gain = gamma / np.sqrt(variance + float(norm.attrs.get("epsilon", 1e-5)))
     return gain, beta - mean * gain
-
-
-def _is_inference_norm(node: gs.Node, opset: int) -> bool:
-    """Whether a node is a BatchNormalization that uses the stored statistics.
-
-    Before opset 7 the attribute ``is_test`` says so, before opset 14 a single output, and since then
-    ``training_mode``.
-    """
-    if node.op != "BatchNormalization" or node.domain not in STANDARD or len(node.inputs) != 5:
-        return False
-    one_output = sum(bool(tensor.name) for tensor in node.outputs) == 1
-    trains = node.attrs.get("training_mode", 0) != 0 or (opset < 7 and node.attrs.get("is_test", 0) == 0)
-    return one_output and not trains and node.attrs.get("spatial", 1) == 1
 
 
 def _reweight(
