@@ -140,7 +140,7 @@ def measure_only(request: Request, listener: Listener = NOBODY, forms: FormTable
     """
     run = Run.start(request, listener, forms)
     model = read(run)
-    sampled = sample_shapes(run, model)
+    sampled = sample_shapes(run, model).keyed(model.network.chance)
     counted = count(run, model, sampled)
     return measured_report(clock(run, model, sampled, counted))
 
@@ -149,7 +149,7 @@ def prepare(run: Run, stack: contextlib.ExitStack) -> Prepared:
     """Run the stages up to the plan; ``stack`` closes the shard that holds the samples."""
     model = read(run)
     check_declared(run.options.requirement, model.outputs)
-    sampled = sample(run, model)
+    sampled = sample(run, model).keyed(model.network.chance)
     counted = count(run, model, sampled)
     fitted = fit(run, model, sampled)
     sampled = fitted.sampled

@@ -3,7 +3,8 @@
 The network is cut in front of every layer that is visited. Between two cuts every batch runs through one piece of the
 network, from the live tensors of the last cut to those of the next one. Each sample therefore passes each layer once,
 however deep the network is. Live tensors that do not fit in memory are computed again from the last cut where that is
-cheap; elsewhere they are kept on disk.
+cheap; elsewhere they are kept on disk. What NumPy cannot hold crosses a cut in a wider type, or is made again behind
+it; the types that ONNX Runtime gives the tensors decide.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -14,12 +15,14 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.calibration.store import TensorStore
+from onnx_lowrank.graph.carried import NARROW, carrying
 from onnx_lowrank.graph.find.dense import DenseLayer
 from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.segments import live_tensors, segment
 from onnx_lowrank.graph.traverse import position
 from onnx_lowrank.interface import Feeds
+from onnx_lowrank.runtime.held_values import is_numeric
 from onnx_lowrank.runtime.session import Opener, Session
 
 Array = NDArray[Any]
@@ -74,6 +77,22 @@ class _Piece:
         return self.session({name: tensors[name] for name in self.inputs})
 
 
+@dataclass(frozen=True)
+class _Way:
+    """The way from the last cut to the next one.
+
+    Attributes
+    ----------
+    live
+        The names of the live tensors of the next cut.
+    piece
+        The part of the network in between; None where all that is wanted is at hand.
+    """
+
+    live: tuple[str, ...]
+    piece: _Piece | None
+
+
 class Frontier:
     """The frontier of some of the batches.
 
@@ -102,6 +121,8 @@ class Frontier:
         self._network, self._sampling, self._batches, self._open = network, sampling, batches, open_session
         self._macs = dict(macs)
         self._cut = 0
+        self._narrow: dict[str, int] = {}  # tensors that cross a cut in a wider type
+        self._unkept: set[str] = set()  # tensors that cannot cross a cut: what they are made from does
         self._store: TensorStore | None = None  # None: the cut is the network's input, which the source delivers
         self.macs_executed = 0
 
@@ -129,24 +150,20 @@ class Frontier:
             is cheap, and elsewhere kept on disk.
         """
         stop = min(position(self._network, layer.output) for layer in layers)
-        live = live_tensors(self._network, stop)
         shortcuts = [layer.join.shortcut if isinstance(layer, ConvSite) and layer.join else None for layer in layers]
-        looked_at = [*(layer.input for layer in layers), *(name for name in shortcuts if name)]
-        ahead = [name for name in dict.fromkeys(looked_at) if name not in live]
-        piece: _Piece | None = None
+        looked_at = list(dict.fromkeys([*(layer.input for layer in layers), *(name for name in shortcuts if name)]))
+        way: _Way | None = None
         following: TensorStore | None = None
         try:
             for batch in self._batches:
                 samples = self._sampling.batches[batch]
                 held = self._store.read(batch) if self._store else self._sampling.source.feeds(samples)
-                wanted = [name for name in live if name not in held] + ahead
-                if piece is None and wanted:
-                    piece = self._piece(stop, wanted, held, f"the piece in front of {layers[0].name}")
+                way = way or self._way(stop, looked_at, held, f"the piece in front of {layers[0].name}")
                 computed, tensors = {}, held
-                if piece:
-                    computed = piece.run(held)
-                    tensors = {name: computed[name] if name in computed else held[name] for name in live}
-                    self.macs_executed += len(samples) * piece.macs
+                if way.piece:
+                    computed = way.piece.run(held)
+                    tensors = {name: computed[name] if name in computed else held[name] for name in way.live}
+                    self.macs_executed += len(samples) * way.piece.macs
                     if batch == self._batches[0]:
                         following = self._next_store(tensors, stop, memory)
                 if following:
@@ -173,13 +190,32 @@ class Frontier:
             self._store.close()
         self._cut, self._store = cut, store
 
+    def _way(self, stop: int, looked_at: Sequence[str], held: Feeds, label: str) -> _Way:
+        """Open the piece up to a cut. The types of its outputs show which of them can cross the cut as they are."""
+        while True:
+            live = live_tensors(self._network, stop, self._unkept)
+            ahead = [name for name in looked_at if name not in live]
+            wanted = [name for name in (*live, *ahead) if name not in held]
+            if not wanted:
+                return _Way(live, None)
+            piece = self._piece(stop, wanted, held, label)
+            kinds = piece.session.types
+            narrow = {name: NARROW[kind] for name, kind in kinds.items() if kind in NARROW}
+            unkept = {name for name, kind in kinds.items() if kind not in NARROW and not is_numeric(kind)}
+            if not narrow and not unkept:
+                return _Way(live, piece)
+            self._narrow |= narrow
+            self._unkept |= unkept
+
     def _piece(self, stop: int, wanted: Sequence[str], held: Feeds, label: str) -> _Piece:
         end = max(stop, *(position(self._network, name) + 1 for name in wanted))
         dtypes = {name: value.dtype for name, value in held.items()}
-        model = segment(self._network, self._cut, end, wanted, dtypes)
+        model = segment(self._network, self._cut, end, wanted, dtypes, self._unkept)
         inputs = tuple(value.name for value in model.graph.input)
         outputs = (name for node in model.graph.node for name in node.output)
-        return _Piece(self._open(model, label), inputs, sum(self._macs.get(name, 0) for name in outputs))
+        macs = sum(self._macs.get(name, 0) for name in outputs)
+        carrier, names = carrying(model, self._narrow)
+        return _Piece(self._open(carrier, label).named(names), inputs, macs)
 
     def _next_store(self, tensors: Feeds, stop: int, memory: int) -> TensorStore | None:
         """Return a store for the tensors of the next cut; None where the cut stays and the piece is run again."""

@@ -122,7 +122,7 @@ def split(source: Source, specs: tuple[TensorSpec, ...], seed: int) -> Sampling:
     DataError
         If the model demands a batch size that the data cannot fill.
     """
-    n, demanded = len(source), demanded_batch(specs)
+    n, demanded = len(source), demanded_batch(specs) if specs else 1  # without inputs, a run is one sample
     if demanded:
         size = demanded
         if n < size:

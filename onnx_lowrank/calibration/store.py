@@ -33,6 +33,7 @@ class TensorStore:
     def __init__(self, *, on_disk: bool) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="onnx-lowrank-") if on_disk else None
         self._held: dict[int, Feeds] = {}
+        self._dtypes: dict[str, np.dtype[Any]] = {}  # NumPy's files do not know those of ml_dtypes
         self.bytes = 0
 
     def write(self, batch: int, tensors: Feeds) -> None:
@@ -41,6 +42,7 @@ class TensorStore:
             self._held[batch] = {name: _in_own_memory(value) for name, value in tensors.items()}
             self.bytes += sum(value.nbytes for value in tensors.values())
         else:
+            self._dtypes |= {name: value.dtype for name, value in tensors.items()}
             # An underscore in front keeps the names apart from the parameters of savez.
             np.savez(self._file(batch), **{f"_{name}": value for name, value in tensors.items()})  # type: ignore[arg-type]
 
@@ -49,7 +51,7 @@ class TensorStore:
         if self._folder is None:
             return self._held[batch]
         with np.load(self._file(batch)) as stored:
-            return {name[1:]: stored[name] for name in stored.files}
+            return {name[1:]: stored[name].view(self._dtypes[name[1:]]) for name in stored.files}
 
     def drop(self, batch: int) -> None:
         """Give up the tensors of a batch."""

@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_lowrank.errors import ModelError
+from onnx_lowrank.graph.chance import Chance
 from onnx_lowrank.graph.protos import bodies, names_from_outside
 from onnx_lowrank.graph.tensors import is_sparse, tensor_proto
 
@@ -34,6 +35,8 @@ class Network:
     ----------
     graph, source
         As given.
+    chance
+        The nodes that drew random numbers before they were made to compute; None where there are none.
     folded
         The number of nodes that became part of a convolution.
     replaced
@@ -43,6 +46,7 @@ class Network:
     def __init__(self, graph: gs.Graph, source: onnx.ModelProto, protos: Iterable[onnx.NodeProto]) -> None:
         self.graph = graph
         self.source = source
+        self.chance: Chance | None = None
         self.folded = 0
         self.replaced: dict[str, onnx.TensorProto] = {}
         # By identity, since graphsurgeon compares nodes by their content. Every key is a node of the main graph.
@@ -75,7 +79,7 @@ class Network:
         with G_LOGGER.suppress():
             graph = self.graph.copy()
         copy = Network(graph, self.source, (self._protos[id(node)] for node in self.nodes))
-        copy.folded, copy.replaced = self.folded, dict(self.replaced)
+        copy.chance, copy.folded, copy.replaced = self.chance, self.folded, dict(self.replaced)
         return copy
 
     @property
@@ -122,6 +126,11 @@ class Network:
         for body in bodies(self._protos[id(node)]):
             names |= dict.fromkeys(names_from_outside(body))
         return tuple(names)
+
+    def node_protos(self) -> list[onnx.NodeProto]:
+        """Return the nodes of the main graph as they are written: those that drew random numbers do so again."""
+        nodes = [self.node_proto(node) for node in self.nodes]
+        return self.chance.restored(nodes) if self.chance else nodes
 
     def constants(self) -> dict[str, gs.Constant]:
         """Return the constants that the main graph, or a body inside it, uses, by name."""

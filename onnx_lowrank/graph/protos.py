@@ -57,6 +57,13 @@ def names_from_outside(body: onnx.GraphProto) -> Iterator[str]:
     return (name for name in read if name and name not in own)
 
 
+def names_read(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield the names of the tensors that a node reads, also from inside its bodies, some of them repeatedly."""
+    yield from filter(None, node.input)
+    for body in bodies(node):
+        yield from names_from_outside(body)
+
+
 def copy_fields(source: Any, target: Any, omitted: Container[str]) -> None:
     """Copy all fields of a proto but those named by ``omitted``, which may be too large to copy in vain."""
     for field, value in source.ListFields():

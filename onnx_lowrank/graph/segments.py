@@ -2,10 +2,10 @@
 
 A cut is a position in ``network.nodes``: in front of the node with that index. The tensors that cross it, its live
 tensors, have to be kept between two pieces. Those that can be computed from constants alone are not kept: each piece
-computes them again.
+computes them again. The same goes for those that cannot be kept, such as sequences: what they are made from is kept.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from onnx_lowrank.graph.protos import typed
 from onnx_lowrank.graph.traverse import varying_tensors
 
 
-def live_tensors(network: Network, cut: int) -> tuple[str, ...]:
+def live_tensors(network: Network, cut: int, unkept: Collection[str] = ()) -> tuple[str, ...]:
     """Return the names of the tensors that cross a cut.
 
     Parameters
@@ -25,6 +25,9 @@ def live_tensors(network: Network, cut: int) -> tuple[str, ...]:
         Normalised, with its nodes in topological order.
     cut
         0 to ``len(network.nodes)``.
+    unkept
+        The names of tensors that cannot be kept. A node that makes one of them runs again in every piece that reads any
+        of its outputs.
 
     Returns
     -------
@@ -35,13 +38,28 @@ def live_tensors(network: Network, cut: int) -> tuple[str, ...]:
     """
     varying = varying_tensors(network)
     read = {name for node in network.nodes[cut:] for name in network.reads(node)}
+    again = made_with(network, unkept)
+    for node in reversed(network.nodes[:cut]) if again else ():
+        if any(tensor.name in read and tensor.name in again for tensor in node.outputs):
+            read.update(network.reads(node))
     at_hand = [tensor.name for tensor in network.inputs]
     at_hand += [tensor.name for node in network.nodes[:cut] for tensor in node.outputs]
-    return tuple(name for name in at_hand if name in read and name in varying)
+    return tuple(name for name in at_hand if name in read and name in varying and name not in again)
+
+
+def made_with(network: Network, names: Collection[str]) -> set[str]:
+    """Return the names of all tensors that the nodes which make one of ``names`` make."""
+    makers = (node for node in network.nodes if any(tensor.name in names for tensor in node.outputs)) if names else ()
+    return {tensor.name for node in makers for tensor in node.outputs if tensor.name}
 
 
 def segment(
-    network: Network, start: int, stop: int, outputs: Sequence[str], dtypes: Mapping[str, np.dtype[Any]]
+    network: Network,
+    start: int,
+    stop: int,
+    outputs: Sequence[str],
+    dtypes: Mapping[str, np.dtype[Any]],
+    unkept: Collection[str] = (),
 ) -> onnx.ModelProto:
     """Make a model that runs ``nodes[start:stop]``.
 
@@ -56,11 +74,13 @@ def segment(
         out of the model: the caller holds their arrays. The model has no outputs if that is true of all.
     dtypes
         Element types by the names of tensors, at least for the live tensors at ``start``.
+    unkept
+        As for ``live_tensors``.
 
     Returns
     -------
     onnx.ModelProto
-        Its inputs are those of ``live_tensors(network, start)``, in this order, that its nodes read; nodes that
+        Its inputs are those of ``live_tensors(network, start, unkept)``, in this order, that its nodes read; nodes that
         ``outputs`` do not need are left out.
 
     Raises
@@ -68,13 +88,13 @@ def segment(
     ValueError
         If a wanted tensor cannot be computed from what is live at ``start`` by the nodes before ``stop``.
     """
-    live = live_tensors(network, start)
+    live = live_tensors(network, start, unkept)
     wanted = [name for name in dict.fromkeys(outputs) if name not in set(live)]
-    varying = varying_tensors(network)
+    kept = varying_tensors(network) - made_with(network, unkept)
     needed, read = _needed(network, wanted, set(live))
     for index in needed:
         names = [tensor.name for tensor in network.nodes[index].outputs]
-        if index >= stop or (index < start and not varying.isdisjoint(names)):
+        if index >= stop or (index < start and not kept.isdisjoint(names)):
             raise ValueError(f"the piece from node {start} to {stop} cannot compute {names[0]!r}, made by node {index}")
     return network.piece(
         [network.nodes[index] for index in needed],

@@ -1,12 +1,12 @@
 """Questions about the order of a network: who reads a tensor, what depends on it, which node makes it."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
+import onnx_graphsurgeon as gs
+
+from onnx_lowrank.graph.chance import ALWAYS_RANDOM, random_functions
 from onnx_lowrank.graph.network import Network
-
-_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
-"""Operators whose results, if every piece of the network computed them anew, would differ from piece to piece."""
 
 
 def position(network: Network, tensor: str) -> int:
@@ -42,7 +42,14 @@ def behind(network: Network, sources: Iterable[str]) -> set[str]:
 def varying_tensors(network: Network) -> set[str]:
     """Return the names of the tensors that depend on an input of the model, or on chance."""
     varying = {tensor.name for tensor in network.inputs}
+    random = random_functions(network.source.functions)
     for node in network.nodes:
-        if node.op in _RANDOM or not varying.isdisjoint(network.reads(node)):
+        if _draws(node, random) or not varying.isdisjoint(network.reads(node)):
             varying.update(tensor.name for tensor in node.outputs if tensor.name)
     return varying
+
+
+def _draws(node: gs.Node, random: Collection[str]) -> bool:
+    """Whether a node draws random numbers, itself, in its bodies or in a function that it calls."""
+    inside = (inner for body in node.subgraphs(recursive=True) for inner in body.nodes)
+    return any(each.op in ALWAYS_RANDOM or each.op in random for each in (node, *inside))

@@ -5,7 +5,8 @@ import io
 import json
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.errors import EnvironmentFault, ModelError
 from onnx_lowrank.graph.files.external import LARGEST, as_input
 from onnx_lowrank.interface import Feeds
+from onnx_lowrank.runtime.held_values import as_held, fed_value, is_array, is_tensor
 from onnx_lowrank.runtime.providers import CPU, ON_NVIDIA, provider_names, runtime_version, short_names
 
 WARNING, FATAL = 2, 4
@@ -48,6 +50,8 @@ class Session:
         The provider that runs the nodes that it knows.
     outputs
         The names of the model's outputs.
+    types
+        The types of the outputs as ONNX Runtime spells them, by name, such as "tensor(float)".
 
     Raises
     ------
@@ -80,21 +84,43 @@ class Session:
         self._session = _open(model, options, providers, label)
         self.provider: str = self._session.get_providers()[0]
         self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
+        self.types: dict[str, str] = {output.name: output.type for output in self._session.get_outputs()}
+        self._inputs = {given.name: given.name for given in self._session.get_inputs()}
+        self._arrays = all(map(is_array, self.types.values()))
 
     def __call__(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Run the model on one batch and return all outputs by name.
+
+        What the model does not take is left out, such as the key of a network's noise where the network draws it. An
+        output of a type that NumPy does not know is returned as ONNX Runtime holds it.
 
         Raises
         ------
         ModelError
             If the run fails, for example because the inputs do not fit.
         """
+        known = ((name, value) for name, value in feeds.items() if name in self._inputs)
+        fed = {self._inputs[name]: fed_value(name, value) for name, value in known}
         try:
-            values = self._session.run(list(self.outputs), feeds)
+            values = self._session.run(None, fed) if self._arrays else self._run_held(fed)
         except Exception as error:
             _raise_if_memory_ran_out(error)
             raise ModelError(f"ONNX Runtime cannot run {self._label}: {_first_line(error)}") from error
         return dict(zip(self.outputs, values, strict=True))
+
+    def named(self, names: Mapping[str, str]) -> "Session":
+        """Return the same session with other names for some inputs and outputs, by their names in the model."""
+        renamed = copy(self)
+        renamed.outputs = tuple(names.get(name, name) for name in self.outputs)
+        renamed.types = {names.get(name, name): kind for name, kind in self.types.items()}
+        renamed._inputs = {names.get(inner, name): inner for name, inner in self._inputs.items()}
+        return renamed
+
+    def _run_held(self, fed: Mapping[str, Any]) -> list[Any]:
+        """Run the model where NumPy does not know the types of all outputs."""
+        values = self._session.run_with_ort_values(None, {name: as_held(value) for name, value in fed.items()})
+        kinds = (self.types[name] for name in self.outputs)
+        return [value.numpy() if is_tensor(kind) else value for kind, value in zip(kinds, values, strict=True)]
 
     def end_trace(self) -> list[dict[str, Any]]:
         """Return the events of the runtime's profile of all runs so far, in the Chrome trace format."""

@@ -9,6 +9,7 @@ from onnx_lowrank.report.latency_schema import Latency
 from onnx_lowrank.report.output_schema import OutputReport
 from onnx_lowrank.report.schema import AccuracyReport
 from onnx_lowrank.stages.accuracy import measure_accuracy
+from onnx_lowrank.stages.comparable import comparable
 from onnx_lowrank.stages.prepared import Prepared
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.session_pair import SessionPair
@@ -56,14 +57,15 @@ def measure(run: Run, prepared: Prepared, model: onnx.ModelProto) -> Measured:
         # The two take turns, and idle threads that spin would take the processor from the other one's.
         original = run.open_session(read.loaded.proto, "the model")
         sessions = SessionPair(original, run.open_session(model, "the rewritten model"))
+        compared = comparable(sessions, read.loaded.proto, model, run.open_session)
         note_placement(model, options, sampling, run.warn)
         if not sampling.validation:
             run.warn("too few samples to spare any: the outputs are compared on samples that the solver saw")
         declared, batches = DeclaredShapes.of(read.inputs, read.outputs), sampling.validation or sampling.batches
-        outputs = compare_outputs(sessions, sampled.source, batches, declared, Listener(run.progress, run.warn))
-        accuracy = measure_accuracy(sessions, sampled.labelled, sampling, run.progress) if sampled.labelled else None
+        outputs = compare_outputs(compared, sampled.source, batches, declared, Listener(run.progress, run.warn))
+        accuracy = measure_accuracy(compared, sampled.labelled, sampling, run.progress) if sampled.labelled else None
         provider = sessions.rewritten.provider
-        del original, sessions  # Their memory is for the process that measures the latency.
+        del original, sessions, compared  # Their memory is for the process that measures the latency.
         run.progress("latency", 0, 1)
         batch = prepared.reach.deployment.batch
         feeds = sampled.source.feeds(batch)

@@ -1,8 +1,10 @@
 """The stage that reads the model and finds the layers in it that can be factorised."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from onnx_lowrank.errors import ModelError
+from onnx_lowrank.graph.edit.determine import determined, random_nodes
 from onnx_lowrank.graph.edit.inline import inline
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files.load import LoadedModel, inputs, load, outputs
@@ -20,6 +22,11 @@ MISSTATED = (
     "the model states shapes that its own nodes do not make, of {} tensors ({}); the result leaves these statements out"
 )
 
+UNDETERMINED = (
+    "the model draws random numbers where they cannot be held still ({}, of an opset before 7 or in a function that is "
+    "not inlined): every run sees other noise, which the errors include"
+)
+
 
 @dataclass(frozen=True)
 class Read:
@@ -30,7 +37,8 @@ class Read:
     loaded
         The model as it was loaded, with its functions inlined where they hold layers.
     network
-        The model normalised: its weights are lifted and its normalisations folded. No stage edits it.
+        The model normalised: its weights are lifted, its normalisations folded, and its noise is computed from a key.
+        No stage edits it.
     layers
         Its convolutions and fully connected layers.
     inputs, outputs
@@ -55,8 +63,13 @@ def read(run: Run) -> Read:
     options = run.options
     with run.stage("load"):
         loaded = load(run.request.model)
-        loaded = replace(loaded, proto=inline(loaded.proto, LAYERS if options.include_gemm else CONVOLUTIONS))
-        network = normalise(loaded.proto, gemm=options.include_gemm)
+        taken = inputs(loaded.proto)
+        check_inputs(taken)
+        operators = (*(LAYERS if options.include_gemm else CONVOLUTIONS), *random_nodes(loaded.proto))
+        loaded = replace(loaded, proto=inline(loaded.proto, operators))
+        working, chance = determined(loaded.proto)
+        network = normalise(working, gemm=options.include_gemm)
+        network.chance = chance
         layers = find_sites(network, options.include, options.exclude, gemm=options.include_gemm)
         check_found(layers)
         for line in layers.unmatched:
@@ -64,7 +77,25 @@ def read(run: Run) -> Read:
         if loaded.misstated:
             names = sorted(loaded.misstated)
             run.warn(MISSTATED.format(len(names), ", ".join(names[:3]) + (", …" if len(names) > 3 else "")))
-    return Read(loaded, network, layers, inputs(loaded.proto), outputs(loaded.proto))
+        if left := random_nodes(working):
+            run.warn(UNDETERMINED.format(", ".join(left)))
+    return Read(loaded, network, layers, taken, outputs(loaded.proto))
+
+
+def check_inputs(specs: Sequence[TensorSpec]) -> None:
+    """Refuse a model with inputs that calibration data cannot hold.
+
+    Raises
+    ------
+    ModelError
+        If an input is no array of numbers.
+    """
+    for spec in specs:
+        if spec.dtype.hasobject:
+            raise ModelError(
+                f"input {spec.name!r} is a string, a sequence, an optional or a map, and calibration data hold arrays "
+                "of numbers alone: export the network without what stands in front of its tensors"
+            )
 
 
 def check_found(layers: Found) -> None:

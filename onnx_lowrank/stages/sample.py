@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from onnx_lowrank.calibration.keyed import Keyed, without_noise
 from onnx_lowrank.calibration.sampling import Sampling, demanded_batch, split
 from onnx_lowrank.data.input_shapes import with_shapes
 from onnx_lowrank.data.labels import Labelled, load_labelled
@@ -9,6 +10,7 @@ from onnx_lowrank.data.open import open_source
 from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.data.source import Source
 from onnx_lowrank.data.watched import Watched
+from onnx_lowrank.graph.chance import Chance
 from onnx_lowrank.graph.files.load import opset
 from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.presets import advice
@@ -45,6 +47,16 @@ class Sampled:
     preprocess: Preprocess
     watched: Watched
     labelled: Labelled | None = None
+
+    def keyed(self, chance: Chance | None) -> "Sampled":
+        """Return the same samples with a key for every batch, where a network computes noise from it."""
+        if chance is None:
+            return self
+        sampling, labelled = self.sampling, self.labelled
+        source = Keyed(sampling.source, chance, without_noise(sampling.batches), sampling.seed)
+        if labelled is not None:
+            labelled = (Keyed(labelled[0], chance, frozenset(), sampling.seed), labelled[1])
+        return replace(self, sampling=replace(sampling, source=source), labelled=labelled)
 
     @property
     def source(self) -> Source:

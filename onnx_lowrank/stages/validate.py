@@ -3,7 +3,7 @@
 The comparison adds up sums from batch to batch, so that it holds the outputs of one batch, however many there are.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from onnx_lowrank.report.output_schema import OutputReport
 from onnx_lowrank.runtime.providers import CPU, provider_names
 from onnx_lowrank.runtime.session import trace
 from onnx_lowrank.stages.difference import Difference
+from onnx_lowrank.stages.parts_of_outputs import parts
 from onnx_lowrank.stages.session_pair import SessionPair
 
 Array = NDArray[Any]
@@ -50,7 +51,7 @@ class DeclaredShapes:
 
     def broken_by(self, name: str, original: tuple[int, ...], rewritten: tuple[int, ...]) -> bool:
         """Return whether two shapes of an output differ in a dimension that the model declares."""
-        declared = self.outputs[name]
+        declared = self.outputs.get(name)  # the parts of an output have no shapes of their own
         if declared is None or original == rewritten:  # some models violate their own declaration
             return False
         if not len(declared) == len(original) == len(rewritten):
@@ -87,18 +88,24 @@ def compare_outputs(
     ValidationError
         If an output has another type, breaks the declared shape, or is not finite where the original's is.
     """
-    differences: dict[str, Difference | None] = dict.fromkeys(sessions.original.outputs)
+    differences: dict[str, Difference] = {}
+    left_out: dict[str, str] = {}
     listener.progress("validate", 0, len(batches))
     for done, batch in enumerate(batches, 1):
         feeds = source.feeds(batch)
-        runs = Runs(len(batch), sessions.original(feeds), sessions.rewritten(feeds))
-        differences = _with_batch(differences, runs, declared, listener)
+        runs = Runs(len(batch), parts(sessions.original(feeds)), parts(sessions.rewritten(feeds)))
+        found = _obstacles(runs, declared)
+        for name, reason in found.items():
+            if name not in left_out:
+                listener.warn(f"output {name!r} {reason}: it is not compared with the original's")
+        left_out |= found
+        differences = _with_batch(differences, runs, left_out)
         listener.progress("validate", done, len(batches))
     reports = {}
     for name, difference in differences.items():
-        if difference and (difference.compared or not difference.finite):
+        if difference.compared or not difference.finite:
             reports[name] = difference.report(name)
-        elif difference:
+        else:
             listener.warn(f"output {name!r} has no finite number in the original: it could not be compared")
     if not reports:
         listener.warn("no floating-point output could be compared with the original's: measure the result with --test")
@@ -114,26 +121,34 @@ class Runs:
     answers: Mapping[str, Array]
 
 
-def _with_batch(
-    differences: Mapping[str, Difference | None], runs: Runs, declared: DeclaredShapes, listener: Listener
-) -> dict[str, Difference | None]:
-    """Return the sums with one more batch, without the outputs that cannot be compared on it.
-
-    An output that is not floating-point has no sums, but its type and shape are checked on every batch.
-    """
-    added: dict[str, Difference | None] = {}
-    for name, difference in differences.items():
-        ref, out = runs.references[name], runs.answers[name]
-        if obstacle := _obstacle(name, ref, out, declared):
-            listener.warn(f"output {name!r} {obstacle}: it is not compared with the original's")
-        elif np.issubdtype(ref.dtype, np.floating):
-            added[name] = (difference or Difference()).with_batch(ref, out, runs.samples)
-        else:
-            added[name] = None
+def _with_batch(differences: Mapping[str, Difference], runs: Runs, left_out: Container[str]) -> dict[str, Difference]:
+    """Return the sums of all floating-point outputs with one more batch, less those that are left out."""
+    added = {name: difference for name, difference in differences.items() if name not in left_out}
+    for name, ref in runs.references.items():
+        if name not in left_out and np.issubdtype(ref.dtype, np.floating):
+            added[name] = added.get(name, Difference()).with_batch(ref, runs.answers[name], runs.samples)
     return added
 
 
-def _obstacle(name: str, ref: object, out: Array, declared: DeclaredShapes) -> str | None:
+def _obstacles(runs: Runs, declared: DeclaredShapes) -> dict[str, str]:
+    """Return the outputs that cannot be compared on a batch, with the reasons.
+
+    Raises
+    ------
+    ValidationError
+        If an output has another type, or breaks the declared shape.
+    """
+    names = dict.fromkeys((*runs.references, *runs.answers))
+    found = dict[str, str]()
+    for name in names:
+        if name not in runs.references or name not in runs.answers:
+            found[name] = "belongs to a sequence whose length depends on the data"
+        elif reason := _obstacle(name, runs.references[name], runs.answers[name], declared):
+            found[name] = reason
+    return found
+
+
+def _obstacle(name: str, ref: object, out: object, declared: DeclaredShapes) -> str | None:
     """Return why an output cannot be compared, or None if it can.
 
     Raises
@@ -141,8 +156,10 @@ def _obstacle(name: str, ref: object, out: Array, declared: DeclaredShapes) -> s
     ValidationError
         If the output has another type, or breaks the declared shape.
     """
-    if not isinstance(ref, np.ndarray):
-        return f"is no tensor but a {type(ref).__name__}"
+    if not isinstance(ref, np.ndarray) or not isinstance(out, np.ndarray):
+        return "is empty" if ref is None else f"is no tensor but a {type(ref).__name__}"
+    if ref.dtype.hasobject or ref.dtype.kind == "U":
+        return "consists of strings"
     if out.dtype != ref.dtype or declared.broken_by(name, ref.shape, out.shape):
         raise ValidationError(
             f"output {name!r} became {out.dtype}{list(out.shape)}, it was {ref.dtype}{list(ref.shape)}: "

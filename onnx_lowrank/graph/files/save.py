@@ -13,7 +13,7 @@ from onnx_lowrank.errors import EnvironmentFault
 from onnx_lowrank.graph.files.external import LARGEST, externalise, must_be_external
 from onnx_lowrank.graph.files.load import LoadedModel
 from onnx_lowrank.graph.network import Network
-from onnx_lowrank.graph.protos import bodies, copy_fields, initializer_input, names_from_outside
+from onnx_lowrank.graph.protos import copy_fields, initializer_input, names_read
 from onnx_lowrank.graph.tensors import is_sparse, tensor_proto
 
 Replace = Callable[[Path, Path], object]
@@ -38,7 +38,7 @@ def export(network: Network, original: LoadedModel) -> onnx.ModelProto:
     Parameters
     ----------
     network
-        Made by ``normalise(original.proto)`` and edited.
+        Made from ``original.proto`` and edited.
     original
         The model it came from.
 
@@ -51,7 +51,7 @@ def export(network: Network, original: LoadedModel) -> onnx.ModelProto:
     model = onnx.ModelProto()
     copy_fields(source, model, {"graph"})
     copy_fields(source.graph, model.graph, _EDITED)
-    model.graph.node.extend(network.node_proto(node) for node in network.nodes)
+    model.graph.node.extend(network.node_protos())
     stored_before = {tensor.name for tensor in source.graph.initializer}
     _store_constants(network, source.graph, model.graph)
     stored = {tensor.name for tensor in model.graph.initializer}
@@ -136,10 +136,9 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 def _store_constants(network: Network, source: onnx.GraphProto, target: onnx.GraphProto) -> None:
     """Store the original's constants, less those that have lost their readers, and the network's new ones."""
-    read = {name for node in network.nodes for name in network.reads(node)}
+    read = {name for node in target.node for name in names_read(node)}
     read |= {tensor.name for tensor in network.outputs}
-    read_before = {name for node in source.node for name in node.input}
-    read_before |= {name for node in source.node for body in bodies(node) for name in names_from_outside(body)}
+    read_before = {name for node in source.node for name in names_read(node)}
     dropped = read_before - read
     target.initializer.extend(
         network.replaced.get(tensor.name, tensor) for tensor in source.initializer if tensor.name not in dropped
