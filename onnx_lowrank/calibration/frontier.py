@@ -19,7 +19,7 @@ from onnx_lowrank.graph.carried import NARROW, carrying
 from onnx_lowrank.graph.find.dense import DenseLayer
 from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.network import Network
-from onnx_lowrank.graph.segments import live_tensors, segment
+from onnx_lowrank.graph.segments import live_tensors, segment, state_ranks
 from onnx_lowrank.graph.traverse import position
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.runtime.held_values import is_numeric
@@ -211,6 +211,8 @@ class Frontier:
         end = max(stop, *(position(self._network, name) + 1 for name in wanted))
         dtypes = {name: value.dtype for name, value in held.items()}
         model = segment(self._network, self._cut, end, wanted, dtypes, self._unkept)
+        if any(node.op_type == "Scan" for node in model.graph.node):
+            state_ranks(model, {name: value.ndim for name, value in held.items()})
         inputs = tuple(value.name for value in model.graph.input)
         outputs = (name for node in model.graph.node for name in node.output)
         macs = sum(self._macs.get(name, 0) for name in outputs)

@@ -19,6 +19,7 @@ from onnx_lowrank.graph.find.dense import DenseLayer
 from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.segments import whole
+from onnx_lowrank.runtime.carrying_session import open_carrying
 from onnx_lowrank.runtime.session import Opener
 
 Array = NDArray[Any]
@@ -73,7 +74,8 @@ class LocalShard:
 
     def _profile(self, question: ProfileQuestion, batches: Sequence[int]) -> Iterator[LayerSample]:
         """Sample batches on which the same tensors are tapped."""
-        session = self._open(whole(self._network, self._tapped(question, batches[0])), "the model")
+        tapped = whole(self._network, self._tapped(question, batches[0]))
+        session = open_carrying(self._open, tapped, "the model")
         for batch in batches:
             samples = self._sampling.batches[batch]
             feeds = self._sampling.source.feeds(samples)

@@ -10,6 +10,7 @@ from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.graph.count_macs import counted_tensors, dense_outputs, macs_by_output
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.segments import whole
+from onnx_lowrank.runtime.carrying_session import open_carrying
 from onnx_lowrank.runtime.session import Opener
 
 
@@ -65,7 +66,7 @@ def measure_macs(
     # The shapes of the inputs are known, and not every execution provider takes an input that is an output as well.
     fed = {tensor.name for tensor in network.inputs}
     tapped = [name for name in (*counted_tensors(network), *extra) if name not in fed]
-    session = open_session(whole(network, tapped), "the model")
+    session = open_carrying(open_session, whole(network, tapped), "the model")
     batch = sampling.single
     feeds = sampling.source.feeds(batch)
     shapes = {name: value.shape for name, value in (feeds | session(feeds)).items()}

@@ -103,6 +103,13 @@ def segment(
     )
 
 
+def state_ranks(model: onnx.ModelProto, ranks: Mapping[str, int]) -> None:
+    """State how many axes the inputs of a piece have; ONNX Runtime asks for it where a Scan reads them."""
+    for value in model.graph.input:
+        axes = value.type.tensor_type.shape.dim
+        axes.extend(onnx.TensorShapeProto.Dimension() for _ in range(ranks[value.name] - len(axes)))
+
+
 def whole(network: Network, outputs: Sequence[str]) -> onnx.ModelProto:
     """Make the model with other outputs, to tap tensors inside it.
 

@@ -21,6 +21,9 @@ ARRAYS = {
 }
 """The types that are arrays of NumPy's own."""
 
+OF_A_LIBRARY = 2
+"""What NumPy's ``dtype.isbuiltin`` is for types such as those of ``ml_dtypes``."""
+
 
 def is_numeric(kind: str) -> bool:
     """Whether a type is an array of numbers, which can be kept and copied byte by byte."""
@@ -46,7 +49,7 @@ def fed_value(name: str, value: NDArray[Any]) -> Any:
     ModelError
         If it takes no arrays of this type.
     """
-    if not isinstance(value, np.ndarray) or value.dtype.kind != "V":
+    if not isinstance(value, np.ndarray) or value.dtype.isbuiltin != OF_A_LIBRARY:
         return value
     import onnxruntime
 

@@ -2,9 +2,10 @@
 
 import onnx
 
-from onnx_lowrank.graph.carried import NARROW, carrying
+from onnx_lowrank.graph.carried import NARROW
 from onnx_lowrank.graph.edit.determine import determined
-from onnx_lowrank.runtime.session import Opener, Session
+from onnx_lowrank.runtime.carrying_session import open_carrying
+from onnx_lowrank.runtime.session import Opener
 from onnx_lowrank.stages.session_pair import SessionPair
 
 
@@ -22,15 +23,10 @@ def comparable(
     open_session
         Opens them.
     """
-    narrow = {name: NARROW[kind] for name, kind in deployed.original.types.items() if kind in NARROW}
-    determined_original, chance = determined(original)
-    if chance is None and not narrow:
+    before, chance = determined(original)
+    if chance is None and not any(kind in NARROW for kind in deployed.original.types.values()):
         return deployed
-
-    def opened(model: onnx.ModelProto, label: str) -> Session:
-        carrier, names = carrying(model, narrow)
-        return open_session(carrier, label).named(names)
-
+    after, _ = determined(rewritten)
     return SessionPair(
-        opened(determined_original, "the model"), opened(determined(rewritten)[0], "the rewritten model")
+        open_carrying(open_session, before, "the model"), open_carrying(open_session, after, "the rewritten model")
     )

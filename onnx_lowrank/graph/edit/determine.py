@@ -5,8 +5,8 @@ piece of the network, in the original and in the result. Batches with different 
 iterations of its loops see different noise.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -89,12 +89,15 @@ class _Determining:
         All names of the model, to which those of the new nodes and tensors are added.
     strength
         The name of the input that is 1 where there is noise and 0 where there is none.
+    in_scan
+        Whether the nodes stand in the body of a Scan, of whose results the ranks must be known.
     """
 
     opset: int
     types: Mapping[str, int]
     taken: set[str]
     strength: str
+    in_scan: bool = False
 
     def instead(self, node: onnx.NodeProto, key: str, constants: Mapping[str, bool]) -> list[onnx.NodeProto]:
         """Return what stands in the place of a node: the node itself where it has nothing to do with chance."""
@@ -108,8 +111,9 @@ class _Determining:
         copy.CopyFrom(node)
         if copy.op_type == "Scan" and self.opset >= SCAN_WITH_AXES:
             self._number_iterations(noise, copy)
+        inside = replace(self, in_scan=self.in_scan or copy.op_type == "Scan")
         for body in bodies(copy):
-            self._determine(body, copy.op_type, key, constants)
+            inside._determine(body, copy.op_type, key, constants)
         return [*noise.nodes, copy]
 
     def _determine(self, body: onnx.GraphProto, owner: str, key: str, constants: Mapping[str, bool]) -> None:
@@ -151,21 +155,16 @@ class _Determining:
         if node.op_type == "Multinomial":
             self._choose(noise, node, key)
             return
-        if "shape" in attributes and not node.input:
-            shape = list(attributes["shape"])
-            size, count = noise.constant(shape, np.int64), noise.constant(np.prod(shape, dtype=np.int64), np.int64)
-        else:
-            size, count = noise.add("Shape", node.input[0]), noise.add("Size", node.input[0])
         dtype = attributes.get("dtype", 0) or (0 if node.input else TensorProto.FLOAT)
         if node.op_type.startswith("RandomNormal"):
             scale, mean = attributes.get("scale", 1.0), attributes.get("mean", 0.0)
-            values = self._scaled(noise, noise.normal(key, count, size), scale, mean)
+            values = self._scaled(noise, self._elements(noise, noise.normal, key, node), scale, mean)
         elif node.op_type.startswith("RandomUniform"):
             low, high = attributes.get("low", 0.0), attributes.get("high", 1.0)
-            values = self._scaled(noise, self._about_zero(noise, key, count, size), high - low, (high + low) / 2)
+            values = self._scaled(noise, self._about_zero(noise, key, node), high - low, (high + low) / 2)
         else:
             probability = noise.add("Cast", node.input[0], to=TensorProto.FLOAT)
-            about_zero = noise.add("Mul", self._about_zero(noise, key, count, size), self.strength)
+            about_zero = noise.add("Mul", self._about_zero(noise, key, node), self.strength)
             threshold = noise.add("Sub", probability, noise.constant(0.5, np.float32))
             values = noise.add("Less", about_zero, threshold)
         self._convert(noise, values, dtype, node.input[0] if node.input else "", node.output[0])
@@ -176,7 +175,7 @@ class _Determining:
         output, mask = (*node.output, "")[:2]
         one = noise.constant(1, np.float32)
         rate = noise.add("Cast", ratio, to=TensorProto.FLOAT) if ratio else noise.constant(0.5, np.float32)
-        uniform = noise.uniform(key, noise.add("Size", x), noise.add("Shape", x))
+        uniform = self._elements(noise, noise.uniform, key, node)
         dropped, scale = noise.add("Less", uniform, rate), noise.add("Div", one, noise.add("Sub", one, rate))
         active = noise.add("Cast", self.strength, to=TensorProto.BOOL)
         if training not in constants:  # whether it trains is computed, or fed
@@ -199,11 +198,23 @@ class _Determining:
         scores = noise.add("Reshape", noise.add("Cast", logits, to=TensorProto.FLOAT), single)
         gumbel = noise.add("Mul", gumbel, self.strength)
         chosen = noise.add("ArgMax", noise.add("Add", scores, gumbel), axis=2, keepdims=0)
+        if self.in_scan:
+            like = noise.add("Gather", logits, noise.integers([0] * attributes.get("sample_size", 1)), axis=1)
+            chosen = noise.ranked(noise.add("Cast", chosen, to=TensorProto.FLOAT), like)
         noise.add("Cast", chosen, to=attributes.get("dtype", TensorProto.INT32), output=node.output[0])
 
-    def _about_zero(self, noise: NoiseNodes, key: str, count: str, shape: str) -> str:
+    def _elements(self, noise: NoiseNodes, law: Callable[[str, str, str], str], key: str, node: onnx.NodeProto) -> str:
+        """Return the name of noise in the shape of a node's first input, or in the shape that it states."""
+        if node.input:
+            like = node.input[0]
+            values = law(key, noise.add("Size", like), noise.add("Shape", like))
+            return noise.ranked(values, like) if self.in_scan else values
+        shape = next(list(attribute.ints) for attribute in node.attribute if attribute.name == "shape")
+        return law(key, noise.constant(np.prod(shape, dtype=np.int64), np.int64), noise.constant(shape, np.int64))
+
+    def _about_zero(self, noise: NoiseNodes, key: str, node: onnx.NodeProto) -> str:
         """Return the name of uniform numbers between -½ and ½."""
-        return noise.add("Sub", noise.uniform(key, count, shape), noise.constant(0.5, np.float32))
+        return noise.add("Sub", self._elements(noise, noise.uniform, key, node), noise.constant(0.5, np.float32))
 
     def _scaled(self, noise: NoiseNodes, values: str, scale: float, mean: float) -> str:
         """Return the name of values · scale · strength + mean, float32."""

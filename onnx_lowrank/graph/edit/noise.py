@@ -111,6 +111,17 @@ class NoiseNodes:
         inner = self.add("Neg", self.add("Log", self.uniform(key, count, shape)))
         return self.add("Neg", self.add("Log", inner))
 
+    def ranked(self, values: str, like: str) -> str:
+        """Return the name of float32 values in the shape of another tensor, which they have already.
+
+        Shape inference does not see what Reshape makes of a computed shape, and the body of a Scan must state the ranks
+        of its results. It does see that a PRelu keeps the shape of what it is applied to: here −1 in every place, whose
+        negative slopes are the values.
+        """
+        flags = self.add("Cast", like, to=TensorProto.BOOL)
+        ones = self.add("Cast", self.add("Or", flags, self.add("Not", flags)), to=TensorProto.FLOAT)
+        return self.add("PRelu", self.add("Neg", ones), self.add("Neg", values))
+
     def _centred(self, integers: str, scale: float) -> str:
         """Return the name of (integers + ½) · scale, float32."""
         numbers = self.add("Cast", integers, to=TensorProto.FLOAT)
