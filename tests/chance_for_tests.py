@@ -132,7 +132,8 @@ def nearly_low_rank(seed: int, d: int, c: int) -> Array:
     rank = max(2, d // 3)
     kernel = rng.standard_normal((d, rank)) @ rng.standard_normal((rank, 9 * c)) / np.sqrt(rank)
     kernel += 0.15 * rng.standard_normal(kernel.shape)
-    return (1.4 * kernel / np.sqrt(9 * c)).reshape(d, c, 3, 3).astype(np.float32)
+    scaled: Array = (1.4 * kernel / np.sqrt(9 * c)).reshape(d, c, 3, 3).astype(np.float32)
+    return scaled
 
 
 def run_with(model: onnx.ModelProto, key: int = 1, strength: float = 1.0, seed: int = 99) -> Array:
