@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 import random_layers as layers
+import random_odd_layers as odd_layers
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import helper
@@ -71,13 +72,20 @@ STEPS: Mapping[str, Step] = {
     "turn": lambda draft, x, earlier: layers.other_dimensions(draft, x),
 }
 
+ODD: Mapping[str, Step] = {
+    "noise": lambda draft, x, earlier: odd_layers.noise(draft, x),
+    "sequence": lambda draft, x, earlier: odd_layers.in_a_sequence(draft, x, conv),
+    "short": lambda draft, x, earlier: odd_layers.in_a_short_type(draft, x, conv),
+}
+"""Steps with chance, and with tensors that are live and no arrays of NumPy's own."""
+
 SIDE = "side"
 """A step that adds a convolution of other dimensions beside the main path."""
 
 
 @st.composite
-def random_models(draw: Callable[[st.SearchStrategy[Any]], Any]) -> RandomModel:
-    """Draw a valid model and samples for its inputs."""
+def random_models(draw: Callable[[st.SearchStrategy[Any]], Any], *, odd: bool = False) -> RandomModel:
+    """Draw a valid model, perhaps with odd steps, and samples for its inputs."""
     opset, ir_version = draw(st.sampled_from(OPSETS)), draw(st.sampled_from(IR_VERSIONS))
     half = draw(st.sampled_from((False,) * 7 + (True,)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -89,14 +97,14 @@ def random_models(draw: Callable[[st.SearchStrategy[Any]], Any]) -> RandomModel:
     if len(inputs) > 1:
         current = layers.concatenation(draft, current, inputs[1:])
     ends: list[Tensor] = []
-    others = ("pool", "concat", "last", "if", "loop", "function", "transposed", SIDE, "turn")
+    others = ("pool", "concat", "last", "if", "loop", "function", "transposed", SIDE, "turn", *(ODD if odd else ()))
     for number in range(draft.pick(2, 3, 4, 5)):
         step = draft.pick(*["conv"] * len(others), *others) if number else "conv"
         if step == SIDE:
             # Sometimes nobody reads the response.
             ends += [conv(draft, layers.other_dimensions(draft, current))] * draft.pick(0, 1)
         else:
-            current = STEPS[step](draft, current, earlier)
+            current = {**STEPS, **ODD}[step](draft, current, earlier)
         earlier.append(current)
     ends.append(layers.head(draft, current) if draft.pick(False, True) else current)
     ends += [tensor for tensor in earlier if draft.sometimes()]

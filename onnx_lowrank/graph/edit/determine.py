@@ -192,7 +192,11 @@ class _Determining:
         draws, logits = noise.integers(attributes.get("sample_size", 1)), node.input[0]
         shape = noise.add("Shape", logits)
         samples, classes = (noise.add("Gather", shape, noise.integers(axis)) for axis in (0, 1))
-        count = noise.add("Mul", noise.add("Size", logits), noise.constant(attributes.get("sample_size", 1), np.int64))
+        count = noise.add(
+            "Mul",
+            noise.add("ReduceProd", shape, keepdims=0),
+            noise.constant(attributes.get("sample_size", 1), np.int64),
+        )
         gumbel = noise.gumbel(key, count, noise.add("Concat", samples, draws, classes, axis=0))
         single = noise.add("Concat", samples, noise.integers(1), classes, axis=0)
         scores = noise.add("Reshape", noise.add("Cast", logits, to=TensorProto.FLOAT), single)
@@ -207,7 +211,8 @@ class _Determining:
         """Return the name of noise in the shape of a node's first input, or in the shape that it states."""
         if node.input:
             like = node.input[0]
-            values = law(key, noise.add("Size", like), noise.add("Shape", like))
+            size = noise.add("Shape", like)
+            values = law(key, noise.add("ReduceProd", size, keepdims=0), size)
             return noise.ranked(values, like) if self.in_scan else values
         shape = next(list(attribute.ints) for attribute in node.attribute if attribute.name == "shape")
         return law(key, noise.constant(np.prod(shape, dtype=np.int64), np.int64), noise.constant(shape, np.int64))
