@@ -81,8 +81,9 @@ def compress(
     model
         A path or a loaded model, which is not changed.
     data
-        Calibration samples: a folder of photos, .npy or .npz files, an array or a dict of arrays [n, ...], an ONNX
-        Runtime ``CalibrationDataReader``, or any iterable of feeds. None stands for synthetic images.
+        Calibration samples: a folder of photos, .npy or .npz files, an array or a dict of arrays [n, ...] (lists where
+        the samples differ in shape), an ONNX Runtime ``CalibrationDataReader``, or any iterable of feeds. None stands
+        for synthetic images.
     speedup
         The ratio of the conv MACs before and after; with ``include_gemm`` the MACs of fully connected layers count as
         well. With the target "latency" it is the ratio of the times of a run.

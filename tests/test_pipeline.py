@@ -159,8 +159,9 @@ def test_rows_grow_with_the_filters_and_small_kernels_have_some_more() -> None:
         SimpleNamespace(name=name, kernel=np.empty(shape, bool), depthwise=False) for name, shape in shapes.items()
     ]
     families, sizes = [Family((site,)) for site in sites], dict.fromkeys(shapes, (100, 100))
-    rows = {name: 100 * count for name, count in positions_per_sample(families, sizes, 100, 1 << 40).items()}
+    ones = np.ones(100)
+    rows = {name: 100 * count for name, count in positions_per_sample(families, sizes, ones, 1 << 40).items()}
     assert rows == {"narrow": 30_000, "wide": 50 * 512, "wider": 50 * 700, "flat": 40_000}
     needed = sum(4 * rows[site.name] * len(site.kernel) for site in sites)
-    assert positions_per_sample(families, sizes, 100, needed // 2) == {name: n // 200 for name, n in rows.items()}
-    assert set(positions_per_sample(families, dict.fromkeys(shapes, (7, 3)), 100, 1 << 40).values()) == {21}
+    assert positions_per_sample(families, sizes, ones, needed // 2) == {name: n // 200 for name, n in rows.items()}
+    assert set(positions_per_sample(families, dict.fromkeys(shapes, (7, 3)), ones, 1 << 40).values()) == {21}

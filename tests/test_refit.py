@@ -187,12 +187,12 @@ def test_names_doc_strings_and_types_survive() -> None:
 
 
 def test_a_row_that_is_not_a_samples_is_left_alone() -> None:
-    # The mean over the batch: one row, whatever the number of samples.
+    # The mean over the batch: one row, whatever the number of samples. Without a demand a batch would be one sample.
     model = network("transB 1")
     flatten = next(node for node in model.graph.node if node.op_type == "Flatten")
     flatten.output[0] = "rows"
     model.graph.node.insert(8, helper.make_node("ReduceMean", ["rows"], ["f"], axes=[0], keepdims=1))
-    result = run_toy(model, photo(1, (60, 3, 12, 10)), 3.0)
+    result = run_toy(model, photo(1, (60, 3, 12, 10)), 3.0, input_shapes="x:4,3,12,10")
     assert result.report.refitted == ()
 
 

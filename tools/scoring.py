@@ -15,6 +15,7 @@ from onnx_lowrank.data.open import open_source
 from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files.load import inputs, load
+from onnx_lowrank.graph.find.sample_axes import with_axes
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.runtime.session import Session
 
@@ -64,7 +65,8 @@ def bare_run(model: Path, data: Path, images: int, preprocess: Preprocess) -> tu
     seconds
         The time inside the runtime alone. Opening the model, a first run to warm up and reading photos do not count.
     """
-    specs = inputs(load(model).proto)
+    proto = load(model).proto
+    specs = with_axes(proto, inputs(proto))
     source = open_source(data, specs, preprocess=preprocess, count=images, seed=0, on_warning=warn)
     session = Session(str(model), PROVIDERS, 0, str(model))
     session(source.feeds(range(min(BATCH, len(source)))))

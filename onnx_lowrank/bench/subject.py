@@ -4,12 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from onnx_lowrank.data.input_shapes import Shapes, with_shapes
 from onnx_lowrank.data.open import open_source
 from onnx_lowrank.data.photos.preprocess import Preprocess
+from onnx_lowrank.data.source import groups
 from onnx_lowrank.data.synthetic.noise import batch_of, made_input
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.graph.files.load import inputs, load
+from onnx_lowrank.graph.find.sample_axes import with_axes
 from onnx_lowrank.interface import Feeds, TensorSpec
 from onnx_lowrank.report.bench_schema import BenchModel
 
@@ -86,7 +90,9 @@ class Inputs:
             seed=self.seed,
             on_warning=self.warn,
         )
-        return source.feeds([i % len(source) for i in range(size)]), source.description
+        numbers = groups(source)
+        alike = np.flatnonzero(numbers == numbers[0]).tolist()
+        return source.feeds([alike[i % len(alike)] for i in range(size)]), source.description
 
 
 def open_subjects(models: Sequence[str | Path], shapes: Shapes, *, batches_given: bool) -> tuple[Subject, ...]:
@@ -118,7 +124,7 @@ def open_subjects(models: Sequence[str | Path], shapes: Shapes, *, batches_given
 
 def _open(path: Path, shapes: Mapping[str, tuple[int, ...]], *, batches_given: bool) -> Subject:
     loaded = load(path)
-    declared = inputs(loaded.proto)
+    declared = with_axes(loaded.proto, inputs(loaded.proto))
     names = {"", *(spec.name for spec in declared)}  # the other models may have other inputs
     specs = with_shapes(declared, {name: shape for name, shape in shapes.items() if name in names})
     if batches_given:
@@ -128,7 +134,8 @@ def _open(path: Path, shapes: Mapping[str, tuple[int, ...]], *, batches_given: b
 
 
 def _with_open_batch(declared: TensorSpec, given: TensorSpec) -> TensorSpec:
-    """Open the first dimension again if it was open before the user gave the input a shape."""
-    if not declared.shape or not given.shape or isinstance(declared.shape[0], int):
+    """Open the dimension that counts samples again if it was open before the user gave the input a shape."""
+    axis = declared.axis
+    if not declared.shape or not given.shape or axis is None or isinstance(declared.shape[axis], int):
         return given
-    return replace(given, shape=(declared.shape[0], *given.shape[1:]))
+    return replace(given, shape=(*given.shape[:axis], declared.shape[axis], *given.shape[axis + 1 :]))

@@ -163,7 +163,7 @@ class Frontier:
                 if way.piece:
                     computed = way.piece.run(held)
                     tensors = {name: computed[name] if name in computed else held[name] for name in way.live}
-                    self.macs_executed += len(samples) * way.piece.macs
+                    self.macs_executed += round(float(self._sampling.amounts([batch]).sum()) * way.piece.macs)
                     if batch == self._batches[0]:
                         following = self._next_store(tensors, stop, memory)
                 if following:
@@ -225,7 +225,10 @@ class Frontier:
         share = sum(self._macs.get(name, 0) for name in passed) / max(1, sum(self._macs.values()))
         if share <= CHEAP_SHARE:
             return None
-        size = sum(value.nbytes for value in tensors.values()) * len(self._batches)
+        # The tensors of the first batch tell those of the others, which may be of larger samples.
+        first = self._sampling.amounts(self._batches[:1])
+        batches = float(self._sampling.amounts(self._batches).sum() / first.sum())
+        size = sum(value.nbytes for value in tensors.values()) * batches
         held = self._store.bytes if self._store else 0
         # Batches move over one at a time, so the old and the new tensors are never held in full together.
         if max(size, held) <= memory:

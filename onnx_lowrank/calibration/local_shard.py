@@ -12,6 +12,7 @@ from onnx_lowrank.calibration.frontier import Frontier
 from onnx_lowrank.calibration.positions import gather_patches, gather_points
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.calibration.shard import LayerSample, ProfileQuestion, RowsQuestion, SiteRows
+from onnx_lowrank.calibration.sizes import run_of_any_size
 from onnx_lowrank.factorise.forms.form import Form
 from onnx_lowrank.graph.edit.reweight import replace_weights
 from onnx_lowrank.graph.edit.rewrite import Replacement, rewrite_together
@@ -79,7 +80,7 @@ class LocalShard:
         for batch in batches:
             samples = self._sampling.batches[batch]
             feeds = self._sampling.source.feeds(samples)
-            tensors = feeds | session(feeds)
+            tensors = feeds | run_of_any_size(session, feeds, self._sampling)
             for site in question.sites:
                 yield self._layer_sample(question, batch, site, tensors)
             for layer in question.dense:

@@ -3,17 +3,20 @@
 What was chosen to suit some samples looks better on them than it is, so the samples that choose (``judges``: between
 ridges, numbers of passes, the old layer or the new) say nothing about the result. That is left to the samples of
 ``validation``, a fifth of all, which nothing before the comparison of the outputs looks at.
+
+Only samples of one shape can share a run. Where they have several shapes, every batch holds samples of one.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.calibration.positions import draw_positions
-from onnx_lowrank.data.source import Source
+from onnx_lowrank.data.source import Source, elements
+from onnx_lowrank.data.source import groups as groups_of
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import TensorSpec
 
@@ -52,6 +55,9 @@ class Sampling:
         Whether the model demands the batch size.
     seed
         The seed of the positions.
+    sizes
+        The number of elements of every sample, in units of that of ``single``, shape [number of samples]; empty where
+        all are of one shape.
     """
 
     source: Source
@@ -60,6 +66,7 @@ class Sampling:
     validation: Batches
     fixed: bool
     seed: int
+    sizes: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     @property
     def samples(self) -> int:
@@ -68,25 +75,49 @@ class Sampling:
 
     @property
     def single(self) -> tuple[int, ...]:
-        """The smallest batch that the model takes: one sample, unless the model demands a batch size."""
-        return self.batches[0] if self.fixed else self.batches[0][:1]
+        """The smallest batch that the model takes: one sample, unless the model demands a batch size.
 
-    def like(self, samples: int) -> Batches:
+        Where the samples have several sizes, it is one of the middle size, which stands for all of them.
+        """
+        batch = self.batches[0]
+        if len(self.sizes):
+            order = sorted(self.batches, key=lambda batch: float(self.sizes[batch[0]]))
+            ends = np.cumsum([len(batch) for batch in order])
+            batch = order[int(np.searchsorted(ends, ends[-1] / 2))]
+        return batch if self.fixed else batch[:1]
+
+    def amounts(self, batches: Iterable[int] | None = None) -> NDArray[np.float64]:
+        """Return the sizes of the samples of some batches, or of all, in units of that of ``single``, one for each."""
+        chosen = self.batches if batches is None else [self.batches[batch] for batch in batches]
+        samples = [sample for batch in chosen for sample in batch]
+        return self.sizes[samples] if len(self.sizes) else np.ones(len(samples))
+
+    def alike(self, sample: int) -> tuple[int, ...]:
+        """Return the calibration samples that may share a run with one of them."""
+        groups = groups_of(self.source)
+        return tuple(sorted(other for batch in self.batches for other in batch if groups[other] == groups[sample]))
+
+    def like(self, source: Source) -> Batches:
         """Return batches of the same size for another source, without samples that do not fill a demanded size."""
-        size = len(self.batches[0])
-        return _batches(range(samples - samples % size if self.fixed else samples), size)
+        size = max(map(len, self.batches))
+        return _batches(range(len(source)), size, _groups(source, size), whole=self.fixed)
+
+    def first_batches(self, samples: int) -> int:
+        """Return the number of batches, from the first one on, that hold this many samples, or of all batches."""
+        held = np.cumsum([len(batch) for batch in self.batches])
+        return min(int(np.searchsorted(held, samples)) + 1, len(self.batches))
 
     def positions(self, name: str, batch: int, size: Sequence[int], count: int) -> NDArray[np.int64]:
         """Return the output positions at which a site is sampled in a batch; see :func:`draw_positions`."""
         return draw_positions(self.seed, name, batch, size, count)
 
-    def judging_rows(self, rows: int) -> NDArray[np.bool_]:
+    def judging_rows(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which of a site's rows judge.
 
         Parameters
         ----------
-        rows
-            The number of rows, which come in the order of the batches, the same number from every sample.
+        positions
+            The number of rows from every sample, shape [samples], in the order of the batches.
 
         Returns
         -------
@@ -95,12 +126,12 @@ class Sampling:
         """
         mask = np.repeat(self.judges, [len(batch) for batch in self.batches])
         if not mask.any():  # in a single batch, some rows judge the solution on the others
-            judging: NDArray[np.bool_] = np.arange(rows) % JUDGE_EVERY == JUDGE_EVERY - 1
+            judging: NDArray[np.bool_] = np.arange(positions.sum()) % JUDGE_EVERY == JUDGE_EVERY - 1
             return judging
-        return np.repeat(mask, rows // len(mask))
+        return np.repeat(mask, positions)
 
 
-def split(source: Source, specs: tuple[TensorSpec, ...], seed: int) -> Sampling:
+def split(source: Source, specs: tuple[TensorSpec, ...], seed: int, *, together: bool = True) -> Sampling:
     """Divide the samples in the order of the source, which is already a fair mixture.
 
     Parameters
@@ -108,9 +139,11 @@ def split(source: Source, specs: tuple[TensorSpec, ...], seed: int) -> Sampling:
     source
         The samples.
     specs
-        The model's inputs; a static first dimension is a demanded batch size.
+        The model's inputs; a static dimension that counts samples is a demanded batch size.
     seed
         The seed of the positions.
+    together
+        Whether several samples may share a run, where the model leaves their number open.
 
     Returns
     -------
@@ -122,29 +155,77 @@ def split(source: Source, specs: tuple[TensorSpec, ...], seed: int) -> Sampling:
     DataError
         If the model demands a batch size that the data cannot fill.
     """
-    n, demanded = len(source), demanded_batch(specs) if specs else 1  # without inputs, a run is one sample
+    # Without inputs, a run is one sample.
+    n, demanded = len(source), demanded_batch(specs) if together and specs else 1
     if demanded:
         size = demanded
         if n < size:
             raise DataError(f"the model takes batches of {size} samples, but the data hold only {n}: give more")
-        n -= n % size
     else:
         size = min(LARGEST_BATCH, max(1, n // 10))
+    groups = _groups(source, size)
+    if demanded:
+        n -= n % size
     withheld = round(n * (VALIDATION_SHARE_OF_FEW if n < FEW else VALIDATION_SHARE))
     if demanded:  # whole batches, as long as one to solve on and one to judge remain
         withheld = min(-(-withheld // size), max(0, n // size - 2)) * size
-    batches = _batches(range(n - withheld), size)
+    batches = _batches(range(n - withheld), size, groups, whole=demanded is not None)
+    if not batches:
+        raise DataError(
+            f"the model takes batches of {size} samples, and there are not as many of one size: give more, or bring "
+            "them to one size"
+        )
     judges = np.arange(len(batches)) % JUDGE_EVERY == JUDGE_EVERY // 2
     if len(batches) > 1 and not judges.any():
         judges[-1] = True
-    return Sampling(source, batches, judges, _batches(range(n - withheld, n), size), demanded is not None, seed)
+    validation = _batches(range(n - withheld, n), size, groups, whole=demanded is not None)
+    sampling = Sampling(source, batches, judges, validation, demanded is not None, seed)
+    counts = elements(source)
+    if len(set(counts.tolist())) <= 1 and len(set(groups.tolist())) <= 1:
+        return sampling
+    sampling = replace(sampling, sizes=counts.astype(np.float64))
+    return replace(sampling, sizes=counts / counts[sampling.single[0]])
 
 
 def demanded_batch(specs: Sequence[TensorSpec]) -> int | None:
-    """Return the batch size that a model with these inputs demands; None where it leaves the size open."""
-    first_sides = (spec.shape[0] for spec in specs if spec.shape)
-    return max((side for side in first_sides if isinstance(side, int)), default=None)
+    """Return the number of samples that a model with these inputs demands in a run; None where it leaves it open.
+
+    A model without a dimension for samples takes one at a time.
+    """
+    read = [spec for spec in specs if spec.read]
+    counting = [spec for spec in read if spec.axis is not None and spec.shape != ()]
+    if read and not counting:
+        return 1
+    sides = (spec.shape[spec.axis] for spec in counting if spec.shape and spec.axis is not None)
+    return max((side for side in sides if isinstance(side, int)), default=None)
 
 
-def _batches(indices: range, size: int) -> Batches:
-    return tuple(tuple(indices[i : i + size]) for i in range(0, len(indices), size))
+def _groups(source: Source, size: int) -> NDArray[np.int64]:
+    """Return the groups of samples that may share a batch; where every batch is one sample, there is nothing to ask."""
+    return np.zeros(len(source), np.int64) if size == 1 else groups_of(source)
+
+
+def _batches(indices: range, size: int, groups: NDArray[np.int64], *, whole: bool) -> Batches:
+    """Divide samples into batches of one group each, in the order in which the batches are full.
+
+    Parameters
+    ----------
+    indices
+        The numbers of the samples.
+    size
+        The number of samples in a batch.
+    groups
+        The group of every sample of the source.
+    whole
+        Whether samples that do not fill a batch are left out; otherwise they make smaller ones at the end.
+    """
+    batches: list[tuple[int, ...]] = []
+    open_batches: dict[int, list[int]] = {}
+    for index in indices:
+        batch = open_batches.setdefault(int(groups[index]), [])
+        batch.append(index)
+        if len(batch) == size:
+            batches.append(tuple(open_batches.pop(int(groups[index]))))
+    if not whole:
+        batches += map(tuple, open_batches.values())
+    return tuple(batches)

@@ -1,4 +1,4 @@
-"""Checks of arrays against a model's inputs: the batch axis, the shape, the dtype, the values.
+"""Checks of arrays against a model's inputs: the dtype, the values.
 
 The header (shape and dtype) is checked before any data are read, the values where they are read.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.data.messages import reason, shape_text
+from onnx_lowrank.data.messages import reason
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.progress import Warn
@@ -60,46 +60,6 @@ def as_array(value: object, label: str) -> NDArray[Any]:
     if array.dtype.kind not in "biufcV":
         raise DataError(f"{label} is a {type(value).__name__} of dtype {array.dtype}, not numbers: give numeric arrays")
     return array
-
-
-def batch_shape(shape: tuple[int, ...], spec: TensorSpec, label: str) -> tuple[int, ...]:
-    """Check an array's shape.
-
-    Parameters
-    ----------
-    shape
-        The array's shape, with the batch axis or, for a single sample, without it.
-    spec
-        The input. Its first dimension, the batch, takes any size, and so do symbolic and unknown dimensions.
-    label
-        The array's name in messages.
-
-    Returns
-    -------
-    tuple[int, ...]
-        The shape with the batch axis.
-
-    Raises
-    ------
-    DataError
-        If the rank or a static dimension differs.
-    """
-    if spec.shape is None:
-        full = shape
-    elif len(shape) == len(spec.shape) - 1:
-        full = (1, *shape)
-    else:
-        full = shape
-    expected = full if spec.shape is None else spec.shape
-    fits = len(full) == len(expected) and all(
-        not isinstance(side, int) or size == side for size, side in zip(full[1:], expected[1:], strict=True)
-    )
-    if not full or not fits:
-        raise DataError(
-            f"{label} has shape {shape_text(shape)}, but input {spec.name!r} takes {shape_text(('N', *expected[1:]))} "
-            "(N samples): reshape or transpose the data"
-        )
-    return full
 
 
 def check_dtype(dtype: np.dtype[Any], spec: TensorSpec, label: str, warn: Warn) -> None:

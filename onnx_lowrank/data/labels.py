@@ -7,6 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lowrank.data.arranged import arranged, without_axis
 from onnx_lowrank.data.arrays import ArraySource
 from onnx_lowrank.data.draw import Draw, once
 from onnx_lowrank.data.messages import array_label, plural
@@ -69,6 +70,7 @@ def _from_npz(path: Path, specs: tuple[TensorSpec, ...], warn: Warn) -> Labelled
     key = next((key for key in LABEL_KEYS if key in headers), None)
     if key is None:
         raise DataError(f"{path} holds {', '.join(headers) or 'nothing'}, but no labels: add them as 'labels'")
+    inputs, specs = specs, tuple(spec for spec in specs if spec.read) or specs
     part = file_part(path, specs, warn)
     labels, label = read_array(path, key), array_label(path, key)
     if labels.shape == (part.rows, 1):
@@ -81,7 +83,9 @@ def _from_npz(path: Path, specs: tuple[TensorSpec, ...], warn: Warn) -> Labelled
     if labels.min() < 0:
         raise DataError(f"{label} holds {labels.min()}: class numbers start at 0")
     arrays = gather([part], np.arange(part.rows), specs)
-    return ArraySource(arrays, f"{plural(part.rows, 'labelled sample')} in {path.name}"), labels.astype(np.int64)
+    description = f"{plural(part.rows, 'labelled sample')} in {path.name}"
+    source = ArraySource(arrays, description, whole=without_axis(specs))
+    return arranged(source, inputs), labels.astype(np.int64)
 
 
 def _from_folders(path: Path, specs: tuple[TensorSpec, ...], preprocess: Preprocess, warn: Warn) -> Labelled:
@@ -106,5 +110,6 @@ def _from_folders(path: Path, specs: tuple[TensorSpec, ...], preprocess: Preproc
         warn(line)
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers[file.relative_to(path).parts[0]] for file in files], np.int64)
-    source, readable = open_images(files, path, specs, preprocess, Draw(None, warn=warn))
-    return source, labels[readable]
+    asked = tuple(spec for spec in specs if spec.read) or specs
+    source, readable = open_images(files, path, asked, preprocess, Draw(None, warn=warn))
+    return arranged(source, specs), labels[readable]

@@ -34,8 +34,8 @@ def is_array(path: Path) -> bool:
     return path.suffix.lower() in _SUFFIXES
 
 
-def read_headers(path: Path) -> dict[str, Header]:
-    """Read the headers of all arrays in a file.
+def read_headers(path: Path, only: str | None = None) -> dict[str, Header]:
+    """Read the headers of all arrays in a file, or that of one.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def read_headers(path: Path) -> dict[str, Header]:
         headers = {}
         with zipfile.ZipFile(path) as archive:
             for member in archive.namelist():
-                if member.endswith(".npy"):
+                if member.endswith(".npy") and only in (None, member.removesuffix(".npy")):
                     with archive.open(member) as stream:
                         key = member.removesuffix(".npy")
                         headers[key] = _header(key, stream)
@@ -71,11 +71,11 @@ def read_array(path: Path, key: str) -> NDArray[Any]:
     DataError
         If the array holds Python objects or cannot be read.
     """
-    header = read_headers(path)[key]
+    header = read_headers(path, key)[key]
     if header.dtype.hasobject:
         raise DataError(
             f"{array_label(path, key)} holds Python objects (a pickle), which can run code when loaded, and is "
-            "refused: save plain numeric arrays of one shape"
+            "refused: save plain numeric arrays, and samples that differ in shape as a folder of .npy files"
         )
     try:
         if not key:

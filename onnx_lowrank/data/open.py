@@ -8,6 +8,8 @@ folder of photos, or one photo                  decoded photos, through the prep
 ``.npy``, ``.npz``, or a folder of those        rows of the arrays, as they are
 folder with ``test_data_set_*/input_N.pb``      rows of the tensors, as they are
 array, or dict from input name to array         rows of the arrays, as they are
+list of arrays of several shapes, also in a     one sample each
+dict, or an array of objects
 CalibrationDataReader, iterable of batches      rows of the batches, read until there are enough
 :class:`~onnx_lowrank.data.source.Source`       its own
 ==============================================  =====================================================================
@@ -19,14 +21,16 @@ from pathlib import Path
 
 import numpy as np
 
+from onnx_lowrank.data.arranged import arranged, without_axis
 from onnx_lowrank.data.arrays import ArraySource, open_arrays
 from onnx_lowrank.data.conform import as_array
 from onnx_lowrank.data.draw import Draw, once
 from onnx_lowrank.data.messages import counted, plural
 from onnx_lowrank.data.npy_files import is_array, read_array
-from onnx_lowrank.data.parts import Part, file_part, gather
+from onnx_lowrank.data.parts import Part, file_parts, gather
 from onnx_lowrank.data.photos.folder import is_image, left_out, list_files, open_images
 from onnx_lowrank.data.photos.preprocess import Preprocess
+from onnx_lowrank.data.ragged import is_ragged, open_ragged
 from onnx_lowrank.data.source import Source, Subset
 from onnx_lowrank.data.stream import open_stream
 from onnx_lowrank.data.synthetic.source import open_synthetic
@@ -65,7 +69,7 @@ def open_source(
     Returns
     -------
     Source
-        The drawn samples. All of them have been checked, so none fails later.
+        The drawn samples as the model takes them. All of them have been checked, so none fails later.
 
     Raises
     ------
@@ -75,21 +79,32 @@ def open_source(
         If ``data`` is of no known kind, ``count`` or ``seed`` has no meaning, or ``preprocess`` contradicts the model.
     """
     draw = Draw(count, seed, once(on_warning))
+    asked = tuple(spec for spec in specs if spec.read) or specs
     if data is None:
-        return open_synthetic(specs, preprocess, count, seed)
+        return arranged(open_synthetic(asked, preprocess, count, seed), specs)
     if isinstance(data, (str, os.PathLike)):
-        return _open_path(Path(data), specs, preprocess, draw)
+        return arranged(_open_path(Path(data), specs, preprocess, draw), specs)
     if isinstance(data, Source):
-        return data if len(data) <= count else Subset(data, draw.indices(len(data)))
+        return arranged(data if len(data) <= count else Subset(data, draw.indices(len(data))), specs)
+    return arranged(_open_values(data, asked, draw), specs)
+
+
+def _open_values(data: object, specs: tuple[TensorSpec, ...], draw: Draw) -> Source:
+    """Open arrays, or anything that gives arrays, in memory."""
     if isinstance(data, Mapping):
+        if any(is_ragged(value) for value in data.values()):
+            return open_ragged(data, specs, draw)
         arrays = {str(name): as_array(value, f"the given array {name!r}") for name, value in data.items()}
         return open_arrays(arrays, specs, draw, "the given arrays")
+    if isinstance(data, np.ndarray) and is_ragged(data) and len(specs) == 1:
+        return open_ragged({specs[0].name: data}, specs, draw)
     if isinstance(data, np.ndarray) or (hasattr(data, "__array__") and hasattr(data, "shape")):
         return open_arrays({"": as_array(data, "the given array")}, specs, draw, "the given array")
     return open_stream(data, specs, draw)
 
 
-def _open_path(path: Path, specs: tuple[TensorSpec, ...], preprocess: Preprocess, draw: Draw) -> Source:
+def _open_path(path: Path, inputs: tuple[TensorSpec, ...], preprocess: Preprocess, draw: Draw) -> Source:
+    specs = tuple(spec for spec in inputs if spec.read) or inputs
     if not path.exists():
         raise DataError(f"calibration data {path} do not exist: give a folder of images, an .npz or an .npy")
     files = list_files(path) if path.is_dir() else [path]
@@ -107,8 +122,8 @@ def _open_path(path: Path, specs: tuple[TensorSpec, ...], preprocess: Preprocess
         return open_images(photos, path, specs, preprocess, draw)[0]
     if arrays == [path] and path.suffix.lower() == ".npy":  # stays on the disk, memory-mapped
         return open_arrays({"": read_array(path, "")}, specs, draw, str(path), path.name)
-    parts = [file_part(file, specs, draw.warn) for file in arrays]
-    parts += [tensor_part(folder, specs, draw.warn) for folder in sorted({file.parent for file in tensors})]
+    parts = [part for file in arrays for part in file_parts(file, specs, draw.warn)]
+    parts += [tensor_part(folder, inputs, draw.warn) for folder in sorted({file.parent for file in tensors})]
     return _open_parts(parts, path, specs, draw)
 
 
@@ -118,4 +133,4 @@ def _open_parts(parts: Sequence[Part], path: Path, specs: tuple[TensorSpec, ...]
         raise DataError(f"{path} holds no samples: the first dimension of its arrays is 0")
     order = draw.indices(available)
     description = f"{counted(len(order), available, 'sample')} in {path.name or path}"
-    return ArraySource(gather(parts, order, specs), description)
+    return ArraySource(gather(parts, order, specs), description, whole=without_axis(specs))

@@ -1,4 +1,4 @@
-"""The interface of every finite collection of samples, and a subset of one."""
+"""The interface of every finite collection of samples, what keeps samples from sharing a run, and a subset."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +41,24 @@ class Source(Protocol):
         """
 
 
+def groups(source: Source) -> NDArray[np.int64]:
+    """Return the group of every sample: only samples of one group may share a run, because they have one shape.
+
+    Returns
+    -------
+    NDArray[np.int64]
+        Numbers of groups, shape [n]; all the same for a source that does not state them.
+    """
+    stated: NDArray[np.int64] | None = getattr(source, "groups", None)
+    return np.zeros(len(source), np.int64) if stated is None else stated
+
+
+def elements(source: Source) -> NDArray[np.int64]:
+    """Return the number of elements of all inputs of every sample, shape [n]; 1 for a source that does not state it."""
+    stated: NDArray[np.int64] | None = getattr(source, "elements", None)
+    return np.ones(len(source), np.int64) if stated is None else stated
+
+
 @dataclass(frozen=True)
 class Subset:
     """Some samples of another source.
@@ -73,3 +91,13 @@ class Subset:
     def feeds(self, indices: Sequence[int]) -> Feeds:
         """Return one batch."""
         return self.whole.feeds(self.order[np.asarray(indices, np.int64)].tolist())
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """See the function."""
+        return groups(self.whole)[self.order]
+
+    @property
+    def elements(self) -> NDArray[np.int64]:
+        """See the function."""
+        return elements(self.whole)[self.order]

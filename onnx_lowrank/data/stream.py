@@ -9,6 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from onnx_lowrank.data.arranged import without_axis
 from onnx_lowrank.data.arrays import ArraySource
 from onnx_lowrank.data.conform import as_array, headers_of
 from onnx_lowrank.data.draw import Draw
@@ -58,7 +59,7 @@ def open_stream(stream: object, specs: tuple[TensorSpec, ...], draw: Draw) -> Ar
     if not available:
         raise DataError(f"{origin} gave no samples: give a fresh one (a reader or generator can be read only once)")
     arrays = gather(parts, draw.indices(available), specs)
-    return ArraySource(arrays, description=f"{plural(available, 'sample')} from {origin}")
+    return ArraySource(arrays, f"{plural(available, 'sample')} from {origin}", whole=without_axis(specs))
 
 
 def _batches(stream: object) -> Iterator[object]:

@@ -19,7 +19,7 @@ def is_tensor(path: Path) -> bool:
 
 
 def tensor_part(folder: Path, specs: tuple[TensorSpec, ...], warn: Warn) -> Part:
-    """Read one data set, ``input_0.pb``, ``input_1.pb``, ..., as a part.
+    """Read one data set, ``input_0.pb``, ``input_1.pb``, ..., as a part; inputs that no node reads need none.
 
     A tensor that carries the name of an input feeds that input; any other tensor feeds the input of its file's number.
 
@@ -35,6 +35,7 @@ def tensor_part(folder: Path, specs: tuple[TensorSpec, ...], warn: Warn) -> Part
         if name not in {spec.name for spec in specs} and number.isdecimal() and int(number) < len(specs):
             name = specs[int(number)].name
         tensors[name] = array
+    specs = tuple(spec for spec in specs if spec.read) or specs
     missing = [spec.name for spec in specs if spec.name not in tensors]
     if missing:
         raise DataError(f"{folder} has no input_N.pb for the inputs {', '.join(missing)}: add them")

@@ -112,7 +112,8 @@ def timed_batch(sampling: Sampling, options: Options) -> tuple[int, ...]:
         return single
     if sampling.fixed:
         raise UsageError(f"the model takes batches of {len(single)}: drop --latency-batch {options.latency_batch}")
-    return tuple(i % sampling.samples for i in range(options.latency_batch))
+    alike = sampling.alike(single[0])
+    return tuple(alike[i % len(alike)] for i in range(options.latency_batch))
 
 
 def model_key(loaded: LoadedModel, feeds: Feeds) -> str:

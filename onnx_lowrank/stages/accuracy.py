@@ -20,16 +20,17 @@ def check_labelled(labelled: Labelled, output: TensorSpec, sampling: Sampling) -
         If the output is not declared as class scores, if it has fewer classes than the labels, or if the samples do not
         fill a batch.
     """
-    _, labels = labelled
-    if output.shape is not None and len(output.shape) != 2:
+    source, labels = labelled
+    one_by_one = sampling.fixed and len(sampling.single) == 1
+    if output.shape is not None and len(output.shape) not in ((1, 2) if one_by_one else (2,)):
         raise _no_scores(output.name, output.shape)
-    classes = output.shape[1] if output.shape else None
+    classes = output.shape[-1] if output.shape else None
     if isinstance(classes, int) and labels.max() >= classes:
         raise DataError(
             f"--test has label {labels.max()}, and output {output.name!r} has {classes} classes, counted from 0: "
             "correct the labels"
         )
-    if not sampling.like(len(labels)):
+    if not sampling.like(source):
         raise DataError(f"--test has {len(labels)} samples, fewer than the batch that the model demands: give more")
 
 
@@ -44,7 +45,7 @@ def measure_accuracy(
         If that output does not hold one row of class scores for each sample.
     """
     source, labels = labelled
-    batches = sampling.like(len(labels))
+    batches = sampling.like(source)
     models = (sessions.original, sessions.rewritten)
     correct = [0 for _ in models]
     progress("test", 0, len(batches))
@@ -52,6 +53,8 @@ def measure_accuracy(
         feeds = source.feeds(batch)
         for index, session in enumerate(models):
             scores = session(feeds)[session.outputs[0]]
+            if len(batch) == getattr(scores, "ndim", 0) == 1:  # of a model without a dimension for samples
+                scores = scores[None]
             shape = getattr(scores, "shape", ())  # a sequence or a map has no shape
             if len(shape) != 2 or len(scores) != len(batch):
                 raise _no_scores(session.outputs[0], shape)

@@ -48,6 +48,8 @@ class Difference:
     agreeing, scored
         The number of samples on which both outputs have the same largest score, and the number of all samples, where
         the output has the shape of class scores [samples, classes].
+    classes
+        The number of classes, which is the same for all samples; 0 as long as none is scored.
     rounding
         The relative rounding of the output.
     unit
@@ -62,6 +64,7 @@ class Difference:
     largest: float = 0.0
     agreeing: int = 0
     scored: int = 0
+    classes: int = 0
     rounding: float = 0.0
     unit: float = 1.0
     finite: bool = True
@@ -85,7 +88,7 @@ class Difference:
         reference, answer = reference / unit, answer / unit
         difference = np.abs(answer - reference)
         spread = Spread.of(ref if unit == 1 else ref / unit, finite)
-        scores = ref.ndim == 2 and ref.shape[1] > 1 and len(ref) == samples
+        scores = ref.ndim == 2 and ref.shape[1] > 1 and len(ref) == samples and self.classes in (0, ref.shape[1])
         return Difference(
             squared=self.squared.with_batch(float(np.square(difference).sum()), samples),
             scale=self.scale + float(np.square(reference).sum()),
@@ -93,6 +96,7 @@ class Difference:
             largest=max(self.largest, float(difference.max(initial=0.0))),
             agreeing=self.agreeing + (int((ref.argmax(axis=1) == out.argmax(axis=1)).sum()) if scores else 0),
             scored=self.scored + (samples if scores else 0),
+            classes=ref.shape[1] if scores else self.classes,
             # Whatever the type of the output is, what makes it mostly computes in single precision.
             rounding=float(max(np.finfo(ref.dtype).eps, np.finfo(np.float32).eps)),
             unit=unit,

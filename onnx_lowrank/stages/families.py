@@ -66,18 +66,23 @@ class Member:
         return RowsQuestion(self.site, self.target.per_sample, self.first)
 
     @property
+    def positions(self) -> NDArray[np.int64]:
+        """The number of positions of every sample that are looked at, [number of samples]."""
+        return self.target.positions if self.first is None else np.minimum(self.target.positions, self.first)
+
+    @property
     def count(self) -> int:
         """The number of rows that are looked at."""
-        rows = len(self.target.rows)
-        return rows if self.first is None else rows // self.target.per_sample * self.first
+        return int(self.positions.sum())
 
     @property
     def rows(self) -> Array:
         """The responses that are looked at, [n, d]."""
-        targets, per_sample = self.target.rows, self.target.per_sample
+        targets, positions = self.target.rows, self.target.positions
         if self.first is None:
             return targets
-        return targets.reshape(-1, per_sample, targets.shape[1])[:, : self.first].reshape(-1, targets.shape[1])
+        within = np.arange(len(targets)) - np.repeat(np.cumsum(positions) - positions, positions)
+        return targets[within < self.first]
 
 
 def chosen_together(families: Iterable[Family], plan: Plan) -> Iterator[tuple[SitePlan, tuple[ConvSite, ...]]]:
@@ -164,7 +169,7 @@ def joined_rows(members: Sequence[Member], answers: Sequence[SiteRows], sampling
         return concatenated([repeated(part, own) for part, own in zip(parts, times, strict=True)])
 
     targets = joined(member.rows for member in members)
-    judges = joined(sampling.judging_rows(member.count) for member in members)
+    judges = joined(sampling.judging_rows(member.positions) for member in members)
     shortcuts = _shortcuts([member.site for member in members], answers)
     return Rows(targets, targets, judges, None if shortcuts is None else joined(shortcuts))
 
@@ -195,7 +200,7 @@ def bias_shifts(
     def shift(member: Member, answer: SiteRows, shortcut: Array) -> Array:
         responses = [chain(columns) for chain, columns in zip(chains, answer.inputs, strict=True)]
         predictions = np.concatenate(responses, axis=1) + shortcut
-        return own_bias(predictions, member.rows, sampling.judging_rows(member.count), member.site.activation)
+        return own_bias(predictions, member.rows, sampling.judging_rows(member.positions), member.site.activation)
 
     return [shift(*each) for each in zip(members, answers, shortcuts, strict=True)]
 

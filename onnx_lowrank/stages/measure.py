@@ -61,7 +61,8 @@ def measure(run: Run, prepared: Prepared, model: onnx.ModelProto) -> Measured:
         note_placement(model, options, sampling, run.warn)
         if not sampling.validation:
             run.warn("too few samples to spare any: the outputs are compared on samples that the solver saw")
-        declared, batches = DeclaredShapes.of(read.inputs, read.outputs), sampling.validation or sampling.batches
+        declared = DeclaredShapes.of(read.inputs, read.outputs, sampled.output_axes)
+        batches = sampling.validation or sampling.batches
         outputs = compare_outputs(compared, sampled.source, batches, declared, Listener(run.progress, run.warn))
         accuracy = measure_accuracy(compared, sampled.labelled, sampling, run.progress) if sampled.labelled else None
         provider = sessions.rewritten.provider

@@ -55,13 +55,16 @@ class Targets:
         The responses, or their sums with the shortcut where one joins, [n, d], float32. The batches come in their
         order, the samples in that of the batch, and the positions in that of the sample.
     per_sample
-        The number of positions in the output of every sample.
+        The number of positions in the output of every sample, at most.
+    positions
+        The number of those that there are, [number of samples], which is lower in the output of a small sample.
     responses
         The covariance of the responses without the shortcut where one joins, [d, d]; else None.
     """
 
     rows: Array
     per_sample: int
+    positions: NDArray[np.int64]
     responses: Array | None = None
 
 
@@ -175,13 +178,13 @@ def collect_targets(
     total = len(sampling.batches)
     sizes = {site.name: counted.macs.shapes[site.output][2:] for site in sites}
     rows_memory = run.options.memory // 2  # the rest is for the activations between two sites
-    per_sample = positions_per_sample(counted.families, sizes, sampling.samples, rows_memory)
+    per_sample = positions_per_sample(counted.families, sizes, sampling.amounts(), rows_memory)
     question = ProfileQuestion(
         sites=sites,
         dense=tuple(layer for layer in counted.dense if layer.name not in sizes),
         per_sample=per_sample,
         patches=frozenset(name for name, kinds in needed.items() if kinds),
-        patch_batches=min(total, -(-PATCH_SAMPLES // len(sampling.batches[0]))),
+        patch_batches=sampling.first_batches(PATCH_SAMPLES),
     )
     at_sites = {}
     for family in counted.families:
@@ -196,13 +199,14 @@ def collect_targets(
             finished = sample.batch
             run.progress("profile", finished, total)
         if sample.name in at_sites:
-            at_sites[sample.name].add(sample)
+            at_sites[sample.name].add(sample, len(sampling.batches[sample.batch]))
         elif _largest(sample.rows) < LARGEST:
             at_dense[sample.name].append(sample.rows.astype(np.float32, copy=False))
     run.progress("profile", total, total)
     targets = {name: samples.targets(per_sample[name]) for name, samples in at_sites.items()}
     complete = {name: parts for name, parts in at_dense.items() if len(parts) == total}
-    targets |= {name: Targets(np.concatenate(parts), 1) for name, parts in complete.items()}
+    ones = np.ones(sampling.samples, np.int64)
+    targets |= {name: Targets(np.concatenate(parts), 1, ones) for name, parts in complete.items()}
     return targets, {name: samples.moments for name, samples in at_sites.items()}
 
 
@@ -226,11 +230,12 @@ class _SiteSamples:
 
     def __init__(self, site: ConvSite, moments: Moments, most: int) -> None:
         self._rows, self._filled = np.empty((most, len(site.kernel)), np.float32), 0
+        self._positions: list[int] = []
         self._responses = RowCovariance() if site.join else None
         self.moments = moments
 
-    def add(self, sample: LayerSample) -> None:
-        """Accumulate the samples of one batch.
+    def add(self, sample: LayerSample, samples: int) -> None:
+        """Accumulate the rows of one batch, which has this number of samples.
 
         Raises
         ------
@@ -245,6 +250,7 @@ class _SiteSamples:
             )
         self._rows[self._filled : self._filled + len(sample.rows)] = sample.rows
         self._filled += len(sample.rows)
+        self._positions += [len(sample.rows) // samples] * samples
         if self._responses is not None and sample.responses is not None:
             self._responses.add(sample.responses)
         for moments in self.moments.values() if sample.patches else ():
@@ -254,7 +260,7 @@ class _SiteSamples:
     def targets(self, per_sample: int) -> Targets:
         """Return the responses of all batches up to now."""
         covariance = None if self._responses is None else self._responses.covariance
-        return Targets(self._rows[: self._filled], per_sample, covariance)
+        return Targets(self._rows[: self._filled], per_sample, np.array(self._positions), covariance)
 
 
 def _largest(rows: Array) -> float:

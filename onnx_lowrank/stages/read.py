@@ -8,6 +8,7 @@ from onnx_lowrank.graph.edit.determine import determined, random_nodes
 from onnx_lowrank.graph.edit.inline import inline
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files.load import LoadedModel, inputs, load, outputs
+from onnx_lowrank.graph.find.sample_axes import with_axes
 from onnx_lowrank.graph.find.sites import Found, find_sites
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.interface import TensorSpec
@@ -79,7 +80,7 @@ def read(run: Run) -> Read:
             run.warn(MISSTATED.format(len(names), ", ".join(names[:3]) + (", …" if len(names) > 3 else "")))
         if left := random_nodes(working):
             run.warn(UNDETERMINED.format(", ".join(left)))
-    return Read(loaded, network, layers, taken, outputs(loaded.proto))
+    return Read(loaded, network, layers, with_axes(loaded.proto, taken), outputs(loaded.proto))
 
 
 def check_inputs(specs: Sequence[TensorSpec]) -> None:

@@ -93,7 +93,7 @@ class RefitStep:
         X = shard.reads(layer, memory)
         if not np.isfinite(X).all():
             return Refitted(layer, None, True, "left alone: it reads numbers that are not finite")
-        judges = self.sampling.judging_rows(len(X))
+        judges = self.sampling.judging_rows(np.ones(len(X), np.int64))
         fit = refit(X, self.targets, judges, layer.weight, layer.bias, intercept=layer.intercept)
         if fit.ridge is None:
             return Refitted(layer, fit, True, "left alone: held-out samples gain nothing")

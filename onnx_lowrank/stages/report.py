@@ -118,11 +118,12 @@ def _macs(prepared: Prepared) -> MacsReport:
 def _cost(run: Run, prepared: Prepared, walked: Walked) -> CostReport:
     sampling, macs = prepared.sampled.sampling, sum(prepared.counted.macs.all.values())
     # The count runs the smallest batch. The profile runs all samples, unless the weights alone are looked at.
-    profiled = sampling.samples if run.options.solver != "weights" else 0
+    samples = float(sampling.amounts().sum())
+    profiled = samples if run.options.solver != "weights" else 0
     executed = macs * (len(sampling.single) + profiled) + walked.macs_executed
     return CostReport(
         seconds=run.times.rounded(),
-        forward_passes=executed / (sampling.samples * macs),
+        forward_passes=executed / (samples * macs),
         peak_rss_bytes=peak_rss_bytes(),
         images=len(sampling.source),
         rows_per_site=max((solution.rows for solution in walked.solutions.values()), default=0),

@@ -1,9 +1,12 @@
 """The stage that opens the calibration data and divides the samples by their roles: to solve, to choose, to judge."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from onnx_lowrank.calibration.keyed import Keyed, without_noise
 from onnx_lowrank.calibration.sampling import Sampling, demanded_batch, split
+from onnx_lowrank.calibration.sizes import check_sizes
+from onnx_lowrank.calibration.together import Together, run_together
 from onnx_lowrank.data.input_shapes import with_shapes
 from onnx_lowrank.data.labels import Labelled, load_labelled
 from onnx_lowrank.data.open import open_source
@@ -39,6 +42,8 @@ class Sampled:
         The preprocessing of photos.
     watched
         The source of the samples, which notes those that add nothing as they are read.
+    output_axes
+        The dimension that counts the samples, by output, as far as two samples in one run have shown it.
     labelled
         The labelled samples of ``--test``; None where there are none.
     """
@@ -46,6 +51,7 @@ class Sampled:
     sampling: Sampling
     preprocess: Preprocess
     watched: Watched
+    output_axes: Mapping[str, int | None]
     labelled: Labelled | None = None
 
     def keyed(self, chance: Chance | None) -> "Sampled":
@@ -76,7 +82,7 @@ def sample(run: Run, read: Read) -> Sampled:
     """
     with run.stage("data"):
         specs = with_shapes(read.inputs, run.options.input_shapes)
-        sampled = _open(run, specs, run.options.images)
+        sampled = _open(run, read, specs, run.options.images)
         source, sampling = sampled.source, sampled.sampling
         if source.synthetic:
             run.warn(SYNTHETIC.format(source.description))
@@ -102,14 +108,20 @@ def sample_shapes(run: Run, read: Read) -> Sampled:
     """
     with run.stage("data"):
         specs = with_shapes(read.inputs, run.options.input_shapes)
-        return _open(run, specs, max(SAMPLES_TO_MEASURE, demanded_batch(specs) or 0))
+        return _open(run, read, specs, max(SAMPLES_TO_MEASURE, demanded_batch(specs) or 0))
 
 
-def _open(run: Run, specs: tuple[TensorSpec, ...], count: int) -> Sampled:
+def _open(run: Run, read: Read, specs: tuple[TensorSpec, ...], count: int) -> Sampled:
     request, options = run.request, run.options
     preprocess = request.parsed_preprocess.settled
     source = open_source(
         request.data, specs, preprocess=preprocess, count=count, seed=options.seed, on_warning=run.warn
     )
-    watched = Watched(source)
-    return Sampled(split(watched, specs, options.seed), preprocess, watched)
+    watched = Watched(source, {spec.name: spec.axis for spec in specs})
+    together = Together(True, {})
+    if demanded_batch(specs) is None:
+        reading = [site.input for site in (*read.layers.sites, *read.layers.first)]
+        together = run_together(read.network, source, run.open_session, reading)
+    sampling = split(watched, specs, options.seed, together=together.runs)
+    check_sizes(read.network, sampling, run.open_session)
+    return Sampled(sampling, preprocess, watched, together.axes)

@@ -4,7 +4,7 @@ The comparison adds up sums from batch to batch, so that it holds the outputs of
 """
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,16 +38,37 @@ class DeclaredShapes:
         The declared shape of every output by its name; see ``TensorSpec.shape``.
     input_symbols
         The sizes that the declared inputs name. An output dimension of the same name has a size that the input decides.
+    axes
+        The dimension that counts the samples, by output; None for an output that has none.
     """
 
     outputs: Mapping[str, tuple[int | str | None, ...] | None]
     input_symbols: frozenset[int | str]
+    axes: Mapping[str, int | None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> "DeclaredShapes":
-        """Collect the shapes from the declared inputs and outputs of a model."""
+    def of(
+        cls, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], axes: Mapping[str, int | None] | None = None
+    ) -> "DeclaredShapes":
+        """Collect the shapes from the declared inputs and outputs of a model.
+
+        The dimensions that count the samples are those of ``axes``, and elsewhere those that are declared.
+        """
         symbols = frozenset(side for spec in inputs for side in spec.shape or () if side is not None)
-        return cls({spec.name: spec.shape for spec in outputs}, symbols)
+        declared = {spec.name: output_axis(spec.shape, inputs) for spec in outputs}
+        return cls({spec.name: spec.shape for spec in outputs}, symbols, declared | dict(axes or {}))
+
+    def samples_first(self, name: str, value: Array) -> Array:
+        """Return an output with the samples along its first dimension.
+
+        Scores of classes without a dimension for samples are those of one sample. Nothing is known of the dimensions
+        of any other output without one.
+        """
+        axis, declared = self.axes.get(name, 0), self.outputs[name]
+        if axis is None:
+            scores = declared is not None and len(declared) == value.ndim == 1 and isinstance(declared[0], int)
+            return value[None] if scores else value
+        return np.moveaxis(value, axis, 0) if value.ndim > axis else value
 
     def broken_by(self, name: str, original: tuple[int, ...], rewritten: tuple[int, ...]) -> bool:
         """Return whether two shapes of an output differ in a dimension that the model declares."""
@@ -60,6 +81,17 @@ class DeclaredShapes:
             one != other and (isinstance(side, int) or side in self.input_symbols)
             for side, one, other in zip(declared, original, rewritten, strict=True)
         )
+
+
+def output_axis(shape: tuple[int | str | None, ...] | None, inputs: Sequence[TensorSpec]) -> int | None:
+    """Return the dimension of an output that counts the samples, as its declared shape tells beside the inputs'."""
+    counting = [spec for spec in inputs if spec.axis is not None and spec.shape != ()]
+    if not counting:
+        return None
+    sizes = {spec.shape[spec.axis] for spec in counting if spec.shape and spec.axis is not None} - {None}
+    if not shape or shape[0] is None or shape[0] in sizes:
+        return 0
+    return next((axis for axis, side in enumerate(shape) if side in sizes), 0)
 
 
 def compare_outputs(
@@ -99,7 +131,7 @@ def compare_outputs(
             if name not in left_out:
                 listener.warn(f"output {name!r} {reason}: it is not compared with the original's")
         left_out |= found
-        differences = _with_batch(differences, runs, left_out)
+        differences = _with_batch(differences, runs, declared, left_out)
         listener.progress("validate", done, len(batches))
     reports = {}
     for name, difference in differences.items():
@@ -121,12 +153,15 @@ class Runs:
     answers: Mapping[str, Array]
 
 
-def _with_batch(differences: Mapping[str, Difference], runs: Runs, left_out: Container[str]) -> dict[str, Difference]:
+def _with_batch(
+    differences: Mapping[str, Difference], runs: Runs, declared: DeclaredShapes, left_out: Container[str]
+) -> dict[str, Difference]:
     """Return the sums of all floating-point outputs with one more batch, less those that are left out."""
     added = {name: difference for name, difference in differences.items() if name not in left_out}
     for name, ref in runs.references.items():
         if name not in left_out and np.issubdtype(ref.dtype, np.floating):
-            added[name] = added.get(name, Difference()).with_batch(ref, runs.answers[name], runs.samples)
+            pair = declared.samples_first(name, ref), declared.samples_first(name, runs.answers[name])
+            added[name] = added.get(name, Difference()).with_batch(*pair, runs.samples)
     return added
 
 

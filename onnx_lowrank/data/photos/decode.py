@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from onnx_lowrank.data.messages import reason
-from onnx_lowrank.data.photos.preprocess import Preprocess, Size
+from onnx_lowrank.data.photos.preprocess import OpenSize, Preprocess, Size
 from onnx_lowrank.files import placeholder_at
 
 _FILTERS = {
@@ -24,7 +24,7 @@ _FILTERS = {
 }
 
 
-def decode(path: Path, channels: int, size: Size, preprocess: Preprocess) -> NDArray[np.uint8]:
+def decode(path: Path, channels: int, size: OpenSize, preprocess: Preprocess) -> NDArray[np.uint8]:
     """Read a photo, resample and crop it.
 
     Parameters
@@ -34,7 +34,7 @@ def decode(path: Path, channels: int, size: Size, preprocess: Preprocess) -> NDA
     channels
         1 for gray, 3 for RGB.
     size
-        Height and width of the result.
+        Height and width of the result; None where the photo keeps its own.
     preprocess
         How the photo is resized and cropped.
 
@@ -59,7 +59,8 @@ def decode(path: Path, channels: int, size: Size, preprocess: Preprocess) -> NDA
         # struct.error, DecompressionBombError, ...), and none of them may end a run of hours.
         found = placeholder_at(path)
         raise ValueError(f"it is {found}" if found else f"{type(error).__name__}: {reason(error)}") from error
-    return np.asarray(_fit(photo, size, preprocess)).reshape(*size, channels)
+    fitted = _fit(photo, size, preprocess)
+    return np.asarray(fitted).reshape(fitted.height, fitted.width, channels)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -80,8 +81,8 @@ def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def _fit(photo: Image.Image, size: Size, preprocess: Preprocess) -> Image.Image:
-    """Resize and crop a photo to ``size`` as :mod:`~onnx_lowrank.data.photos.preprocess` describes.
+def _fit(photo: Image.Image, wanted: OpenSize, preprocess: Preprocess) -> Image.Image:
+    """Resize and crop a photo to the size that is wanted, as :mod:`~onnx_lowrank.data.photos.preprocess` describes.
 
     Raises
     ------
@@ -89,9 +90,20 @@ def _fit(photo: Image.Image, size: Size, preprocess: Preprocess) -> Image.Image:
         If the options forbid the resampling that this photo would need.
     """
     actual = (photo.height, photo.width)
-    resized = _resized(actual, size, preprocess)
+    height, width = wanted
+    if height is None or width is None:
+        own = _own_size(actual, preprocess)
+        size: Size = (own[0] if height is None else height, own[1] if width is None else width)
+        resized = own
+    else:
+        size = (height, width)
+        resized = _resized(actual, size, preprocess)
     if resized[0] < size[0] or resized[1] < size[1] or (preprocess.crop is None and resized != size):
-        raise ValueError(f"it is {actual[0]}x{actual[1]}, not {size[0]}x{size[1]}, and resize=none forbids resampling")
+        sides = "x".join("?" if side is None else str(side) for side in wanted)
+        cause = "resize=none forbids resampling"
+        if preprocess.resize is not None:
+            cause = f"resize={preprocess.resize} makes it {resized[0]}x{resized[1]}"
+        raise ValueError(f"it is {actual[0]}x{actual[1]}, not {sides}, and {cause}")
     if resized != actual:
         photo = photo.resize((resized[1], resized[0]), _FILTERS[preprocess.interpolation])
     if resized == size:
@@ -100,6 +112,12 @@ def _fit(photo: Image.Image, size: Size, preprocess: Preprocess) -> Image.Image:
         round((side - cropped) / 2) for side, cropped in zip(resized, size, strict=True)
     )  # as torchvision rounds
     return photo.crop((left, top, left + size[1], top + size[0]))
+
+
+def _own_size(actual: Size, preprocess: Preprocess) -> Size:
+    """Return the size of a photo that keeps its own, or its aspect ratio."""
+    shorter = preprocess.resize
+    return _cover(actual, (shorter, shorter)) if isinstance(shorter, int) else actual
 
 
 def _resized(actual: Size, size: Size, preprocess: Preprocess) -> Size:

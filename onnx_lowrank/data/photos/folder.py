@@ -4,7 +4,6 @@ Decoding all drawn photos at the start costs milliseconds per image and reveals 
 The decoded pixels are kept if they fit a limit; otherwise the photos are decoded again for each batch.
 """
 
-import math
 import os
 import warnings
 from collections import Counter
@@ -16,10 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lowrank.data.arranged import samples_first
 from onnx_lowrank.data.draw import Draw
 from onnx_lowrank.data.messages import counted, plural, some
 from onnx_lowrank.data.photos.decode import decode
 from onnx_lowrank.data.photos.image_input import KEEP_BYTES, ImageInput, image_input
+from onnx_lowrank.data.photos.kept import KeptPixels
 from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import Feeds, TensorSpec
@@ -55,9 +56,12 @@ class ImageSource:
     preprocess
         How photos become inputs.
     kept
-        The pixels of all photos, shape [n, height, width, channels]; None if they take too much memory.
+        The pixels of all photos, shape [n, height, width, channels], or a list of n such arrays where each photo keeps
+        its size; None if they take too much memory.
     origin
         The number of photos and where they come from.
+    sizes
+        The height and width of every photo, shape [n, 2], where they differ.
     synthetic
         Whether the samples are made up.
     """
@@ -65,8 +69,9 @@ class ImageSource:
     files: tuple[Path, ...]
     target: ImageInput
     preprocess: Preprocess
-    kept: NDArray[np.uint8] | None
+    kept: NDArray[np.uint8] | list[NDArray[np.uint8]] | None
     origin: str
+    sizes: NDArray[np.int64] | None = None
     synthetic: bool = False
 
     @property
@@ -77,6 +82,18 @@ class ImageSource:
     def under(self, preprocess: Preprocess) -> "ImageSource":
         """Return the same photos under another preset that shares the sizes and the interpolation."""
         return replace(self, target=image_input(self.target.spec, preprocess), preprocess=preprocess)
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """See ``source.groups``."""
+        if self.sizes is None:
+            return np.zeros(len(self.files), np.int64)
+        return np.unique(self.sizes, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+    @property
+    def elements(self) -> NDArray[np.int64]:
+        """See ``source.elements``."""
+        return np.ones(len(self.files), np.int64) if self.sizes is None else self.sizes.prod(axis=1)
 
     def __len__(self) -> int:
         """Return the number of photos."""
@@ -90,8 +107,10 @@ class ImageSource:
         DataError
             If a photo that could be read at the start can no longer be read.
         """
-        if self.kept is not None:
+        if isinstance(self.kept, np.ndarray):
             pixels = self.kept[np.asarray(indices, np.int64)]
+        elif self.kept is not None:
+            pixels = np.stack([self.kept[index] for index in indices])
         else:
             pixels = np.stack([self._decode(self.files[index]) for index in indices])
         return {self.target.spec.name: self.target.normalise(pixels)}
@@ -175,8 +194,7 @@ def open_images(
     """
     target = _photo_target(specs, preprocess, origin)
     drawn = draw.indices(len(files))
-    shape = (len(drawn), *target.size, target.channels)
-    kept = np.empty(shape, np.uint8) if math.prod(shape) <= keep_bytes else None
+    kept = KeptPixels(len(drawn), target, keep_bytes)
     readable: list[int] = []
     broken: list[str] = []
     for chunk in _decoded_chunks(files, drawn.tolist(), target, preprocess):
@@ -185,16 +203,16 @@ def open_images(
                 broken.append(f"{files[index]} cannot be used ({pixels})")
                 draw.warn(f"{broken[-1]}: left out")
                 continue
-            if kept is not None:
-                kept[len(readable)] = pixels
+            kept.add(pixels)
             readable.append(index)
         _check_damage(broken, len(readable) + len(broken), len(drawn), origin)
     source = ImageSource(
         files=tuple(files[index] for index in readable),
         target=target,
         preprocess=preprocess,
-        kept=None if kept is None else kept[: len(readable)],
+        kept=kept.pixels,
         origin=f"{counted(len(readable), len(files), 'image')} in {origin.name or origin}",
+        sizes=kept.sizes,
     )
     return source, np.array(readable, np.int64)
 
@@ -213,7 +231,10 @@ def _photo_target(specs: tuple[TensorSpec, ...], preprocess: Preprocess, origin:
             f"{origin} holds images, but the model has {len(specs)} inputs ({names}): "
             "give an .npz with one array for each input"
         )
-    target = image_input(specs[0], preprocess)
+    spec = samples_first(specs[0])
+    if spec.shape is not None and len(spec.shape) == 3 and spec.shape[0] == 1:  # [1, height, width] is a gray image
+        spec = replace(spec, shape=(None, *spec.shape))
+    target = image_input(spec, preprocess)
     if target.channels == 4:
         raise DataError(f"{origin} holds images, but input {specs[0].name!r} has 4 channels: give the data as .npz")
     return target

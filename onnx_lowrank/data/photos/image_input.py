@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.data.messages import shape_text
-from onnx_lowrank.data.photos.preprocess import Channels, Layout, Preprocess, Size
+from onnx_lowrank.data.photos.preprocess import Channels, Layout, OpenSize, Preprocess, Size
 from onnx_lowrank.errors import DataError, UsageError
 from onnx_lowrank.interface import TensorSpec
 
@@ -35,7 +35,7 @@ class ImageInput:
     channels
         1 (gray), 3, or 4 (a colour image with its luminance; synthetic images only).
     size
-        Height and width in pixels.
+        Height and width in pixels; None where every photo keeps its own.
     order
         The model's channel order.
     mean, scale
@@ -45,10 +45,16 @@ class ImageInput:
     spec: TensorSpec
     layout: Layout
     channels: int
-    size: Size
+    size: OpenSize
     order: Channels
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
+
+    @property
+    def made_size(self) -> Size:
+        """Height and width of an image that is made up."""
+        height, width = self.size
+        return height or DEFAULT_SIDE, width or DEFAULT_SIDE
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
         """Map pixels to the model's values, layout, channel order and dtype.
@@ -149,10 +155,16 @@ def _channels(spec: TensorSpec, layout: Layout) -> int | None:
     return side if isinstance(side, int) else None
 
 
-def _size(spec: TensorSpec, layout: Layout, preprocess: Preprocess) -> Size:
-    """Return the model's height and width where they are static, else the crop's, else the resize's, else 224."""
+def _size(spec: TensorSpec, layout: Layout, preprocess: Preprocess) -> OpenSize:
+    """Return the model's height and width where they are static, else the crop's, else the resize's, else 224.
+
+    Where nothing but the photo decides an open side, it is None.
+    """
     sides = (None, None) if spec.shape is None else spec.shape[2:] if layout == "nchw" else spec.shape[1:3]
     resize, crop = preprocess.resize, preprocess.crop
+    height, width = (side if isinstance(side, int) else None for side in sides)
+    if crop is None and (resize is None or isinstance(resize, int)) and None in (height, width):
+        return height, width
     defaults: Size = (DEFAULT_SIDE, DEFAULT_SIDE)
     if isinstance(crop, tuple):
         defaults = crop

@@ -5,6 +5,9 @@
 With ``resize`` and ``crop`` at "auto", a photo that already has the input's size goes through untouched, whatever the
 preset. Any other photo is resized so that it covers 256/224 of the input's size, with its aspect ratio kept, and its
 centre is cut out: for a 224×224 input the shorter side becomes 256 and the crop is 224, as in torchvision.
+
+Where the model leaves a side open, "resize=none,crop=none" lets every photo keep its own size there, and "crop=none"
+with a shorter side its aspect ratio.
 """
 
 import math
@@ -15,6 +18,8 @@ from onnx_lowrank.errors import UsageError
 
 Size: TypeAlias = tuple[int, int]
 """Height and width in pixels."""
+OpenSize: TypeAlias = tuple[int | None, int | None]
+"""Height and width in pixels; None where a photo keeps its own."""
 Channels: TypeAlias = Literal["rgb", "bgr", "gray"]
 Layout: TypeAlias = Literal["nchw", "nhwc"]
 Interpolation: TypeAlias = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]

@@ -1,11 +1,12 @@
 """Inputs made up for timing a model, where its outputs do not matter."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lowrank.data.arranged import unread
 from onnx_lowrank.data.messages import shape_text
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import Feeds, TensorSpec
@@ -14,8 +15,14 @@ Array = NDArray[Any]
 
 
 def batch_of(specs: Sequence[TensorSpec]) -> int | None:
-    """Return the batch size that a model demands, or None if the first dimension of an input is open."""
-    sizes = [spec.shape[0] for spec in specs if spec.shape]
+    """Return the batch size that a model demands, or None if the dimension that counts samples is open in an input.
+
+    A model without such a dimension takes one sample at a time.
+    """
+    counting = [spec for spec in specs if spec.read and spec.shape != () and spec.axis is not None]
+    if not counting and any(spec.read for spec in specs):
+        return 1
+    sizes = [spec.shape[spec.axis] for spec in counting if spec.shape and spec.axis is not None]
     return None if not all(isinstance(size, int) for size in sizes) else next((int(s) for s in sizes if s), None)
 
 
@@ -25,9 +32,9 @@ def made_input(specs: Sequence[TensorSpec], batch: int, seed: int, model: str) -
     Parameters
     ----------
     specs
-        The model's inputs. Every dimension after the first is a number or bears the name of the first.
+        The model's inputs. Every dimension is a number, counts the samples, or bears the name of one that does.
     batch
-        The size of a first dimension that is open, and of those that bear its name.
+        The size of a dimension that counts samples and is open, and of those that bear its name.
     seed
         The seed of the values, which depend on nothing else but the shapes.
     model
@@ -44,15 +51,19 @@ def made_input(specs: Sequence[TensorSpec], batch: int, seed: int, model: str) -
         If a shape is not known, or an input does not take numbers.
     """
     rng = np.random.default_rng(seed)
-    return {spec.name: _values(rng, _shape(spec, batch, model), spec, model) for spec in specs}
+    counting = {spec.shape[spec.axis] for spec in specs if spec.shape and spec.axis is not None}
+    named = {side: batch for side in counting if isinstance(side, str)}
+    return {
+        spec.name: _values(rng, _shape(spec, batch, named, model), spec, model) if spec.read else unread(spec, batch)
+        for spec in specs
+    }
 
 
-def _shape(spec: TensorSpec, batch: int, model: str) -> tuple[int, ...]:
+def _shape(spec: TensorSpec, batch: int, named: Mapping[str, int], model: str) -> tuple[int, ...]:
     if spec.shape is None:
         raise DataError(f"{model} does not state the shape of its input {spec.name!r}: give --input-shapes or --data")
-    symbols = {spec.shape[0]} if spec.shape and isinstance(spec.shape[0], str) else set()
     sides = [
-        side if isinstance(side, int) else batch if axis == 0 or side in symbols else None
+        side if isinstance(side, int) else batch if axis == spec.axis else named.get(side or "")
         for axis, side in enumerate(spec.shape)
     ]
     if None in sides:

@@ -1,5 +1,6 @@
 """Samples made up for every input of a model: synthetic images for an input that takes images, noise for the others."""
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lowrank.data.arranged import samples_first
 from onnx_lowrank.data.messages import plural, shape_text
 from onnx_lowrank.data.photos.image_input import KEEP_BYTES, ImageInput, image_input, takes_images
 from onnx_lowrank.data.photos.preprocess import Preprocess
@@ -15,6 +17,9 @@ from onnx_lowrank.data.synthetic.scenes import synthetic_image
 from onnx_lowrank.data.synthetic.strokes import strokes_image
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import Feeds, TensorSpec
+
+LARGEST_SETTING = 4
+"""The most numbers of an input that sets something for all samples, such as a rate or a height and width."""
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """The weights of red, green and blue in a gray value (ITU-R BT.601)."""
@@ -58,6 +63,16 @@ class _Noise:
 
 
 @dataclass(frozen=True)
+class _Constant:
+    """The same few numbers in every sample, for an input that takes one value for all of them, such as a rate."""
+
+    value: NDArray[Any]
+
+    def batch(self, indices: Sequence[int]) -> NDArray[Any]:
+        return np.broadcast_to(self.value, (len(indices), *self.value.shape))
+
+
+@dataclass(frozen=True)
 class SyntheticSource:
     """Made-up samples as a :class:`~onnx_lowrank.data.source.Source`.
 
@@ -73,7 +88,7 @@ class SyntheticSource:
         Whether the samples are made up.
     """
 
-    inputs: dict[str, _Images | _Noise]
+    inputs: dict[str, _Images | _Noise | _Constant]
     samples: int
     description: str
     synthetic: bool = True
@@ -100,7 +115,7 @@ def open_synthetic(
     Parameters
     ----------
     specs
-        The model's inputs.
+        The model's inputs. The samples of each lie along the first dimension.
     preprocess
         How pixels become values. The images are made in the input's size, so they are never resampled.
     count
@@ -120,9 +135,12 @@ def open_synthetic(
     DataError
         If nothing sensible can be made up for an input: integers that do not hold an image, or an unknown shape.
     """
-    inputs: dict[str, _Images | _Noise] = {}
-    for spec in specs:
-        if spec.shape is not None and len(spec.shape) == 4 and takes_images(spec, preprocess):
+    inputs: dict[str, _Images | _Noise | _Constant] = {}
+    for given in specs:
+        spec = samples_first(given)
+        if (value := _setting(given)) is not None:
+            inputs[spec.name] = _Constant(value)
+        elif spec.shape is not None and len(spec.shape) == 4 and takes_images(spec, preprocess):
             inputs[spec.name] = _images(image_input(spec, preprocess), seed, count, keep_bytes)
         else:
             inputs[spec.name] = _noise(spec, seed)
@@ -136,11 +154,30 @@ def open_synthetic(
     if noisy:
         samples = plural(count, "sample")
         phrases.append(f"{samples} of standard normal noise for {', '.join(noisy)} (no image input)")
+    settings = {name: generator.value for name, generator in inputs.items() if isinstance(generator, _Constant)}
+    if settings:
+        phrases.append(", ".join(f"{value.flat[0]} for {name!r}" for name, value in settings.items()))
     return SyntheticSource(inputs, count, "; ".join(phrases))
 
 
+def _setting(spec: TensorSpec) -> NDArray[Any] | None:
+    """Return the value of an input that sets something for all samples of a run; None for any other input.
+
+    Such an input has few numbers and no dimension for samples, or holds one number in a run of one sample. It is off
+    where it is a flag, and 1 otherwise, which is a neutral scale and a size or number of steps that exists.
+    """
+    if spec.shape is None or spec.dtype.kind not in "biuf" or not all(isinstance(side, int) for side in spec.shape):
+        return None
+    sides = [side for side in spec.shape if isinstance(side, int)]
+    alone = spec.axis is None or not sides
+    if math.prod(sides) > (LARGEST_SETTING if alone else 1):
+        return None
+    shape = tuple(sides) if alone else tuple(sides[1:])
+    return np.full(shape, spec.dtype.kind != "b", spec.dtype)
+
+
 def _images(target: ImageInput, seed: int, count: int, keep_bytes: int) -> _Images:
-    fits = count * target.size[0] * target.size[1] * target.channels <= keep_bytes
+    fits = count * target.made_size[0] * target.made_size[1] * target.channels <= keep_bytes
     return _Images(target, seed, _pixels(target, seed, range(count)) if fits else None)
 
 
@@ -151,8 +188,8 @@ def _pixels(target: ImageInput, seed: int, indices: Sequence[int]) -> NDArray[np
 
 def _image(target: ImageInput, seed: int, index: int) -> NDArray[np.uint8]:
     if target.channels == 1 and index % 3:  # two thirds of the gray images show writing, as strokes.py explains
-        return strokes_image(seed, index, *target.size)[..., None]
-    pixels = synthetic_image(seed, index, *target.size)
+        return strokes_image(seed, index, *target.made_size)[..., None]
+    pixels = synthetic_image(seed, index, *target.made_size)
     if target.channels == 3:
         return pixels
     gray = (pixels @ _LUMA + 0.5).astype(np.uint8)[..., None]

@@ -26,7 +26,7 @@ def misstated(proto: onnx.ModelProto) -> frozenset[str]:
         return frozenset()
     try:
         # Shapes that nodes compute, for a Reshape, are followed as well.
-        inferred = onnx.shape_inference.infer_shapes(_without_statements(proto), data_prop=True).graph.value_info
+        inferred = onnx.shape_inference.infer_shapes(without_statements(proto), data_prop=True).graph.value_info
     except Exception:  # of many kinds: what cannot be inferred contradicts nothing
         return frozenset()
     return frozenset(
@@ -36,7 +36,7 @@ def misstated(proto: onnx.ModelProto) -> frozenset[str]:
     )
 
 
-def _without_statements(proto: onnx.ModelProto) -> onnx.ModelProto:
+def without_statements(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model without stated shapes and without large constants, which become inputs."""
     bare = onnx.ModelProto()
     copy_fields(proto, bare, {"graph"})
