@@ -234,7 +234,7 @@ class Watched:
         self.most_sessions = max(self.most_sessions, alive(self.sessions))
 
         class Recorded:
-            outputs = session.outputs
+            outputs, types = session.outputs, session.types
 
             def __call__(recorded, feeds: Feeds) -> dict[str, Array]:  # noqa: N805
                 answer = session(feeds)

@@ -204,6 +204,7 @@ class Frontier:
             unkept = {name for name, kind in kinds.items() if kind not in NARROW and not is_numeric(kind)}
             if not narrow and not unkept:
                 return _Way(live, piece)
+            del piece  # its session holds weights, which the next one holds as well
             self._narrow |= narrow
             self._unkept |= unkept
 
@@ -217,7 +218,8 @@ class Frontier:
         outputs = (name for node in model.graph.node for name in node.output)
         macs = sum(self._macs.get(name, 0) for name in outputs)
         carrier, names = carrying(model, self._narrow)
-        return _Piece(self._open(carrier, label).named(names), inputs, macs)
+        session = self._open(carrier, label)
+        return _Piece(session.named(names) if names else session, inputs, macs)
 
     def _next_store(self, tensors: Feeds, stop: int, memory: int) -> TensorStore | None:
         """Return a store for the tensors of the next cut; None where the cut stays and the piece is run again."""

@@ -22,5 +22,6 @@ def open_carrying(open_session: Opener, model: onnx.ModelProto, label: str) -> S
     narrow = {name: NARROW[kind] for name, kind in session.types.items() if kind in NARROW}
     if not narrow:
         return session
+    del session  # it holds all weights, which the next one holds as well
     carrier, names = carrying(model, narrow)
     return open_session(carrier, label).named(names)
