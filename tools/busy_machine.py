@@ -83,14 +83,14 @@ def main() -> None:
     add("--busy", type=int, default=2, metavar="N", help="the number of busy processes (default: %(default)s)")
     add("--rounds", type=int, default=3, metavar="N", help="the runs in every setting (default: %(default)s)")
     add("--package", type=Path, metavar="FOLDER", help="another checkout to measure")
-    add("options", nargs="*", metavar="OPTIONS", help="options of onnx-lowrank, behind --")
-    args = parser.parse_args()
+    own, options = measuring.split_options(sys.argv[1:])
+    args = parser.parse_args(own)
     packages = [ROOT] if args.package is None else [ROOT, args.package.resolve()]
     rows = list(settings(args.busy, packages))
     times: dict[str, list[tuple[float, float]]] = {row.name: [] for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         files = [str(args.model.resolve()), str(Path(folder) / "out.onnx"), "--data", args.data, "--quiet"]
-        command = [sys.executable, "-m", "onnx_lowrank", *files, *args.options]
+        command = [sys.executable, "-m", "onnx_lowrank", *files, *options]
         for number in range(1, args.rounds + 1):
             for row in rows:
                 times[row.name].append(seconds_of(command, row))

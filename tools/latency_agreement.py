@@ -3,8 +3,9 @@
 usage: python tools/latency_agreement.py MODEL --data DATA [--repeat 1] [-- OPTIONS]
 
 The command compresses the model, and the benchmark then measures the original and the result on the same data. The
-table shows both ratios with their intervals and whether these overlap. OPTIONS are those of onnx-lowrank; --threads and
---providers among them are passed on to the benchmark. Run it on a machine that does nothing else.
+table shows both ratios with their intervals and whether these overlap. OPTIONS are those of onnx-lowrank, written as
+--name=value; --threads and --providers among them are passed on to the benchmark. Run it on a machine that does nothing
+else.
 """
 
 import argparse
@@ -45,16 +46,16 @@ def main() -> None:
     add("model", type=Path, metavar="MODEL", help="the ONNX file")
     add("--data", required=True, metavar="DATA", help="as for onnx-lowrank")
     add("--repeat", type=int, default=1, metavar="N", help="the number of runs (default: %(default)s)")
-    add("options", nargs="*", metavar="OPTIONS", help="options of onnx-lowrank as --name=value, behind --")
-    args = parser.parse_args()
+    own, options = measuring.split_options(sys.argv[1:])
+    args = parser.parse_args(own)
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         out = folder / "out.onnx"
         for number in range(1, args.repeat + 1):
-            run = measuring.run_command(args.model, out, f"--data={args.data}", *args.options)
+            run = measuring.run_command(args.model, out, f"--data={args.data}", *options)
             told = run.report["speedup"]["latency"]
-            measured = bench((args.model, out), args.data, passed_on(args.options), folder)
+            measured = bench((args.model, out), args.data, passed_on(options), folder)
             overlap = told["ratio_low"] <= measured["ratio_high"] and measured["ratio_low"] <= told["ratio_high"]
             rows.append((str(number), interval(told), interval(measured), "yes" if overlap else "no"))
             measuring.progress(f"run {number}: {run.seconds:.1f} s")

@@ -81,6 +81,12 @@ def number_list(text: str) -> list[float]:
     return [float(part) for part in text.split(",")]
 
 
+def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Divide the words of a command line into those of the tool and those behind --, which are of onnx-lowrank."""
+    end = words.index("--") if "--" in words else len(words)
+    return list(words[:end]), list(words[end + 1 :])
+
+
 def command_options(args: Namespace, speedup: float) -> list[str]:
     """Return the options of all tools as the command takes them."""
     options = {"speedup": speedup, "form": args.form, "images": args.images}
