@@ -68,7 +68,8 @@ def varies(ref: Array, finite: NDArray[np.bool_]) -> float:
     first = places[1] if ref.ndim > 1 else np.zeros(ref.shape, int)
     last = places[-1] if ref.ndim > 2 else np.zeros(ref.shape, int)
     sums = []
-    for keys, corrected in ((first, False), (last, False), (first * (last.max(initial=0) + 1) + last, True)):
+    pairs_of_places = [(first * (last.max(initial=0) + 1) + last, True)] if ref.ndim == 3 else []
+    for keys, corrected in ((first, False), (last, False), *pairs_of_places):
         groups = [ref[finite & (keys == key)].astype(np.float64) for key in np.unique(keys)]
         counts = [len(group) for group in groups]
         if max(counts) > 1 if not corrected else min(counts) > 1:
@@ -169,7 +170,7 @@ OFFSETS = {
     "class scores of anchors [N, anchors, 85]": ((60, 20, 85), (2,)),
     "boxes [N, anchors, 4] on a grid": ((60, 20, 4), (1, 2)),
     "one image's boxes [1, anchors, 4]": ((1, 500, 4), (2,)),
-    "anchors on a map [N, A, H, W, 85]": ((20, 3, 5, 6, 85), (1, 4)),
+    "anchors on a map [N, A, H, W, 85]": ((20, 3, 5, 6, 85), (4,)),
     "dense [N, C]": ((60, 9), (1,)),
 }
 

@@ -1,11 +1,12 @@
 """Σ(ref − mean)² of an output, with the means that leave least of it, from sums that grow from batch to batch.
 
 Offsets live on the channels, and where these are depends on the output: on axis 1 of an image [N, C, H, W], on the last
-axis of [N, H, W, C]; boxes [N, anchors, 4] have an offset for every anchor and coordinate. So three sets of means are
-taken: one mean for every index on axis 1, one for every index on the last axis, and one for every pair of the two. The
-least of the three sums counts, so that none of these offsets flatters an error. A pair may have few values, n, about
-whose own mean they vary less than about the true one; its sum therefore counts n / (n − 1) times. An output [N, C] has
-one such axis, and one of fewer axes is a single channel.
+axis of [N, H, W, C]; boxes [N, anchors, 4] have an offset for every anchor and coordinate. So several sets of means are
+taken: one mean for every index on axis 1, one for every index on the last axis and, of an output with three axes, one
+for every pair of the two. The least of the sums counts, so that none of these offsets flatters an error. A pair may
+have few values, n, about whose own mean they vary less than about the true one; its sum therefore counts n / (n − 1)
+times. (In an image the pairs would be columns, and those at its edges differ from the others without saying anything.)
+An output [N, C] has one such axis, and one of fewer axes is a single channel.
 
 Batches are joined by the pairwise formula of Chan, Golub and LeVeque (1983), which does not suffer where a mean is
 large beside its spread: with counts m, n and means a, b, the squares of both together are those of each and
@@ -33,11 +34,14 @@ class Spread:
         The same shape, their mean; 0 where there is none.
     squares
         The same shape, Σ(ref − mean)².
+    places
+        Whether the pairs are all that there is in a sample, as in an output with three axes.
     """
 
     count: Array
     mean: Array
     squares: Array
+    places: bool = False
 
     @classmethod
     def of(cls, values: Array, counts: NDArray[np.bool_]) -> "Spread":
@@ -59,7 +63,8 @@ class Spread:
         kept = np.where(counts, values, 0).astype(np.float64)
         mean = kept.sum(axis=(0, 2), keepdims=True) / np.maximum(count, 1)
         squares = np.square(np.where(counts, kept - mean, 0)).sum(axis=(0, 2))
-        return cls(count.reshape(first, last), mean.reshape(first, last), squares)
+        places = between == 1 and last > 1
+        return cls(count.reshape(first, last), mean.reshape(first, last), squares, places)
 
     def joined(self, other: "Spread") -> "Spread":
         """Return the spread of both.
@@ -74,7 +79,7 @@ class Spread:
         count = self.count + other.count
         difference, share = other.mean - self.mean, other.count / np.maximum(count, 1)
         squares = self.squares + other.squares + np.square(difference) * self.count * share
-        return Spread(count, self.mean + difference * share, squares)
+        return Spread(count, self.mean + difference * share, squares, self.places and other.places)
 
     def merged(self, *axes: int) -> "Spread":
         """Return the spread about the common means of all indices on some of the axes."""
@@ -87,6 +92,6 @@ class Spread:
     def total(self) -> float:
         """The least Σ(ref − mean)²; about the mean of all values where no channel has a second one."""
         sums = [spread.squares.sum() for spread in (self.merged(1), self.merged(0)) if spread.count.max(initial=0) > 1]
-        if self.count.size and self.count.min() > 1:
+        if self.places and self.count.size and self.count.min() > 1:
             sums.append((self.squares * self.count / (self.count - 1)).sum())
         return float(min(sums) if sums else self.merged(0, 1).squares.sum())
