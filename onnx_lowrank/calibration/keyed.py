@@ -8,15 +8,25 @@ former is 1.3 times the least that was reached, and the latter 1.1 times.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_lowrank.calibration.sampling import Batches
-from onnx_lowrank.data.source import Source
+from onnx_lowrank.data.source import Source, elements, groups
 from onnx_lowrank.graph.chance import KEYS, Chance
 from onnx_lowrank.interface import Feeds
+
+
+class Always:
+    """Holds every batch."""
+
+    def __contains__(self, batch: object) -> bool:
+        """Return True."""
+        return True
+
 
 NOISE_EVERY = 10
 """One of this many batches is run with noise."""
@@ -48,7 +58,7 @@ class Keyed:
 
     plain: Source
     chance: Chance
-    still: frozenset[tuple[int, ...]]
+    still: Container[tuple[int, ...]]
     seed: int
 
     @property
@@ -60,6 +70,16 @@ class Keyed:
     def synthetic(self) -> bool:
         """Whether the samples are made up."""
         return self.plain.synthetic
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """See ``source.groups``."""
+        return groups(self.plain)
+
+    @property
+    def elements(self) -> NDArray[np.int64]:
+        """See ``source.elements``."""
+        return elements(self.plain)
 
     def __len__(self) -> int:
         """Return the number of samples."""

@@ -52,10 +52,10 @@ def positions_per_sample(
         left = -(-rows_wanted(family.members[0]) // samples)
         smallest_first = sorted(family.names, key=lambda name: math.prod(sizes[name]))
         for number, name in enumerate(smallest_first):
-            share = max(1, left // (len(smallest_first) - number))
+            own = max(1, left // (len(smallest_first) - number))
             # A map grows with its sample.
             available = np.maximum(np.round(math.prod(sizes[name]) * amounts), 1).astype(np.int64)
-            counts[name] = min(reached_at(available, share * samples), MOST_OF_ONE * share)
+            counts[name] = min(level(available, own * samples), MOST_OF_ONE * own)
             taken = int(np.minimum(available, counts[name]).sum())
             left -= -(-taken // samples)
             needed += 4 * taken * len(family.members[0].kernel)
@@ -71,7 +71,7 @@ def rows_wanted(site: ConvSite) -> int:
     return min(max(ROWS_PER_FILTER * len(site.kernel), fewest), MOST_ROWS)
 
 
-def reached_at(available: NDArray[np.int64], wanted: int) -> int:
+def level(available: NDArray[np.int64], wanted: int) -> int:
     """Return the smallest c for which Σ min(c, available) reaches what is wanted, or the largest number available."""
     ordered = np.sort(available)
     before = np.concatenate([[0], np.cumsum(ordered)[:-1]])

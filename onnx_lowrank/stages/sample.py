@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from onnx_lowrank.calibration.keyed import Keyed, without_noise
+from onnx_lowrank.calibration.keyed import Always, Keyed, without_noise
 from onnx_lowrank.calibration.sampling import Sampling, demanded_batch, split
 from onnx_lowrank.calibration.sizes import check_sizes
 from onnx_lowrank.calibration.together import Together, run_together
@@ -118,10 +118,13 @@ def _open(run: Run, read: Read, specs: tuple[TensorSpec, ...], count: int) -> Sa
         request.data, specs, preprocess=preprocess, count=count, seed=options.seed, on_warning=run.warn
     )
     watched = Watched(source, {spec.name: spec.axis for spec in specs})
+    chance = read.network.chance
+    # Noise would differ between samples that run together and alone.
+    still = Keyed(source, chance, Always(), options.seed) if chance else source
     together = Together(True, {})
     if demanded_batch(specs) is None:
         reading = [site.input for site in (*read.layers.sites, *read.layers.first)]
-        together = run_together(read.network, source, run.open_session, reading)
+        together = run_together(read.network, still, run.open_session, reading)
     sampling = split(watched, specs, options.seed, together=together.runs)
-    check_sizes(read.network, sampling, run.open_session)
+    check_sizes(read.network, replace(sampling, source=still), run.open_session)
     return Sampled(sampling, preprocess, watched, together.axes)
