@@ -170,9 +170,11 @@ def _expected(read: Read) -> tuple[Expectation, ...]:
 
 
 def _better(found: Sequence[Measured]) -> list[Measured]:
-    """Return the presets that fit measurably better than the applied one, the best first."""
-    better = [each for each in found[1:] if each.better_than(found[0])]
-    return sorted(better, key=lambda each: each.rank, reverse=True)
+    """Return the best of the presets that fit measurably better than the applied one, and those that equal it."""
+    better = sorted(
+        (each for each in found[1:] if each.better_than(found[0])), key=lambda each: each.rank, reverse=True
+    )
+    return [each for each in better if each.samples == better[0].samples and not better[0].better_than(each)]
 
 
 def _best(found: Sequence[Measured]) -> Measured | None:
