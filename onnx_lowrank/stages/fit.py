@@ -4,11 +4,14 @@ A wrong preset ruins a result without a trace: the original is just as wrong on 
 both agree. Here the presets speak for themselves (``fit_contest``), before the long work.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from onnx_lowrank.calibration.sampling import Batches
 from onnx_lowrank.data.photos.alternatives import Alternative, alternatives, held_by
 from onnx_lowrank.data.photos.folder import ImageSource
 from onnx_lowrank.data.photos.image_input import takes_images
@@ -66,54 +69,86 @@ def fit(run: Run, read: Read, sampled: Sampled) -> Fitted:
     """
     with run.stage("fit"):
         batches = _looked_at(sampled)
-        held, automatic = _held(read, sampled, batches), run.request.parsed_preprocess.automatic
+        inputs = _described(sampled, batches)
+        held, automatic = _held(read, sampled, batches, inputs), run.request.parsed_preprocess.automatic
         photos = isinstance(sampled.watched.source, ImageSource)
-        found = _measured(run, read, Samples(batches, read.inputs[0].name, held[0]), held) if held else ()
+        found = (
+            _measured(run, read, Samples(sampled.source, batches, read.inputs[0].name, held[0]), held) if held else ()
+        )
         best = _best(found) if automatic and photos else None
         if best is not None:
             sampled = _under(sampled, best.alternative.preprocess)
-            batches = _looked_at(sampled)
+            inputs = _described(sampled, batches)
         better = [] if best is not None or not found else _better(found)
         if automatic and photos:
             conclusion = chosen(best, found) if best is not None else unclear()
         elif better and photos:
             conclusion = warning(found[0], better)
         elif better:
-            conclusion = arrays_warning(found[0], better, read.inputs[0].name, _range(batches, read.inputs[0].name))
+            fed = inputs[read.inputs[0].name]
+            conclusion = arrays_warning(found[0], better, read.inputs[0].name, (fed.low, fed.high))
         else:
             conclusion = fits(found, photos=photos, synthetic=sampled.source.synthetic)
         if better or (automatic and photos and best is None):
             run.warn(conclusion)
         listed = found if photos or better else ()
-        return Fitted(sampled, FitReport(_inputs(sampled, batches), conclusion, _presets(listed, better)))
+        return Fitted(sampled, FitReport(inputs, conclusion, _presets(listed, better)))
 
 
-def _looked_at(sampled: Sampled) -> list[Feeds]:
+def _looked_at(sampled: Sampled) -> Batches:
     """Return the first batches of the calibration samples; those that judge the result are not looked at."""
-    batches: list[Feeds] = []
-    count = 0
-    for batch in sampled.sampling.batches:
-        if count + len(batch) > MOST_SAMPLES and batches:
-            break
-        batches.append(sampled.source.feeds(batch))
-        count += len(batch)
-    return batches
+    sizes = np.cumsum([len(batch) for batch in sampled.sampling.batches])
+    return sampled.sampling.batches[: max(1, int(np.searchsorted(sizes, MOST_SAMPLES, side="right")))]
 
 
-def _held(read: Read, sampled: Sampled, batches: Sequence[Feeds]) -> tuple[Alternative, ...]:
+def _described(sampled: Sampled, batches: Batches) -> dict[str, InputReport]:
+    """Return what every input is fed."""
+    source, values = sampled.watched.source, dict[str, Values]()
+    for batch in batches:
+        for name, value in sampled.source.feeds(batch).items():
+            values[name] = values.get(name, Values()).with_batch(np.asarray(value))
+    return {name: _input(source, name, each, sampled.preprocess.preset) for name, each in values.items()}
+
+
+@dataclass(frozen=True)
+class Values:
+    """The smallest and the largest value of an input so far, and whether all of them are finite numbers."""
+
+    low: float = np.inf
+    high: float = -np.inf
+    numbers: bool = True
+
+    def with_batch(self, values: NDArray[Any]) -> "Values":
+        """Return the range with the values of another batch."""
+        if not self.numbers or not values.size or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+            return Values(numbers=False)
+        return Values(min(self.low, float(values.min())), max(self.high, float(values.max())))
+
+
+def _input(source: Source, name: str, values: Values, preset: str) -> InputReport:
+    low, high = (values.low, values.high) if values.numbers else (None, None)
+    if isinstance(source, ImageSource):
+        return InputReport("photos", preset, low, high)
+    if isinstance(source, SyntheticSource):
+        images = name in source.images
+        return InputReport("made-up images" if images else "made-up noise", preset if images else None, low, high)
+    return InputReport("arrays", None, low, high)
+
+
+def _held(read: Read, sampled: Sampled, batches: Batches, inputs: Mapping[str, InputReport]) -> tuple[Alternative, ...]:
     """Return the preset under which the samples are given, and others; nothing where there is nothing to compare."""
-    count = sum(len(batch) for batch in sampled.sampling.batches[: len(batches)])
+    count = sum(map(len, batches))
     if len(read.inputs) != 1 or sampled.source.synthetic or count < FEWEST_SAMPLES:
         return ()
     (spec,) = read.inputs
     if isinstance(sampled.watched.source, ImageSource):
         return alternatives(sampled.preprocess, spec)
-    values = [feeds[spec.name] for feeds in batches]
+    fed = inputs[spec.name]
     plain = replace(sampled.preprocess, preset="unit", layout=None, resize="auto", crop="auto", channels="rgb")
-    if any(value.ndim != 4 for value in values) or not takes_images(spec, plain):
+    axes = sampled.source.feeds(batches[0])[spec.name].ndim
+    if axes != 4 or fed.low is None or fed.high is None or not takes_images(spec, plain):
         return ()
-    low, high = _range(batches, spec.name)
-    preprocess = None if low is None or high is None else held_by(low, high, spec)
+    preprocess = held_by(fed.low, fed.high, spec)
     return () if preprocess is None else alternatives(preprocess, spec)
 
 
@@ -151,7 +186,7 @@ def _with_classes(run: Run, read: Read, samples: Samples, found: dict[str, Measu
     """Return the measurements with those of the classes where the model is a classifier."""
     names = [scores(read.network, spec.name) for spec in read.outputs]
     session = run.open_session(whole(read.network, names), "the model")
-    answers = session(samples.batches[0])
+    answers = session(samples.under(samples.held, 0))
     fitting = [name for name in dict.fromkeys(names) if are_scores(np.asarray(answers[name]), samples.sizes[0])]
     if len(fitting) != 1:
         return found
@@ -193,30 +228,6 @@ def _under(sampled: Sampled, preprocess: Preprocess) -> Sampled:
     labelled = None if sampled.labelled is None else (under(sampled.labelled[0]), sampled.labelled[1])
     sampling = replace(sampled.sampling, source=watched)
     return replace(sampled, sampling=sampling, preprocess=preprocess, watched=watched, labelled=labelled)
-
-
-def _inputs(sampled: Sampled, batches: Sequence[Feeds]) -> dict[str, InputReport]:
-    """Return what every input was fed."""
-    source = sampled.watched.source
-    reports = {}
-    for name in batches[0] if batches else ():
-        kind, preset = "arrays", None
-        if isinstance(source, ImageSource):
-            kind, preset = "photos", sampled.preprocess.preset
-        elif isinstance(source, SyntheticSource):
-            images = name in source.images
-            kind, preset = ("made-up images", sampled.preprocess.preset) if images else ("made-up noise", None)
-        reports[name] = InputReport(kind, preset, *_range(batches, name))
-    return reports
-
-
-def _range(batches: Sequence[Feeds], name: str) -> tuple[float | None, float | None]:
-    """Return the smallest and the largest value of an input; None where its values are no numbers."""
-    values = [np.asarray(feeds[name]) for feeds in batches]
-    if any(not value.size or value.dtype.kind not in "fiu" for value in values):
-        return None, None
-    low, high = float(min(value.min() for value in values)), float(max(value.max() for value in values))
-    return (low, high) if np.isfinite([low, high]).all() else (None, None)
 
 
 def _presets(found: Sequence[Measured], better: Sequence[Measured]) -> tuple[PresetReport, ...]:

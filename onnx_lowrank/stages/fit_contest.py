@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibration.channel_moments import divergence, moments
 from onnx_lowrank.calibration.class_contrast import FEWEST_CLASSES, Clarity, clarity
 from onnx_lowrank.calibration.jackknife import Estimate
+from onnx_lowrank.calibration.sampling import Batches
 from onnx_lowrank.data.photos.alternatives import Alternative, carried
+from onnx_lowrank.data.source import Source
 from onnx_lowrank.graph.find.expectations import Expectation
 from onnx_lowrank.interface import Feeds
 
@@ -124,28 +126,31 @@ class Samples:
 
     Attributes
     ----------
+    source
+        The source, which is read again for every preset, so that no more than a batch is in memory.
     batches
-        The feeds of every batch, as they were given.
+        The sample numbers of every batch.
     name
         The input that takes images.
     held
         The preset under which they were given.
     """
 
-    batches: Sequence[Feeds]
+    source: Source
+    batches: Batches
     name: str
     held: Alternative
 
     def under(self, alternative: Alternative, batch: int) -> Feeds:
         """Return a batch under another preset."""
-        feeds = self.batches[batch]
+        feeds = self.source.feeds(self.batches[batch])
         values = carried(feeds[self.name], self.held.target, alternative.target)
         return feeds | {self.name: values}
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """The number of samples of every batch."""
-        return tuple(len(feeds[self.name]) for feeds in self.batches)
+        return tuple(map(len, self.batches))
 
 
 @dataclass
