@@ -61,6 +61,10 @@ class Watched:
         """The source that is watched."""
         return self._source
 
+    def over(self, source: Source) -> "Watched":
+        """Return a watched source of the same inputs that has seen nothing."""
+        return Watched(source, self._axes)
+
     @property
     def description(self) -> str:
         """See ``Source``."""

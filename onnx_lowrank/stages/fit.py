@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lowrank.calibration.keyed import Keyed
 from onnx_lowrank.calibration.sampling import Batches
 from onnx_lowrank.data.photos.alternatives import Alternative, alternatives, held_by
 from onnx_lowrank.data.photos.folder import ImageSource
@@ -18,7 +19,6 @@ from onnx_lowrank.data.photos.image_input import takes_images
 from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.data.source import Source
 from onnx_lowrank.data.synthetic.source import SyntheticSource
-from onnx_lowrank.data.watched import Watched
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.find.expectations import Expectation, expectations
 from onnx_lowrank.graph.find.scores import scores
@@ -102,10 +102,10 @@ def _looked_at(sampled: Sampled) -> Batches:
 
 
 def _described(sampled: Sampled, batches: Batches) -> dict[str, InputReport]:
-    """Return what every input is fed."""
+    """Return what every input of the model is fed, but for the key of its noise."""
     source, values = sampled.watched.source, dict[str, Values]()
     for batch in batches:
-        for name, value in sampled.source.feeds(batch).items():
+        for name, value in sampled.watched.feeds(batch).items():
             values[name] = values.get(name, Values()).with_batch(np.asarray(value))
     return {name: _input(source, name, each, sampled.preprocess.preset) for name, each in values.items()}
 
@@ -141,12 +141,14 @@ def _held(read: Read, sampled: Sampled, batches: Batches, inputs: Mapping[str, I
     if len(read.inputs) != 1 or sampled.source.synthetic or count < FEWEST_SAMPLES:
         return ()
     (spec,) = read.inputs
+    axes = sampled.source.feeds(batches[0])[spec.name].ndim
+    if axes != 4:
+        return ()
     if isinstance(sampled.watched.source, ImageSource):
         return alternatives(sampled.preprocess, spec)
     fed = inputs[spec.name]
     plain = replace(sampled.preprocess, preset="unit", layout=None, resize="auto", crop="auto", channels="rgb")
-    axes = sampled.source.feeds(batches[0])[spec.name].ndim
-    if axes != 4 or fed.low is None or fed.high is None or not takes_images(spec, plain):
+    if fed.low is None or fed.high is None or not takes_images(spec, plain):
         return ()
     preprocess = held_by(fed.low, fed.high, spec)
     return () if preprocess is None else alternatives(preprocess, spec)
@@ -220,14 +222,20 @@ def _best(found: Sequence[Measured]) -> Measured | None:
 
 def _under(sampled: Sampled, preprocess: Preprocess) -> Sampled:
     """Return the samples, the labelled ones too, under another preset."""
+    watched = sampled.watched.over(_photos_under(sampled.watched.source, preprocess))
 
     def under(source: Source) -> Source:
-        return source.under(preprocess) if isinstance(source, ImageSource) else source
+        if isinstance(source, Keyed):
+            return replace(source, plain=under(source.plain))
+        return watched if source is sampled.watched else _photos_under(source, preprocess)
 
-    watched = Watched(under(sampled.watched.source))
     labelled = None if sampled.labelled is None else (under(sampled.labelled[0]), sampled.labelled[1])
-    sampling = replace(sampled.sampling, source=watched)
+    sampling = replace(sampled.sampling, source=under(sampled.sampling.source))
     return replace(sampled, sampling=sampling, preprocess=preprocess, watched=watched, labelled=labelled)
+
+
+def _photos_under(source: Source, preprocess: Preprocess) -> Source:
+    return source.under(preprocess) if isinstance(source, ImageSource) else source
 
 
 def _presets(found: Sequence[Measured], better: Sequence[Measured]) -> tuple[PresetReport, ...]:
