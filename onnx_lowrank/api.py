@@ -53,6 +53,7 @@ def compress(
     refit: bool = DEFAULTS.refit,
     include_gemm: bool = DEFAULTS.include_gemm,
     ranks: str = DEFAULTS.ranks,
+    objective: str = DEFAULTS.objective,
     preset: str | None = DEFAULTS.preset,
     include: str | None = DEFAULTS.include,
     exclude: str | None = DEFAULTS.exclude,
@@ -89,7 +90,9 @@ def compress(
         well. With the target "latency" it is the ratio of the times of a run.
     preprocess
         The preprocessing of photos, for example "imagenet" or "caffe,resize=none"; "auto" chooses it by measuring.
-    target, rank_multiple, form, solver, symmetric, residual, refit, include_gemm, ranks, include, exclude, images, seed
+    target, rank_multiple, form, solver, symmetric, residual, refit, include_gemm, ranks, objective, include, exclude
+        See ``Options``.
+    images, seed
         See ``Options``.
     require
         A floor for the top-1 agreement ("agreement=0.95") or a ceiling for the centred error ("error=0.02") of the
@@ -130,6 +133,7 @@ def compress(
         refit=refit,
         include_gemm=include_gemm,
         ranks=ranks,
+        objective=objective,
         preset=preset,
         include=include,
         exclude=exclude,

@@ -21,6 +21,7 @@ FORM_CHOICES = (AUTO, *table.FORMS.names)
 
 SOLVERS = ("nonlinear", "linear", "weights")
 ALLOCATION_CHOICES = ("exact", "greedy", "uniform")
+OBJECTIVES = ("outputs", "energies")
 TARGETS = ("macs", "latency")
 PRESET_CHOICES = ("tensorrt", "tensorrt-int8")
 
@@ -68,7 +69,7 @@ _TYPES: tuple[tuple[tuple[str, ...], Callable[[object], bool], str], ...] = (
     (("speedup",), _is_number, "a number, such as 2.5"),
     (("images", "seed", "threads"), _is_whole, "a whole number"),
     (("memory",), _is_number, "a number of bytes, such as 4 * 2**30"),
-    (("form", "solver", "ranks", "target"), _is_text, "a name as text"),
+    (("form", "solver", "ranks", "objective", "target"), _is_text, "a name as text"),
     (("symmetric", "residual", "refit", "include_gemm"), _is_flag, "True or False"),
     (("providers",), _is_names, 'a tuple of names, such as ("cuda", "cpu")'),
     (("input_shapes",), _is_shapes, 'shapes by the names of the inputs, such as {"x": (1, 3, 224, 224)}'),
@@ -121,6 +122,10 @@ class Options:
     ranks
         The way in which the layers share the budget: "exact" maximises the kept energy, "greedy" is the heuristic of
         the paper (§2.5), "uniform" reduces all layers by the same ratio.
+    objective
+        What the plan preserves: "energies" takes all layers as equally important (§2.5); "outputs" weighs the energy
+        that each layer loses by what this does to the outputs of the network, as measured in rehearsals on a few
+        samples. The solver "weights" always plans by energies.
     rank_multiple
         The number that divides every rank. Processors compute channels in groups, for example of 8 or 16, and an
         incomplete group takes as long as a full one. "auto" measures which multiple pays on this machine. None stands
@@ -167,6 +172,7 @@ class Options:
     include_gemm: bool = False
     ranks: str = "exact"
     target: str = "macs"
+    objective: str = "energies"
     rank_multiple: int | str | None = None
     preset: str | None = None
     include: str | None = None
@@ -189,6 +195,7 @@ class Options:
         for name, value, allowed in (
             ("solver", self.solver, SOLVERS),
             ("ranks", self.ranks, ALLOCATION_CHOICES),
+            ("objective", self.objective, OBJECTIVES),
             ("target", self.target, TARGETS),
             ("preset", self.preset, (*PRESET_CHOICES, None)),
         ):

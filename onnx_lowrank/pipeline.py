@@ -6,6 +6,7 @@
     fit      the samples are compared with what the network was trained on, to notice a wrong preset
     reach    what cannot succeed is refused before the long work; for a plan by the clock the layers are measured
     profile  one pass of the original samples the responses of every layer, and the forms prepare the kernels
+    weigh    the layers are weighed by what their errors do to the outputs, in rehearsals on a few samples
     plan     the forms and ranks of all layers are chosen together under one budget
     walk     layer by layer, from the input on: sample, solve, rewrite, advance
     check    the new model has kept its interface and costs what was planned
@@ -40,7 +41,7 @@ from onnx_lowrank.stages.fit import fit
 from onnx_lowrank.stages.latency_report import measured_report
 from onnx_lowrank.stages.measure import measure
 from onnx_lowrank.stages.plan import plan
-from onnx_lowrank.stages.prepared import Prepared
+from onnx_lowrank.stages.prepared import Basis, Prepared
 from onnx_lowrank.stages.profile import profile
 from onnx_lowrank.stages.reach import clock, reach
 from onnx_lowrank.stages.read import read
@@ -51,6 +52,7 @@ from onnx_lowrank.stages.sample import sample, sample_shapes
 from onnx_lowrank.stages.steps import steps
 from onnx_lowrank.stages.verdict import check_declared, judge
 from onnx_lowrank.stages.walk import walk
+from onnx_lowrank.stages.weigh import weigh
 
 
 @dataclass(frozen=True)
@@ -158,5 +160,7 @@ def prepare(run: Run, stack: contextlib.ExitStack) -> Prepared:
     opened = open_shards(path, sampled.sampling, run.open_session, counted.macs.all, run.shards)
     shard = stack.enter_context(opened)
     profiled = profile(run, sampled, counted, reached, shard)
-    planned = plan(run, counted, reached, profiled)
-    return Prepared(model, sampled, fitted.report, counted, reached, path, shard, profiled, planned)
+    basis = Basis(model, sampled, fitted.report, counted, reached, path, shard, profiled)
+    weighed = weigh(run, basis)
+    planned = plan(run, counted, reached, profiled.kernels, weighed.energies, weighed.importance)
+    return basis.with_plan(planned)

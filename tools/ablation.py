@@ -52,7 +52,7 @@ from onnx_lowrank.pipeline import prepare
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import Listener
 from onnx_lowrank.runtime.blas_threads import without_spinning
-from onnx_lowrank.stages.plan import Planned, plan
+from onnx_lowrank.stages.plan import Planned, plan, site_energies
 from onnx_lowrank.stages.prepared import Prepared
 from onnx_lowrank.stages.profile import Profiled, needed_preparations, prepare_kernels
 from onnx_lowrank.stages.reach import Reach
@@ -171,7 +171,8 @@ class Ablation:
         if combination.solver == "weights":
             needed = needed_preparations(counted.shapes, run.kinds, None)
             profiled = Profiled({}, prepare_kernels(counted.families, needed, {}))
-        planned: Planned = plan(run, counted, Reach(self.prepared.reach.deployment), profiled)
+        reach, energies = Reach(self.prepared.reach.deployment), site_energies(counted, profiled, run.kinds)
+        planned: Planned = plan(run, counted, reach, profiled.kernels, energies)
         return replace(self.prepared, counted=counted, profiled=profiled, planned=planned)
 
     def _solved(self, run: Run, prepared: Prepared) -> Network:

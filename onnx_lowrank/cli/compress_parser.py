@@ -15,7 +15,15 @@ from onnx_lowrank.cli.parser import (
     rank_multiple,
 )
 from onnx_lowrank.factorise.forms.table import FORMS
-from onnx_lowrank.options import ALLOCATION_CHOICES, DEFAULTS, FORM_CHOICES, PRESET_CHOICES, SOLVERS, TARGETS
+from onnx_lowrank.options import (
+    ALLOCATION_CHOICES,
+    DEFAULTS,
+    FORM_CHOICES,
+    OBJECTIVES,
+    PRESET_CHOICES,
+    SOLVERS,
+    TARGETS,
+)
 from onnx_lowrank.quality import BY_DEFAULT
 
 PROGRAM = "onnx-lowrank"
@@ -110,6 +118,13 @@ def _add_goal(parser: Parser) -> None:
         **one_of(ALLOCATION_CHOICES),
         help="how the layers share the budget: exact keeps the most energy, greedy is the paper's heuristic, uniform "
         f"reduces all layers by the same ratio (default: {DEFAULTS.ranks})",
+    )
+    add(
+        "--objective",
+        **one_of(OBJECTIVES),
+        help="what the plan preserves: energies takes all layers as equal, as the paper does; outputs weighs the error "
+        "of each layer by what it does to the outputs, as rehearsed on a few samples (default: "
+        f"{DEFAULTS.objective})",
     )
     add(
         "--rank-multiple",

@@ -10,6 +10,7 @@ from typing import Any
 
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.report.fit_schema import FitReport
+from onnx_lowrank.report.importance_schema import ImportanceReport
 from onnx_lowrank.report.latency_schema import Latency, LatencyPlanReport
 from onnx_lowrank.report.output_schema import OutputReport
 
@@ -244,6 +245,8 @@ class Report:
         The measurements behind the plan, if the target is the latency.
     fit
         What the inputs were fed, and how well that fits what the network was trained on.
+    importance
+        How the plan weighed the layers; None where they all weighed the same from the start.
     """
 
     schema: int
@@ -268,6 +271,7 @@ class Report:
     rank_multiple: int = 1
     latency_plan: LatencyPlanReport | None = None
     fit: FitReport | None = None
+    importance: ImportanceReport | None = None
 
     def to_json(self) -> str:
         """Return the report as JSON text, with the keys in the order of the fields."""
@@ -286,3 +290,4 @@ class PlanReport:
     rank_multiple: int = 1
     latency_plan: LatencyPlanReport | None = None
     fit: FitReport | None = None
+    importance: ImportanceReport | None = None

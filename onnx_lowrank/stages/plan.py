@@ -6,12 +6,14 @@ from functools import partial
 
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.kind import Energies, FormKind
+from onnx_lowrank.factorise.forms.preparation import PreparedKernel
 from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.graph.find.families import Family
 from onnx_lowrank.latency.by_clock import LatencyPlan, choose_by_clock
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.allocate import allocate
 from onnx_lowrank.plan.cost import Costs, MacsCosts, lowest_macs, together
+from onnx_lowrank.plan.importance import EQUAL, Importance
 from onnx_lowrank.plan.outlook import Outlook
 from onnx_lowrank.plan.pareto import LayerChoices, pareto_front
 from onnx_lowrank.plan.plan import Plan, SitePlan
@@ -39,16 +41,39 @@ class Planned:
         The search behind a plan by the clock; None for any other plan.
     outlook
         What milder speedups are estimated to do, where the plan counts MACs; None for any other plan.
+    importance
+        How the layers were weighed.
     """
 
     plan: Plan
     macs: Mapping[str, int]
     by_clock: LatencyPlan | None = None
     outlook: Outlook | None = None
+    importance: Importance = EQUAL
 
 
-def plan(run: Run, counted: Counted, reach: Reach, profiled: Profiled) -> Planned:
+def plan(
+    run: Run,
+    counted: Counted,
+    reach: Reach,
+    kernels: Mapping[str, tuple[PreparedKernel, ...]],
+    energies: Mapping[str, Mapping[FormKind, Energies]],
+    importance: Importance = EQUAL,
+) -> Planned:
     """Choose forms and ranks, or take those of the user.
+
+    Parameters
+    ----------
+    run
+        The surroundings.
+    counted, reach
+        The layers, and the terms of the plan.
+    kernels
+        What the forms have derived from the kernels, by site name.
+    energies
+        The log-energies that every form keeps of the sites that it takes, by site name, already weighed.
+    importance
+        How they were weighed, for the report.
 
     Raises
     ------
@@ -60,10 +85,9 @@ def plan(run: Run, counted: Counted, reach: Reach, profiled: Profiled) -> Planne
         if reach.user_plan:
             chosen = reach.user_plan
         else:
-            energies = site_energies(counted, profiled, run.kinds)
             choices_at = partial(layers_to_choose, energies, counted, reach.multiple)
             if reach.clocked:
-                chosen, by_clock = choose_by_clock(reach.clocked, profiled.kernels, choices_at)
+                chosen, by_clock = choose_by_clock(reach.clocked, kernels, choices_at)
             else:
                 layers, all_macs = choices_at(), sum(counted.macs.aimed_at.values())
                 chosen = choose(layers, all_macs, run.options)
@@ -71,7 +95,7 @@ def plan(run: Run, counted: Counted, reach: Reach, profiled: Profiled) -> Planne
             chosen = chosen.ordered(counted.shapes)
         for line in kept_weights(reach.deployment.network, counted, chosen):
             run.warn(line)
-    return Planned(chosen, planned_macs(chosen, counted.shapes, run.forms), by_clock, outlook)
+    return Planned(chosen, planned_macs(chosen, counted.shapes, run.forms), by_clock, outlook, importance)
 
 
 def site_energies(counted: Counted, profiled: Profiled, kinds: FormTable) -> dict[str, dict[FormKind, Energies]]:

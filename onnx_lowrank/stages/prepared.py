@@ -1,6 +1,6 @@
-"""The results of all stages up to the plan, for the stages that carry it out and report it."""
+"""The results of all stages up to the profile, on which plans rest, and up to the plan, which is carried out."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from onnx_lowrank.calibration.shard import Shard
 from onnx_lowrank.graph.network import Network
@@ -14,8 +14,8 @@ from onnx_lowrank.stages.sample import Sampled
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """The results of the stages up to the plan, and the shard that holds the samples.
+class Basis:
+    """The results of the stages up to the profile, and the shard that holds the samples.
 
     ``path`` is the network with its nodes in the order in which the walk passes them.
     """
@@ -28,6 +28,16 @@ class Prepared:
     path: Network
     shard: Shard
     profiled: Profiled
+
+    def with_plan(self, planned: Planned) -> "Prepared":
+        """Return the same with a plan."""
+        return Prepared(**{field.name: getattr(self, field.name) for field in fields(self)}, planned=planned)
+
+
+@dataclass(frozen=True)
+class Prepared(Basis):
+    """The results of the stages up to the plan."""
+
     planned: Planned
 
     def without_profile(self) -> "Prepared":

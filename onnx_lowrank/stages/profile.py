@@ -7,7 +7,7 @@ need before any rank is chosen.
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -66,6 +66,11 @@ class Targets:
     per_sample: int
     positions: NDArray[np.int64]
     responses: Array | None = None
+
+    def of_first(self, samples: int) -> "Targets":
+        """Return the rows of the first samples alone; the covariance stays that of all."""
+        positions = self.positions[:samples]
+        return replace(self, rows=self.rows[: int(positions.sum())], positions=positions)
 
 
 @dataclass(frozen=True)

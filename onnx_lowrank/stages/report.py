@@ -10,6 +10,8 @@ from onnx_lowrank.data.photos.folder import ImageSource
 from onnx_lowrank.graph.files.external import fingerprint
 from onnx_lowrank.graph.files.load import parameters
 from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.plan.importance import Importance
+from onnx_lowrank.report.importance_schema import ImportanceReport
 from onnx_lowrank.report.schema import (
     SCHEMA,
     CostReport,
@@ -46,6 +48,7 @@ def plan_report(run: Run, prepared: Prepared) -> PlanReport:
         rank_multiple=prepared.reach.multiple,
         latency_plan=latency_plan(by_clock) if by_clock else None,
         fit=prepared.fit,
+        importance=_importance(prepared.planned.importance),
     )
 
 
@@ -88,6 +91,20 @@ def report(
         rank_multiple=prepared.reach.multiple,
         latency_plan=latency_plan(by_clock) if by_clock else None,
         fit=prepared.fit,
+        importance=_importance(prepared.planned.importance),
+    )
+
+
+def _importance(importance: Importance) -> ImportanceReport | None:
+    if not importance.trials:
+        return None
+    return ImportanceReport(
+        exponent=importance.exponent,
+        weights={name: round(weight, 6) for name, weight in importance.weights.items()},
+        # A rehearsal that ruined the outputs has no error that JSON could hold.
+        rehearsals={
+            f"{exponent:g}": error if math.isfinite(error) else None for exponent, error in importance.trials.items()
+        },
     )
 
 

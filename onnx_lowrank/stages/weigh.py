@@ -1,0 +1,119 @@
+"""The stage that weighs the energies of all layers by what their errors do to the outputs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnx_lowrank.errors import TargetError
+from onnx_lowrank.factorise.forms.kind import Energies, FormKind
+from onnx_lowrank.plan.importance import EQUAL, Importance
+from onnx_lowrank.plan.pareto import LayerChoices
+from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.stages.plan import choose, layers_to_choose, site_energies
+from onnx_lowrank.stages.prepared import Basis
+from onnx_lowrank.stages.rehearsal import Rehearsal
+from onnx_lowrank.stages.run import Run
+
+EXPONENTS = (0.0, 0.5, 1.0)
+"""The powers of the weights that are tried first; those halfway to the neighbours of the best one follow."""
+
+GAIN = 0.03
+"""The share by which a plan's error has to be below that of the energies' plan, or the latter is taken."""
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """The energies as the planner is to see them.
+
+    Attributes
+    ----------
+    energies
+        The log-energies that every form is expected to keep of the sites that it takes, by site name, weighed.
+    importance
+        The weights, with the rehearsals that chose their exponent.
+    """
+
+    energies: Mapping[str, Mapping[FormKind, Energies]]
+    importance: Importance
+
+
+def weigh(run: Run, basis: Basis) -> Weighed:
+    """Measure what the error of each layer does to the outputs, and how much of it a plan should believe.
+
+    Where the user gave a plan, wants the plan of the energies or looks at no data, or where there is little to choose
+    or to choose from, all layers weigh the same.
+    """
+    with run.times.stage("weigh"):
+        energies = site_energies(basis.counted, basis.profiled, run.kinds)
+        layers = layers_to_choose(energies, basis.counted, basis.reach.multiple)
+        asked = run.options.objective == "outputs" and run.options.solver != "weights" and not run.request.plan
+        rehearsal = Rehearsal(run, basis)
+        if not (asked and rehearsal.worthwhile and sum(len(layer.costs) > 1 for layer in layers) > 1):
+            return Weighed(energies, EQUAL)
+        run.progress("weigh", 0, len(EXPONENTS) + 3)
+        importance = measure_importance(rehearsal, layers, run.options.speedup)
+        run.progress("weigh", 1, len(EXPONENTS) + 3)
+        trials = _Trials(run, basis, rehearsal, layers, importance)
+        exponent = trials.best()
+        run.progress("weigh", len(EXPONENTS) + 3, len(EXPONENTS) + 3)
+        chosen = replace(importance, exponent=exponent, trials=dict(sorted(trials.errors.items())))
+        weighed = {
+            name: {kind: chosen.weighed(name, expected) for kind, expected in kinds.items()}
+            for name, kinds in energies.items()
+        }
+    return Weighed(weighed, chosen)
+
+
+def measure_importance(rehearsal: Rehearsal, layers: Sequence[LayerChoices], speedup: float) -> Importance:
+    """Replace every layer alone, at about the cost that the speedup leaves it, and look at the outputs."""
+    levels = {layer.name: _level(layer, speedup) for layer in layers if len(layer.costs) > 1}
+    plans = (layer.site_plans(levels.get(layer.name, len(layer.costs) - 1)) for layer in layers)
+    plan = Plan(tuple(choice for choices in plans for choice in choices))
+    losses = {
+        layer.name: float(-np.expm1(layer.log_energies[levels[layer.name]])) for layer in layers if layer.name in levels
+    }
+    return Importance.measured(rehearsal.alone(plan), losses)
+
+
+def _level(layer: LayerChoices, speedup: float) -> int:
+    """Return the costliest choice that makes a layer as much cheaper as the whole network, or its cheapest one."""
+    affordable = int(np.searchsorted(layer.costs[:-1], layer.untouched / speedup, side="right")) - 1
+    return max(0, affordable)
+
+
+class _Trials:
+    """Rehearsals of the plans that belong to several exponents."""
+
+    def __init__(
+        self, run: Run, basis: Basis, rehearsal: Rehearsal, layers: Sequence[LayerChoices], importance: Importance
+    ) -> None:
+        self._run, self._rehearsal, self._layers, self._importance = run, rehearsal, layers, importance
+        self._all_macs = sum(basis.counted.macs.aimed_at.values())
+        self._known: dict[Plan, float] = {}
+        self.errors: dict[float, float] = {}
+
+    def best(self) -> float:
+        """Return the exponent of the plan with the least error; 0 unless another one is clearly better."""
+        try:
+            for exponent in EXPONENTS:
+                self._try(exponent)
+        except TargetError:  # the clock may reach what MACs do not
+            return 0.0
+        first = min(self.errors, key=self.errors.__getitem__)
+        for neighbour in EXPONENTS:
+            if abs(neighbour - first) == EXPONENTS[1]:
+                self._try((first + neighbour) / 2)
+        best = min(self.errors, key=self.errors.__getitem__)
+        return best if self.errors[best] < (1 - GAIN) * self.errors[0.0] else 0.0
+
+    def _try(self, exponent: float) -> None:
+        importance = replace(self._importance, exponent=exponent)
+        layers = [
+            replace(layer, log_energies=importance.factor(layer.name) * layer.log_energies) for layer in self._layers
+        ]
+        plan = choose(layers, self._all_macs, self._run.options)
+        if plan not in self._known:
+            self._known[plan] = self._rehearsal.error(plan)
+        self.errors[exponent] = self._known[plan]
+        self._run.progress("weigh", 1 + len(self.errors), len(EXPONENTS) + 3)
