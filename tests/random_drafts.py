@@ -1,17 +1,19 @@
-"""The draft of a random ONNX model: nodes, constants and names, with the choices that hypothesis draws."""
+"""The draft of a random ONNX model: nodes, constants and names, with the choices that are drawn for it."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 Array = NDArray[Any]
+
+Choose: TypeAlias = Callable[[Sequence[Any]], Any]
+"""Draws one of several choices: hypothesis does, and so does ``random.Random.choice``."""
 
 METADATA_FROM = 10
 """The IR version from which nodes and values may hold metadata."""
@@ -35,8 +37,8 @@ class Draft:
 
     Attributes
     ----------
-    draw
-        The function with which hypothesis draws.
+    choose
+        Draws one of several choices.
     opset, ir_version
         The versions of the model.
     half
@@ -57,7 +59,7 @@ class Draft:
         The number of names that were given out.
     """
 
-    draw: Callable[[st.SearchStrategy[Any]], Any]
+    choose: Choose
     opset: int
     ir_version: int
     half: bool
@@ -83,7 +85,7 @@ class Draft:
 
     def pick(self, *choices: Any) -> Any:
         """Draw one of the choices."""
-        return self.draw(st.sampled_from(choices))
+        return self.choose(choices)
 
     def sometimes(self) -> bool:
         """Draw True in a quarter of all cases."""

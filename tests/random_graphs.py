@@ -1,23 +1,25 @@
-"""Random valid ONNX models with convolutions of every kind, as hypothesis draws them, with samples for their inputs.
+"""Random valid ONNX models with convolutions of every kind, with samples for their inputs.
 
 All models are tiny: two samples in a batch, and a handful of pixels and channels. Weights have a size that keeps
 responses near 1.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 import random_layers as layers
-import random_odd_layers as odd_layers
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import helper
 from random_activations import activation
+from random_chance import noise, still
 from random_convolutions import conv, transposed
-from random_drafts import METADATA_FROM, Draft, Tensor
+from random_drafts import METADATA_FROM, Choose, Draft, Tensor
+from random_inputs import Input, add_inputs, calibration, declared, feeds
+from random_values import low_precision, sequence
 
 Array = NDArray[Any]
 
@@ -26,20 +28,38 @@ IR_VERSIONS = (3, 4, 6, 8, 10, 11)
 FUNCTIONS_FROM = 8
 """The IR version from which a model may hold functions."""
 
-SAMPLES = 6
-
 
 @dataclass(frozen=True)
 class RandomModel:
-    """A model with calibration samples [n, ...] for each of its inputs."""
+    """A model with calibration data for its inputs.
+
+    Attributes
+    ----------
+    model
+        The model.
+    inputs
+        Its inputs.
+    rows
+        The number of samples in a batch.
+    """
 
     model: onnx.ModelProto
-    data: dict[str, Array] = field(repr=False)
+    inputs: tuple[Input, ...]
+    rows: int
+
+    @property
+    def data(self) -> dict[str, Array]:
+        """The calibration data: samples [n, ...], or one value for all samples."""
+        return calibration(self.inputs)
+
+    @property
+    def still(self) -> onnx.ModelProto:
+        """The model without the noise that it draws."""
+        return still(self.model)
 
     def feeds(self, seed: int) -> dict[str, Array]:
-        """Return two samples for every input that the calibration has not seen."""
-        rng = np.random.default_rng(seed)
-        return {name: rng.normal(size=(2, *rows.shape[1:])).astype(rows.dtype) for name, rows in self.data.items()}
+        """Return a batch of samples that the calibration has not seen."""
+        return dict(feeds(self.inputs, self.rows, np.random.default_rng(seed)))
 
 
 def conv_block(draft: Draft, x: Tensor, earlier: Sequence[Tensor]) -> Tensor:
@@ -70,65 +90,63 @@ STEPS: Mapping[str, Step] = {
     "function": function_call,
     "transposed": lambda draft, x, earlier: transposed(draft, x),
     "turn": lambda draft, x, earlier: layers.other_dimensions(draft, x),
+    "noise": lambda draft, x, earlier: noise(draft, x),
+    "sequence": lambda draft, x, earlier: sequence(draft, x, lambda draft, y: conv_block(draft, y, [y])),
+    "precision": lambda draft, x, earlier: low_precision(draft, x, lambda draft, y: conv_block(draft, y, [y])),
 }
 
-ODD: Mapping[str, Step] = {
-    "noise": lambda draft, x, earlier: odd_layers.noise(draft, x),
-    "sequence": lambda draft, x, earlier: odd_layers.in_a_sequence(draft, x, conv),
-    "short": lambda draft, x, earlier: odd_layers.in_a_short_type(draft, x, conv),
-}
-"""Steps with chance, and with tensors that are live and no arrays of NumPy's own."""
+UNUSUAL = ("noise", "sequence", "precision")
+"""The steps with which a network cannot be cut and run in pieces as simply as most."""
 
 SIDE = "side"
 """A step that adds a convolution of other dimensions beside the main path."""
 
 
 @st.composite
-def random_models(draw: Callable[[st.SearchStrategy[Any]], Any], *, odd: bool = False) -> RandomModel:
-    """Draw a valid model, perhaps with odd steps, and samples for its inputs."""
-    opset, ir_version = draw(st.sampled_from(OPSETS)), draw(st.sampled_from(IR_VERSIONS))
-    half = draw(st.sampled_from((False,) * 7 + (True,)))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    draft = Draft(draw, opset, ir_version, half, rng)
-    sizes = draw(st.sampled_from([(6, 7)] * 5 + [(8, 5), (9,), (4, 3, 5)]))
-    channels = draft.pick(1, 3, 4)
-    inputs = [Tensor(name, channels, sizes) for name in draft.pick(("x",), ("x",), ("x", "left"))]
-    current, earlier = inputs[0], list(inputs)
-    if len(inputs) > 1:
-        current = layers.concatenation(draft, current, inputs[1:])
+def random_models(draw: Callable[[st.SearchStrategy[Any]], Any]) -> RandomModel:
+    """Draw a valid model and samples for its inputs by hypothesis."""
+    return random_model(lambda choices: draw(st.sampled_from(choices)), draw(st.integers(0, 2**32 - 1)))
+
+
+def random_model(choose: Choose, seed: int) -> RandomModel:
+    """Draw a valid model and samples for its inputs; the seed is that of its weights."""
+    half = choose((False,) * 7 + (True,))
+    draft = Draft(choose, choose(OPSETS), choose(IR_VERSIONS), half, np.random.default_rng(seed))
+    inputs, starts = add_inputs(draft, draft.pick(1, 3, 4), draft.pick(*[(6, 7)] * 5, (8, 5), (9,), (4, 3, 5)))
+    current, earlier = starts[0], list(starts)
+    if len(starts) > 1:
+        current = layers.concatenation(draft, current, starts[1:])
     ends: list[Tensor] = []
-    others = ("pool", "concat", "last", "if", "loop", "function", "transposed", SIDE, "turn", *(ODD if odd else ()))
+    others = ("pool", "concat", "last", "if", "loop", "function", "transposed", SIDE, "turn", *UNUSUAL)
     for number in range(draft.pick(2, 3, 4, 5)):
         step = draft.pick(*["conv"] * len(others), *others) if number else "conv"
         if step == SIDE:
             # Sometimes nobody reads the response.
             ends += [conv(draft, layers.other_dimensions(draft, current))] * draft.pick(0, 1)
         else:
-            current = {**STEPS, **ODD}[step](draft, current, earlier)
+            current = STEPS[step](draft, current, earlier)
         earlier.append(current)
     ends.append(layers.head(draft, current) if draft.pick(False, True) else current)
     ends += [tensor for tensor in earlier if draft.sometimes()]
-    if all(end in inputs for end in ends):
-        ends.append(Tensor(draft.add("Identity", [current.name]), current.channels, current.sizes))
     computed = {name for node in draft.nodes for name in node.output}
-    return finish(draft, inputs, [end for end in dict.fromkeys(ends) if end.name in computed])
+    ends = [end for end in dict.fromkeys(ends) if end.name in computed]
+    if not ends:
+        ends = [Tensor(draft.add("Identity", [current.name]), current.channels, current.sizes)]
+    return finish(draft, inputs, ends)
 
 
-def finish(draft: Draft, inputs: Sequence[Tensor], ends: Sequence[Tensor]) -> RandomModel:
+def finish(draft: Draft, inputs: Sequence[Input], ends: Sequence[Tensor]) -> RandomModel:
     """Put the parts together, with everything around them that has to survive."""
-    batch = draft.pick("N", "N", None, 1, 2)
+    odd = any(one.axis != 0 for one in inputs)
+    batch = draft.pick(1, "N") if odd else draft.pick("N", "N", None, 1, 2)
     free_sizes, known_outputs = draft.sometimes(), draft.sometimes()
     value = helper.make_tensor_value_info
-
-    def input_shape(x: Tensor) -> list[Any]:
-        sizes = [f"side{i}" for i in range(len(x.sizes))] if free_sizes else x.sizes
-        return [batch, x.channels, *sizes]
+    stated = declared(inputs, batch, free_sizes=free_sizes)
 
     def output_shape(end: Tensor) -> list[Any]:
         rows = batch if isinstance(batch, str) else None
         return [rows, end.channels, *end.sizes] if known_outputs else [rows] + [None] * (1 + len(end.sizes))
 
-    stated = [value(x.name, draft.element_type, input_shape(x)) for x in inputs]
     outputs = [value(end.name, draft.element_type, output_shape(end)) for end in ends]
     graph = helper.make_graph(draft.nodes, "net", [*stated, *draft.listed], outputs, draft.stored)
     if draft.sometimes():
@@ -140,9 +158,8 @@ def finish(draft: Draft, inputs: Sequence[Tensor], ends: Sequence[Tensor]) -> Ra
     if draft.pick(False, True):
         annotate(model)
     onnx.checker.check_model(model)
-    shapes = {x.name: (SAMPLES, x.channels, *x.sizes) for x in inputs}
-    data = {name: draft.rng.normal(size=shape).astype(draft.dtype) for name, shape in shapes.items()}
-    return RandomModel(model, data)
+    alone = any(one.axis is None for one in inputs)
+    return RandomModel(model, tuple(inputs), 1 if alone else batch if isinstance(batch, int) else 2)
 
 
 def annotate(model: onnx.ModelProto) -> None:

@@ -6,36 +6,25 @@ The normal run draws a few of them, and this one two thousand:
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from full_rank import differences, full_rank_plan
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from models_for_tests import run_model
+from random_chance import still
 from random_graphs import RandomModel, random_models
 
 from onnx_lowrank.errors import ModelError, TargetError
-from onnx_lowrank.factorise.forms.channel import CHANNEL
-from onnx_lowrank.factorise.forms.conv_shape import ConvShape
-from onnx_lowrank.factorise.forms.table import FORMS
-from onnx_lowrank.factorise.forms.three_d import THREE_D
-from onnx_lowrank.graph.edit.determine import determined
-from onnx_lowrank.options import ALLOCATION_CHOICES, AUTO, DEFAULTS, FORM_CHOICES, SOLVERS, Options
+from onnx_lowrank.options import ALLOCATION_CHOICES, DEFAULTS, FORM_CHOICES, SOLVERS, Options
 from onnx_lowrank.pipeline import Result, compress
-from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.report.schema import Report
-from onnx_lowrank.stages.count import count
-from onnx_lowrank.stages.read import read
 from onnx_lowrank.stages.request import Request
-from onnx_lowrank.stages.run import Run
-from onnx_lowrank.stages.sample import sample
-
-ROUND_OFF = {np.dtype(np.float32): 2e-5, np.dtype(np.float16): 2e-2}
-"""The tolerance as a share of the largest value: some dozen roundings through a dozen layers."""
 
 FOLDED = ("BatchNormalization", "Add", "Sub", "Mul", "Div")
 """Operators that may become a part of the convolution before them."""
@@ -72,14 +61,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
 
 
 @quick(16)
-@given(random_models(odd=True), some_options)
+@given(random_models(), some_options)
 def test_a_valid_model_keeps_all_that_it_has(case: RandomModel, options: Options) -> None:
     check(case, options)
 
 
 @pytest.mark.slow
 @quick(2000)
-@given(random_models(odd=True), some_options)
+@given(random_models(), some_options)
 def test_two_thousand_valid_models_keep_all_that_they_have(case: RandomModel, options: Options) -> None:
     check(case, options)
 
@@ -87,22 +76,22 @@ def test_two_thousand_valid_models_keep_all_that_they_have(case: RandomModel, op
 def check(case: RandomModel, options: Options) -> None:
     """Check every promise on one model."""
     model, feeds = case.model, case.feeds(1)
-    expected = outputs_of(model, feeds)
+    expected = outputs_of(case.still, feeds)
     mildest = replace(options, speedup=1.0)
     try:
-        shapes = shapes_of(Request(model, case.data, mildest))
+        full_rank = full_rank_plan(Request(model, case.data, mildest))
     except ModelError as error:
         assert_every_convolution_has_its_reason(model, str(error))
         return
-    full_rank = Plan(tuple(at_full_rank(name, shape, options.form) for name, shape in shapes.items()))
     exact = compress(Request(model, case.data, mildest, plan=full_rank))
     assert not any(site.kept for site in exact.report.sites)
-    assert_same_values(outputs_of(exact.model, feeds), expected)
+    # A model that draws numbers is compared without them; its nodes that draw are checked among all other nodes.
+    assert not differences(outputs_of(still(exact.model), feeds), expected)
     assert_promises(model, exact)
 
     cheaper = at_low_rank(case, options)
     assert_promises(model, cheaper)
-    assert kinds_of(outputs_of(cheaper.model, feeds)) == kinds_of(expected)
+    assert kinds_of(outputs_of(still(cheaper.model), feeds)) == kinds_of(expected)
     again = at_low_rank(case, options)
     assert again.model.SerializeToString(deterministic=True) == cheaper.model.SerializeToString(deterministic=True)
     assert timeless(again.report) == timeless(cheaper.report)
@@ -113,20 +102,6 @@ def assert_every_convolution_has_its_reason(model: onnx.ModelProto, message: str
     assert message.startswith("nothing to factorise: ")
     counts = [int(count) for count in re.findall(r"\((\d+)×\)", message)]
     assert sum(counts) == sum(1 for _ in convolutions(model)) or "has no convolution" in message
-
-
-def shapes_of(request: Request) -> Mapping[str, ConvShape]:
-    """Return the geometry of all sites, by name."""
-    run = Run.start(request)
-    network = read(run)
-    return count(run, network, sample(run, network).keyed(network.network.chance)).shapes
-
-
-def at_full_rank(name: str, shape: ConvShape, form: str) -> SitePlan:
-    """Return the choice for a site at which it loses nothing."""
-    kind = THREE_D if form == AUTO else FORMS[form]
-    kind = kind if kind.takes(shape) else CHANNEL
-    return SitePlan(name, kind.name, kind.highest_ranks(shape))
 
 
 def at_low_rank(case: RandomModel, options: Options) -> Result:
@@ -141,12 +116,8 @@ def at_low_rank(case: RandomModel, options: Options) -> Result:
 
 
 def outputs_of(model: onnx.ModelProto, feeds: dict[str, Any]) -> dict[str, Any]:
-    """Run a model, always under the same noise; one whose batch is fixed receives as many samples as it takes."""
-    batch = model.graph.input[0].type.tensor_type.shape.dim[0]
-    rows = batch.dim_value if batch.HasField("dim_value") else 2
-    fixed, chance = determined(model)
-    noise = {chance.key: np.array([1]), chance.strength: np.ones(1, np.float32)} if chance else {}
-    outputs = run_model(fixed, {name: value[:rows] for name, value in feeds.items()} | noise)
+    """Run a model."""
+    outputs = run_model(model, feeds)
     assume(all(np.isfinite(value).all() for value in outputs.values()))
     return outputs
 
@@ -154,14 +125,6 @@ def outputs_of(model: onnx.ModelProto, feeds: dict[str, Any]) -> dict[str, Any]:
 def kinds_of(outputs: dict[str, Any]) -> dict[str, Any]:
     """Return the shape and the type of every output."""
     return {name: (value.shape, value.dtype) for name, value in outputs.items()}
-
-
-def assert_same_values(outputs: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert outputs.keys() == expected.keys()
-    for name, value in expected.items():
-        scale = max(1.0, float(np.abs(value).max(initial=0)))
-        assert outputs[name].dtype == value.dtype
-        np.testing.assert_allclose(outputs[name], value, rtol=0, atol=ROUND_OFF[value.dtype] * scale, err_msg=name)
 
 
 def timeless(report: Report) -> Report:

@@ -1,4 +1,6 @@
-"""Call the command with models, data, plans and command lines that are spoiled at random: it must refuse them properly.
+"""Call the command with models, data, plans and command lines that are drawn or spoiled at random.
+
+It must refuse what is spoiled properly, and treat what is valid without damage.
 
     python tools/fuzz.py --cases 20000
 
@@ -9,7 +11,8 @@ prints how often each kind of input ended with which exit code, and every failur
 Each of these is a failure: an internal error (exit code 1) or an exit code that is not documented; a traceback, or
 anything else on standard error but the lines of the program; more or less than one line that states the reason; output
 on standard output by a call that fails; a file that a failing call leaves behind, changes or removes; a temporary file
-that any call leaves behind; a crash; a hang.
+that any call leaves behind; a crash; a hang; a valid model that is refused; a result at full rank whose outputs are not
+those of the original.
 
 The calls are made one after the other in a process of their own, so that a crash or a hang costs one call. The process
 may use 8 GiB of memory.
@@ -19,6 +22,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import resource
 import selectors
 import shutil
@@ -114,6 +118,10 @@ def call(number: int, keep: Path | None = None) -> dict[str, Any]:
         seconds = time.monotonic() - started
         out, err = (file.read_text(encoding="utf-8", errors="replace") for file in files)
         problems = judge(code, out, err, untouched=before == contents(folder), tidy=not any(temporary.iterdir()))
+        if code == 0 and (folder / "out.onnx").exists():
+            problems += case.problems(folder)
+        if code != 0 and case.refusal and not re.search(case.refusal, err):
+            problems.append("a valid model is refused")
     last = err.strip().splitlines()[-1:] or [""]
     return {"number": number, "kind": kind, "code": code, "problems": problems, "seconds": seconds, "message": last[0]}
 

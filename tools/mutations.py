@@ -1,4 +1,4 @@
-"""Inputs of the command spoiled at random: models, data, plans and command lines.
+"""Inputs of the command drawn or spoiled at random: models, data, plans and command lines.
 
 A case is a folder with the files, and the arguments that name them. The same generator makes the same case.
 """
@@ -15,22 +15,44 @@ import models_for_tests
 import numpy as np
 import odd_models_for_tests
 import onnx
+from full_rank import differences, full_rank_plan
 from PIL import Image
+from random_chance import still
+from random_graphs import random_model
 from spoiling import spoil_message, spoiled_array, spoiled_bytes, spoiled_json
 
+from onnx_lowrank.errors import LowRankError
 from onnx_lowrank.factorise.forms.table import FORMS
-from onnx_lowrank.options import ALLOCATION_CHOICES, FORM_CHOICES, SOLVERS
+from onnx_lowrank.options import ALLOCATION_CHOICES, FORM_CHOICES, SOLVERS, Options
+from onnx_lowrank.stages.request import Request
 
 MODELS: dict[str, bytes] = {name: build().SerializeToString() for name, build in odd_models_for_tests.ALL.items()}
 SHAPE = (6, 3, 12, 10)
 GOOD = ("in.onnx", "out.onnx", "--data", "data.npy", "--images", "6", "--threads", "1", "--quiet")
 
 
+def no_problems(folder: Path) -> list[str]:
+    """Expect nothing of the result."""
+    return []
+
+
 @dataclass(frozen=True)
 class Case:
-    """The arguments of one call; its files lie in the folder that the spoiler was given."""
+    """One call; its files lie in the folder that the spoiler was given.
+
+    Attributes
+    ----------
+    arguments
+        The arguments of the command.
+    problems
+        Looks at the result of a call that succeeded, in the folder, and returns what is wrong with it.
+    refusal
+        Matches the only errors with which the call may fail; None where it may fail with any that is documented.
+    """
 
     arguments: tuple[str, ...]
+    problems: Callable[[Path], list[str]] = no_problems
+    refusal: str | None = None
 
 
 Spoiler = Callable[[Random, Path], Case]
@@ -194,7 +216,42 @@ def command_lines(random: Random, folder: Path) -> Case:
     return Case(tuple(line))
 
 
+def valid_models(random: Random, folder: Path) -> Case:
+    """Write a valid model that is drawn at random: with noise, sequences, odd axes, low precision, several inputs.
+
+    Half of the calls keep the full rank, where the outputs must be those of the original, without the noise of both.
+    """
+    drawn = random_model(random.choice, random.getrandbits(32))
+    (folder / "in.onnx").write_bytes(drawn.model.SerializeToString())
+    arrays: Any = drawn.data
+    np.savez(folder / "data.npz", **arrays)
+    memory = random.choice(((), (), ("--memory", "64MiB")))
+    more = ("--data", "data.npz", *memory, "--include", "")
+    low_rank = Case(usual(random, *more).arguments, refusal="nothing to factorise|is out of reach|result is ruined")
+    if random.random() < 0.5:
+        return low_rank
+    try:
+        plan = full_rank_plan(Request(drawn.model, drawn.data, Options(speedup=1.0, include="", threads=1)))
+    except LowRankError:
+        return low_rank
+    (folder / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+
+    def problems(where: Path) -> list[str]:
+        written = onnx.load(where / "out.onnx")
+        feeds = drawn.feeds(1)
+        try:
+            expected, outputs = (models_for_tests.run_model(model, feeds) for model in (drawn.still, still(written)))
+        except Exception as error:
+            return [f"a result that does not run: {error}"]
+        finite = all(np.isfinite(value).all() for value in expected.values())
+        return differences(outputs, expected) if finite else []
+
+    solver = random.choice(("weights", *SOLVERS))
+    return Case((*GOOD, *more, "--solver", solver, "--plan", "plan.json"), problems, "may not fail")
+
+
 KINDS: dict[str, Spoiler] = {
+    "valid models": valid_models,
     "model bytes": model_bytes,
     "model fields": model_fields,
     "external data": external_data,
@@ -202,5 +259,13 @@ KINDS: dict[str, Spoiler] = {
     "plans": plans,
     "command lines": command_lines,
 }
-WEIGHTS = {"model bytes": 4, "model fields": 6, "external data": 1, "data files": 4, "plans": 2, "command lines": 4}
+WEIGHTS = {
+    "valid models": 7,
+    "model bytes": 4,
+    "model fields": 6,
+    "external data": 1,
+    "data files": 4,
+    "plans": 2,
+    "command lines": 4,
+}
 """The relative frequency of each kind."""

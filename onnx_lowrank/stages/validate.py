@@ -64,7 +64,7 @@ class DeclaredShapes:
         Scores of classes without a dimension for samples are those of one sample. Nothing is known of the dimensions
         of any other output without one.
         """
-        axis, declared = self.axes.get(name, 0), self.outputs[name]
+        axis, declared = self.axes.get(name, 0), self.outputs.get(name)
         if axis is None:
             scores = declared is not None and len(declared) == value.ndim == 1 and isinstance(declared[0], int)
             return value[None] if scores else value
