@@ -3,8 +3,8 @@
     read     the model is loaded and normalised, and the layers that can be factorised are found
     sample   the calibration data are divided into samples that solve, that choose and that only judge
     count    one run on the smallest batch gives the costs and shapes of all layers
-    fit      the samples are compared with what the network was trained on, to notice a wrong preset
     reach    what cannot succeed is refused before the long work; for a plan by the clock the layers are measured
+    fit      the samples are compared with what the network was trained on, to notice a wrong preset
     profile  one pass of the original samples the responses of every layer, and the forms prepare the kernels
     weigh    the layers are weighed by what their errors do to the outputs, in rehearsals on a few samples
     plan     the forms and ranks of all layers are chosen together under one budget
@@ -153,9 +153,9 @@ def prepare(run: Run, stack: contextlib.ExitStack) -> Prepared:
     check_declared(run.options.requirement, model.outputs)
     sampled = sample(run, model).keyed(model.network.chance)
     counted = count(run, model, sampled)
+    reached = reach(run, model, sampled, counted)
     fitted = fit(run, model, sampled)
     sampled = fitted.sampled
-    reached = reach(run, model, sampled, counted)
     path = gathered(model.network, counted.families)
     opened = open_shards(path, sampled.sampling, run.open_session, counted.macs.all, run.shards)
     shard = stack.enter_context(opened)

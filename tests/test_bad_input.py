@@ -61,7 +61,7 @@ OTHER_FORMATS = {
     b"/annex/objects/SHA256E-s553438000--0123.onnx\n": "git annex get",
     b"<!DOCTYPE html>\n<html><head><title>404</title></head></html>": "download the file itself",
     b"\n  <HTML><body>Sign in</body></html>": "download the file itself",
-    gzip.compress(b"model"): "unpack it",
+    gzip.compress(b"model", mtime=0): "unpack it",
     b"PK\x03\x04" + bytes(200): "export the model to ONNX",
     pickle.dumps({"weights": [1.0]}, protocol=2): "export the model to ONNX",
     b"\x1c\x00\x00\x00TFL3" + bytes(100): "TensorFlow Lite",

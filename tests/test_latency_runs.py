@@ -167,7 +167,7 @@ def test_every_stage_of_planning_and_measuring_begins_and_ends(
     planning, measuring = Steps(), Steps()
     wanted = options(table, 1.5, rank_multiple=rank_multiple)
     plan_only(Request(model, photo(1, SHAPE), options=wanted), Listener(planning))
-    assert list(planning.by_stage) == ["load", "data", "profile", "measure", "plan"]
+    assert list(planning.by_stage) == ["load", "data", "profile", "measure", "fit", "plan"]
     measure_only(Request(model, photo(1, SHAPE), options=wanted), Listener(measuring))
     assert list(measuring.by_stage) == ["load", "data", "profile", "measure"]
     for steps in (planning, measuring):

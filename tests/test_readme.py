@@ -125,7 +125,7 @@ def test_every_folder_of_the_package_has_its_page() -> None:
 def test_quick_start_begins_with_a_block_of_two_commands() -> None:
     work, test = quick_start()
     assert re.fullmatch(r"python -m pip install \S+ && onnx-lowrank .*", work)
-    assert re.fullmatch(r"python -m pip install \S+ && python -m pytest", test)
+    assert re.fullmatch(r"python -m pip install \S+ && python -m pytest -n 2", test)
 
 
 def test_continuous_integration_runs_the_second_line_of_the_quick_start() -> None:

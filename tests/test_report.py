@@ -109,6 +109,7 @@ SCHEMA: dict[str, Any] = {
     "warnings": [str],
     "rank_multiple": int,
     "latency_plan": {None},
+    "importance": {None},
     "fit": {
         "inputs": {
             "*": {"source": str, "preset": {str, None}, "low": {float, None}, "high": {float, None}},
@@ -154,9 +155,8 @@ def test_the_report_keeps_its_schema() -> None:
     assert report["input"]["bytes"] == MODEL.stat().st_size
     assert report["output"]["bytes"] == result.model.ByteSize()
     assert report["cost"]["images"] == 40 == report["data"]["calibration"] + report["data"]["validation"]
-    assert {"load", "data", "fit", "profile", "plan", "factorise", "validate", "total"} == report["cost"][
-        "seconds"
-    ].keys()
+    stages = {"load", "data", "fit", "profile", "weigh", "plan", "factorise", "validate", "total"}
+    assert report["cost"]["seconds"].keys() == stages
     options = report["options"]
     assert options["data"] == str(MODELS / "mnist_calib.npz") and options["plan"] is False
     assert options["preprocess"] is None  # arrays are taken as they are

@@ -113,9 +113,10 @@ def test_a_deep_network_is_run_about_twice() -> None:
 def test_every_stage_of_a_run_begins_and_ends(solver: str) -> None:
     steps = Steps()
     report = compress(residual(), photo(1, (12, 3, 12, 10)), 1.5, threads=1, solver=solver, progress=steps).report
-    assert list(steps.by_stage) == ["load", "data", "profile", "plan", "factorise", "validate", "latency"]
+    assert list(steps.by_stage) == ["load", "data", "profile", "fit", "plan", "factorise", "validate", "latency"]
     steps.check()
-    assert list(report.cost.seconds) == ["load", "data", "profile", "plan", "factorise", "validate", "total"]
+    timed = ["load", "data", "profile", "fit", "plan", "weigh", "factorise", "validate", "total"]
+    assert list(report.cost.seconds) == timed
 
 
 def test_a_run_with_labelled_samples_measures_their_accuracy(tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_a_run_with_labelled_samples_measures_their_accuracy(tmp_path: Path) -> 
 def test_a_dry_run_ends_with_the_plan() -> None:
     steps = Steps()
     plan_only(Request(residual(), photo(1, (12, 3, 12, 10)), Options(speedup=1.5, threads=1)), Listener(steps))
-    assert list(steps.by_stage) == ["load", "data", "profile", "plan"]
+    assert list(steps.by_stage) == ["load", "data", "profile", "fit", "plan"]
     steps.check()
 
 

@@ -129,7 +129,9 @@ def _clue(proto: onnx.ModelProto, specs: Sequence[TensorSpec]) -> _Clue | None:
         graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
     except Exception:  # of many kinds
         return None
-    shapes = {value.name: value.type.tensor_type.shape.dim for value in (*graph.value_info, *graph.input, *graph.output)}
+    shapes = {
+        value.name: value.type.tensor_type.shape.dim for value in (*graph.value_info, *graph.input, *graph.output)
+    }
     known = {side for shape in sizes.values() for side in shape}
     for node in graph.node:
         dims = shapes.get(node.input[0]) if node.op_type in _CONVS and node.domain in STANDARD else None
