@@ -1,6 +1,5 @@
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before NumPy is loaded. Products of small matrices on several threads wait for one another by spinning: on cores that
@@ -13,25 +12,17 @@ import numpy as np
 import onnx
 import pytest
 from cli_for_tests import contents
+from latency_for_tests import measured_here
 
-from onnx_lowrank.bench.fresh_process import Task
-from onnx_lowrank.bench.turns import Budget, Rounds
 from onnx_lowrank.cli import compress
-from onnx_lowrank.runtime.session import opener
 from onnx_lowrank.stages import speed
 
 
 @pytest.fixture(autouse=True, scope="session")
 def latency_measured_here() -> Iterator[None]:
-    """Runs measure the latency in this process and for a moment, because another process takes a second to start."""
-
-    def measure(models: Sequence[onnx.ModelProto], task: Task) -> Rounds:
-        open_session = opener(task.providers, task.threads, spinning=True)
-        sessions = [open_session(model, label) for model, label in zip(models, task.labels, strict=True)]
-        return replace(task, budget=Budget(rounds=6, seconds=0.2, turn=0)).measure(sessions)
-
+    """Runs measure the latency in this process, because another one takes a second to start."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "measure_in_fresh_process", measure)
+        patch.setattr(speed, "measure_in_fresh_process", measured_here)
         yield
 
 

@@ -43,6 +43,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tools")]
 DOCUMENTED = {0, 2, 3, 4, 5, 6, 7}
 """The exit codes to which an input may lead; 130 and 143 come from outside."""
 
+FRESH_EVERY = 50
+"""One call in this many measures the latency in a fresh process, as all calls do outside; that takes a second."""
+
 NOTHING_KNOWN = {"seconds": 0, "message": ""}
 """The rest of the result of a call that never ended."""
 
@@ -94,10 +97,15 @@ def working_in(folder: Path, temporary: Path) -> Iterator[None]:
 
 def call(number: int, keep: Path | None = None) -> dict[str, Any]:
     """Generate a case, call the command with it and judge how the call ended."""
+    from latency_for_tests import measured_here
     from mutations import KINDS, WEIGHTS
 
+    from onnx_lowrank.bench import fresh_process
     from onnx_lowrank.cli import compress
+    from onnx_lowrank.stages import speed
 
+    measured = measured_here if number % FRESH_EVERY else fresh_process.measure_in_fresh_process
+    speed.__dict__["measure_in_fresh_process"] = measured
     random = Random(number)
     kind = random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
     with tempfile.TemporaryDirectory() as scratch:
