@@ -236,3 +236,24 @@ def test_an_attribute_that_only_a_function_can_give() -> None:
     model.graph.node[3].CopyFrom(norm)
     with pytest.raises(ModelError, match=r"only a function can give|not a valid ONNX model"):
         compress(model, photo(1, (6, 3, 12, 10)), 1.5, threads=1)
+
+
+@pytest.mark.parametrize("number", [-2, 99, -(2**31)])
+def test_an_element_type_that_onnx_does_not_know(number: int) -> None:
+    model = build([*NODES[:3], relu("c2", "y")], WEIGHTS)
+    model.graph.input[0].type.tensor_type.elem_type = number
+    with pytest.raises(ModelError, match=rf"'x' has the element type {number}, which ONNX does not know"):
+        compress(model, photo(1, (6, 3, 12, 10)), 1.5, threads=1)
+
+
+def test_a_constant_without_a_value() -> None:
+    model = build([helper.make_node("Constant", [], ["k"]), *NODES[:3], relu("c2", "y")], WEIGHTS)
+    with pytest.raises(ModelError):
+        compress(model, photo(1, (12, 3, 12, 10)), 1.5, threads=1)
+
+
+def test_an_output_that_no_node_makes() -> None:
+    model = build([*NODES[:3], relu("c2", "y")], WEIGHTS)
+    model.graph.output[0].name = "elsewhere"
+    with pytest.raises(ModelError):
+        compress(model, photo(1, (12, 3, 12, 10)), 1.5, threads=1)

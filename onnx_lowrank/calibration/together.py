@@ -82,7 +82,7 @@ def run_together(network: Network, source: Source, open_session: Opener, layers:
     try:
         session = open_session(whole(network, [*outputs, *inner]), "the model")
         (first, rows), (second, _) = (run(session, sample) for sample in pair)
-    except ModelError:
+    except (ModelError, ValueError):  # ValueError: an output that no node makes
         return Together(True, {})
     try:
         both, rows_of_both = run(session, *pair)

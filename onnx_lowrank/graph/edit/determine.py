@@ -249,7 +249,8 @@ def _scalars(graph: onnx.GraphProto | onnx.FunctionProto) -> dict[str, bool]:
     tensors = {tensor.name: tensor for tensor in getattr(graph, "initializer", ())}
     for node in graph.node:
         if node.op_type == "Constant" and node.domain in STANDARD:
-            tensors |= {name: node.attribute[0].t for name in node.output if node.attribute[0].HasField("t")}
+            stored = (attribute.t for attribute in node.attribute if attribute.HasField("t"))
+            tensors |= {name: tensor for tensor in stored for name in node.output}
     flags = {name: tensor for name, tensor in tensors.items() if tensor.data_type == TensorProto.BOOL}
     values = {name: numpy_helper.to_array(tensor) for name, tensor in flags.items()}
     return {name: bool(value.item()) for name, value in values.items() if value.size == 1}

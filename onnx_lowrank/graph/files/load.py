@@ -204,7 +204,21 @@ def _prepare(proto: onnx.ModelProto, label: str, path: Path | None) -> None:
 
 
 def _specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(value.name, *_type(value.type)) for value in values)
+    """Return what a model declares of its inputs or outputs.
+
+    Raises
+    ------
+    ModelError
+        If an element type is none of ONNX's.
+    """
+
+    def spec(value: onnx.ValueInfoProto) -> TensorSpec:
+        number = value.type.tensor_type.elem_type
+        if number not in onnx.TensorProto.DataType.values():
+            raise ModelError(f"{value.name!r} has the element type {number}, which ONNX does not know: export it again")
+        return TensorSpec(value.name, *_type(value.type))
+
+    return tuple(map(spec, values))
 
 
 def _type(proto: onnx.TypeProto) -> tuple[np.dtype[Any], tuple[int | str | None, ...] | None]:
