@@ -95,7 +95,7 @@ def all_at_once(ref: Array, out: Array) -> Errors:
     squared, scale = float(((answer - reference) ** 2).sum()), float((reference**2).sum())
     # What varies by no more than its own rounding is compared with that.
     eps = max(np.finfo(ref.dtype).eps, np.finfo(np.float32).eps)
-    centred_scale = max(varies(ref, finite), float(8 * eps) ** 2 * scale)
+    centred_scale = scale if finite.sum() == 1 else max(varies(ref, finite), float(8 * eps) ** 2 * scale)
     scores = ref.ndim == 2 and ref.shape[1] > 1
     return Errors(
         relative=squared / scale if scale else squared,
@@ -213,6 +213,13 @@ def test_a_constant_output_is_compared_with_its_rounding() -> None:
     rounded, wrong = np.nextafter(ref, np.float32(2)), ref + np.float32(0.001)
     assert compare({"y": ref}, {"y": rounded}, batches_of(20, [4]))["y"].centred_error <= 1 / 64
     assert compare({"y": ref}, {"y": wrong}, batches_of(20, [4]))["y"].centred_error > 1
+
+
+def test_a_value_that_has_no_other_is_compared_with_itself() -> None:
+    """How much a single number varies nobody knows, and a tiny one may be what a sum has left of large ones."""
+    ref = np.full((1, 1), 2e-5, np.float32)
+    errors = compare({"y": ref}, {"y": ref + np.float32(1e-10)}, batches_of(1, []))["y"]
+    assert errors.centred_error == pytest.approx(errors.relative_error) and errors.centred_error < 1e-9
 
 
 def test_a_number_of_channels_that_depends_on_the_data() -> None:

@@ -109,8 +109,10 @@ class Difference:
 
     @property
     def centred_scale(self) -> float:
-        """What the squared error is compared with in the centred error."""
+        """What the squared error is compared with in the centred error; the square of a value that has no other."""
         varies = self.spread.total if self.spread else 0.0
+        if self.spread and self.spread.count.sum() == 1:
+            varies = self.scale
         return max(varies, (ROUND_OFF * self.rounding) ** 2 * self.scale) or 1.0
 
     def report(self, name: str) -> OutputReport:

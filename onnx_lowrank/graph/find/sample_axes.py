@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 import onnx
 
 from onnx_lowrank.graph.files.stated import without_statements
-from onnx_lowrank.graph.kinds import STANDARD
 from onnx_lowrank.graph.protos import all_nodes, bodies
 from onnx_lowrank.interface import TensorSpec
 
@@ -29,7 +28,8 @@ _BATCH = re.compile(r"n|b|bs|bsz|nb|samples|num_?samples|.*batch.*", re.IGNORECA
 _MADE_UP = re.compile(r"unk.*|.*dynamic.*|dim_?\d*|[su]\d+|\w*_dim_?\d+", re.IGNORECASE)
 """Names that exporters make up, a new one for every dimension, so that different names may mean the same size."""
 
-_CONVS = ("Conv", "ConvTranspose")
+_CONVS = ("Conv", "ConvTranspose", "FusedConv")
+"""Operators that read samples on their first dimension; the last one is ONNX Runtime's own."""
 
 Side = int | str | None
 
@@ -134,7 +134,7 @@ def _clue(proto: onnx.ModelProto, specs: Sequence[TensorSpec]) -> _Clue | None:
     }
     known = {side for shape in sizes.values() for side in shape}
     for node in graph.node:
-        dims = shapes.get(node.input[0]) if node.op_type in _CONVS and node.domain in STANDARD else None
+        dims = shapes.get(node.input[0]) if node.op_type in _CONVS else None
         if not dims:
             continue
         first, *others = (dim.dim_value or dim.dim_param for dim in dims)
