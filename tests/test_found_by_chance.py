@@ -228,6 +228,13 @@ def test_a_function_that_does_not_make_its_output() -> None:
         compress(model, photo(1, (6, 3, 12, 10)), 1.5, threads=1)
 
 
+def test_a_call_with_more_outputs_than_its_function() -> None:
+    model = odd_models_for_tests.with_function()
+    del model.functions[0].output[:]
+    with pytest.raises(ModelError, match=r"has more outputs than its function 'Block'"):
+        compress(model, photo(1, (6, 3, 12, 10)), 1.5, threads=1)
+
+
 def test_an_attribute_that_only_a_function_can_give() -> None:
     norm, constants = models_for_tests.norm("c2", "y", "bn", 8, 5)
     norm.attribute[0].ClearField("f")

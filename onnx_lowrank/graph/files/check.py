@@ -52,6 +52,10 @@ def check(proto: onnx.ModelProto, label: str, path: Path | None) -> None:
         missing = next((name for name in function.output if name not in made), None)
         if missing is not None:  # ONNX Runtime would say so, but inlining comes before it
             raise ModelError(f"{label}: no node of the function {function.name!r} makes its output {missing!r}")
+    made_by = {(function.domain, function.name): len(function.output) for function in proto.functions}
+    for node in all_nodes(proto.graph):
+        if len(node.output) > made_by.get((node.domain, node.op_type), len(node.output)):
+            raise ModelError(f"{label}: the node {node.name!r} has more outputs than its function {node.op_type!r}")
     for tensor in all_tensors(proto.graph):
         try:
             # The checker does not ask whether the stored values fill the shape.
