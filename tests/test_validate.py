@@ -95,7 +95,10 @@ def all_at_once(ref: Array, out: Array) -> Errors:
     squared, scale = float(((answer - reference) ** 2).sum()), float((reference**2).sum())
     # What varies by no more than its own rounding is compared with that.
     eps = max(np.finfo(ref.dtype).eps, np.finfo(np.float32).eps)
-    centred_scale = scale if finite.sum() == 1 else max(varies(ref, finite), float(8 * eps) ** 2 * scale)
+    least, spread = float(8 * eps) ** 2 * scale, varies(ref, finite)
+    if spread <= least and scale:
+        spread = scale if finite.sum() == 1 else float(((reference - reference.mean()) ** 2).sum())
+    centred_scale = max(spread, least)
     scores = ref.ndim == 2 and ref.shape[1] > 1
     return Errors(
         relative=squared / scale if scale else squared,
@@ -213,6 +216,14 @@ def test_a_constant_output_is_compared_with_its_rounding() -> None:
     rounded, wrong = np.nextafter(ref, np.float32(2)), ref + np.float32(0.001)
     assert compare({"y": ref}, {"y": rounded}, batches_of(20, [4]))["y"].centred_error <= 1 / 64
     assert compare({"y": ref}, {"y": wrong}, batches_of(20, [4]))["y"].centred_error > 1
+
+
+def test_samples_that_are_all_the_same_are_compared_with_the_differences_between_their_channels() -> None:
+    rng = np.random.default_rng(5)
+    ref = np.repeat(rng.normal(size=(1, 10)).astype(np.float32), 20, axis=0)
+    near, far = ref * np.float32(1.01), ref[:, ::-1]
+    assert compare({"y": ref}, {"y": near}, batches_of(20, [4]))["y"].centred_error < 1e-3
+    assert compare({"y": ref}, {"y": far}, batches_of(20, [4]))["y"].centred_error > 0.5
 
 
 def test_a_value_that_has_no_other_is_compared_with_itself() -> None:

@@ -109,11 +109,17 @@ class Difference:
 
     @property
     def centred_scale(self) -> float:
-        """What the squared error is compared with in the centred error; the square of a value that has no other."""
-        varies = self.spread.total if self.spread else 0.0
-        if self.spread and self.spread.count.sum() == 1:
-            varies = self.scale
-        return max(varies, (ROUND_OFF * self.rounding) ** 2 * self.scale) or 1.0
+        """What the squared error is compared with in the centred error.
+
+        Where no channel varies, as on samples that are all the same, the differences between the channels have to do,
+        and the square of a value that has no other.
+        """
+        if self.spread is None:
+            return 1.0
+        least, varies = (ROUND_OFF * self.rounding) ** 2 * self.scale, self.spread.total
+        if varies <= least:
+            varies = self.scale if self.spread.count.sum() == 1 else float(self.spread.merged(0, 1).squares.sum())
+        return max(varies, least) or 1.0
 
     def report(self, name: str) -> OutputReport:
         """Return the errors of an output; a reference of zeros leaves the sum of squares as its errors.
