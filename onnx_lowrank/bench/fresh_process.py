@@ -1,8 +1,8 @@
 """Models measured in turns in a process of their own, where nothing remains of what this one did before.
 
-Solving leaves much behind in a process, such as memory in pieces and threads of other libraries, and it slows the
-models that run afterwards down, not all of them alike. So another Python opens them: it reads a ``Task`` from its
-standard input and answers on its standard output (see ``child``). It runs nothing of the program that called this one.
+What a process did before, such as solving, can slow the models down that it runs afterwards, and not all of them alike.
+So another Python opens them: it reads a ``Task`` from its standard input and answers on its standard output (see
+``child``). It runs nothing of the program that called this one.
 """
 
 import contextlib
