@@ -17,8 +17,8 @@ class OutputReport:
         Σ(out − ref)² / Σ ref².
     centred_error
         Σ(out − ref)² / Σ(ref − mean)², with the means of channels on axis 1, on the last axis or on both, whichever
-        leave least (an output of fewer axes is one channel). Unlike the relative error it is not flattered by an output
-        with an offset.
+        leave least (an output of fewer axes is one channel); with the mean of all values where no channel varies.
+        Unlike the relative error it is not flattered by an output with an offset.
     centred_low, centred_high
         The centred error that all such samples would show lies between them with a probability of 95 %; None where
         all samples were run in one batch.

@@ -29,7 +29,8 @@ class Weighed:
     Attributes
     ----------
     energies
-        The log-energies that every form is expected to keep of the sites that it takes, by site name, weighed.
+        The log-energies that every form is expected to keep of the sites that it takes, by site name, weighed; nothing
+        where the user gave a plan.
     importance
         The weights, with the rehearsals that chose their exponent.
     """
@@ -44,12 +45,15 @@ def weigh(run: Run, basis: Basis) -> Weighed:
     Where the user gave a plan, wants the plan of the energies or looks at no data, or where there is little to choose
     or to choose from, all layers weigh the same.
     """
+    if basis.reach.user_plan:
+        return Weighed({}, EQUAL)
     with run.times.stage("weigh"):
         energies = site_energies(basis.counted, basis.profiled, run.kinds)
-        layers = layers_to_choose(energies, basis.counted, basis.reach.multiple)
-        asked = run.options.objective == "outputs" and run.options.solver != "weights" and not run.request.plan
         rehearsal = Rehearsal(run, basis)
-        if not (asked and rehearsal.worthwhile and sum(len(layer.costs) > 1 for layer in layers) > 1):
+        if run.options.objective == "energies" or run.options.solver == "weights" or not rehearsal.worthwhile:
+            return Weighed(energies, EQUAL)
+        layers = layers_to_choose(energies, basis.counted, basis.reach.multiple)
+        if sum(len(layer.costs) > 1 for layer in layers) < 2:
             return Weighed(energies, EQUAL)
         run.progress("weigh", 0, len(EXPONENTS) + 3)
         importance = measure_importance(rehearsal, layers, run.options.speedup)
