@@ -3,7 +3,7 @@
 graphsurgeon drops doc strings, metadata, empty list attributes and attributes of rarer types, and copies outer
 constants into the bodies of If and Loop. A network therefore keeps the ModelProto it was imported from and the
 NodeProto of every node of the main graph. A node goes back to ONNX as this proto with the names of the tensors that the
-node reads and makes now: edits change the tensors of a node that stays, never its attributes.
+node reads and makes now: edits change the tensors of a node that stays, and of its attributes only whole numbers.
 """
 
 from collections.abc import Iterable, Sequence
@@ -41,6 +41,9 @@ class Network:
         The number of nodes that became part of a convolution.
     replaced
         Stored tensors that take the place of those of ``source``, by name.
+    narrowed
+        The tensors that have fewer channels than in ``source``: the number of their axes, the axis of the channels, and
+        the number of these, by the tensors' names.
     """
 
     def __init__(self, graph: gs.Graph, source: onnx.ModelProto, protos: Iterable[onnx.NodeProto]) -> None:
@@ -49,6 +52,7 @@ class Network:
         self.chance: Chance | None = None
         self.folded = 0
         self.replaced: dict[str, onnx.TensorProto] = {}
+        self.narrowed: dict[str, tuple[int, int, int]] = {}
         # By identity, since graphsurgeon compares nodes by their content. Every key is a node of the main graph.
         self._protos = {id(node): proto for node, proto in zip(graph.nodes, protos, strict=True)}
 
@@ -80,6 +84,7 @@ class Network:
             graph = self.graph.copy()
         copy = Network(graph, self.source, (self._protos[id(node)] for node in self.nodes))
         copy.chance, copy.folded, copy.replaced = self.chance, self.folded, dict(self.replaced)
+        copy.narrowed = dict(self.narrowed)
         return copy
 
     @property
@@ -200,6 +205,15 @@ class Network:
         del self._protos[id(node)]
         self.graph.nodes[index : index + 1] = [new for new, _ in chain]
         self._protos.update((id(new), proto) for new, proto in chain)
+
+    def set_attribute(self, node: gs.Node, name: str, value: int) -> None:
+        """Give an attribute of a node of the main graph another value."""
+        node.attrs[name] = value
+        proto = onnx.NodeProto()
+        proto.CopyFrom(self._protos[id(node)])
+        attribute = next((one for one in proto.attribute if one.name == name), None)
+        (attribute or proto.attribute.add()).CopyFrom(onnx.helper.make_attribute(name, value))
+        self._protos[id(node)] = proto
 
     def reorder(self, order: Sequence[int]) -> None:
         """Put the nodes of the main graph into another topological order, given by their indices."""

@@ -67,7 +67,8 @@ def export(network: Network, original: LoadedModel) -> onnx.ModelProto:
     names |= {value.name for value in model.graph.input}
     names |= {name for node in model.graph.node for name in node.output}
     stated = names - original.misstated
-    model.graph.value_info.extend(value for value in source.graph.value_info if value.name in stated)
+    kept = (value for value in source.graph.value_info if value.name in stated)
+    model.graph.value_info.extend(_narrowed(value, network.narrowed.get(value.name)) for value in kept)
     model.graph.quantization_annotation.extend(
         annotation for annotation in source.graph.quantization_annotation if annotation.tensor_name in names
     )
@@ -132,6 +133,21 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         probe.unlink()
     except OSError as error:
         raise EnvironmentFault(_complaint(target, error)) from error
+
+
+def _narrowed(value: onnx.ValueInfoProto, channels: tuple[int, int, int] | None) -> onnx.ValueInfoProto:
+    """Return what is stated about a tensor, with the number of channels that it has now (``Network.narrowed``)."""
+    if channels is None:
+        return value
+    rank, axis, count = channels
+    new = onnx.ValueInfoProto()
+    new.CopyFrom(value)
+    shape = new.type.tensor_type.shape
+    if len(shape.dim) == rank:
+        shape.dim[axis].dim_value = count
+    else:
+        new.type.tensor_type.ClearField("shape")
+    return new
 
 
 def _store_constants(network: Network, source: onnx.GraphProto, target: onnx.GraphProto) -> None:

@@ -1,0 +1,78 @@
+"""Convolutions and fully connected layers: they read all channels of one tensor, and make those of another."""
+
+import onnx_graphsurgeon as gs
+
+from onnx_lowrank.graph.channels.layout import Layout, Part
+from onnx_lowrank.graph.channels.places import Carrier, Role
+from onnx_lowrank.graph.channels.tracing import Tracing, label
+from onnx_lowrank.graph.tensors import FLOATS, dtype, is_sparse
+
+
+def convolution(tracing: Tracing, node: gs.Node) -> Layout | str | None:
+    """Follow a Conv or a ConvTranspose."""
+    weight = node.inputs[1]
+    if not _is_dense_constant(weight) or len(weight.shape) < 3:
+        return f"the weights of {label(node)} are not constant"
+    x, group, rank = tracing.layout(node.inputs[0]), int(node.attrs.get("group", 1)), len(weight.shape)
+    transposed = node.op == "ConvTranspose"
+    columns = weight.shape[0] if transposed else weight.shape[1] * group
+    filters = weight.shape[1] * group if transposed else weight.shape[0]
+    if x is not None and (x.axis, x.rank, x.size) != (1, rank, columns):
+        return f"{label(node)} reads another number of channels"
+    if group > 1 and group == columns:
+        return _depthwise(tracing, node, x or Layout(rank, 1, (Part(None, columns),)), filters)
+    made = tracing.make(node.outputs[0].name, rank, 1, filters)
+    if group > 1:
+        tracing.hold(x, f"{label(node)} has {group} groups")
+        tracing.hold(made, f"{label(node)} has {group} groups")
+        return made
+    if x is not None:
+        tracing.cut(node, 1, 0 if transposed else 1, x, Role.COLUMN)
+    tracing.cut(node, 1, 1 if transposed else 0, made, Role.FILTER)
+    _cut_bias(tracing, node, made, Role.FILTER)
+    return made
+
+
+def fully_connected(tracing: Tracing, node: gs.Node) -> Layout | str | None:
+    """Follow a Gemm or a MatMul by a stored matrix."""
+    weight = node.inputs[1]
+    if not _is_dense_constant(weight) or len(weight.shape) != 2:
+        return f"the weights of {label(node)} are not a constant matrix"
+    if any(node.attrs.get(key, default) != default for key, default in (("alpha", 1), ("beta", 1), ("transA", 0))):
+        return f"{label(node)} does more than multiply and add"
+    x, rank = tracing.layout(node.inputs[0]), 2 if node.op == "Gemm" else tracing.rank(node.inputs[0])
+    column_axis = 1 if node.op == "Gemm" and node.attrs.get("transB", 0) else 0
+    if x is not None and (x.axis, x.size) != (x.rank - 1, weight.shape[column_axis]):
+        return f"{label(node)} reads another number of channels"
+    if rank is None or rank < 2:
+        return None
+    if x is not None:
+        tracing.cut(node, 1, column_axis, x, Role.COLUMN)
+    made = tracing.make(node.outputs[0].name, rank, rank - 1, weight.shape[1 - column_axis])
+    tracing.cut(node, 1, 1 - column_axis, made, Role.FILTER)
+    _cut_bias(tracing, node, made, Role.FILTER)
+    return made
+
+
+def _depthwise(tracing: Tracing, node: gs.Node, x: Layout, filters: int) -> Layout:
+    """Follow a convolution of one channel a group: filters·channels⁻¹ responses for each channel."""
+    y = x.repeated(filters // x.size)
+    tracing.carriers.append(Carrier(node.outputs[0].name, x))
+    if node.op == "Conv":
+        tracing.cut(node, 1, 0, y, Role.PARAMETER)
+    else:
+        tracing.cut(node, 1, 0, x, Role.PARAMETER)
+    _cut_bias(tracing, node, y, Role.PARAMETER)
+    return y
+
+
+def _cut_bias(tracing: Tracing, node: gs.Node, layout: Layout, role: Role) -> None:
+    if len(node.inputs) < 3 or not node.inputs[2].name:
+        return
+    # A bias is broadcast along the responses alone, as a vector would be to [N, d].
+    if not tracing.cut_aligned(node, 2, Layout(2, 1, layout.parts), role):
+        tracing.hold(layout, f"the bias of {label(node)} is not constant")
+
+
+def _is_dense_constant(tensor: gs.Tensor) -> bool:
+    return isinstance(tensor, gs.Constant) and not is_sparse(tensor) and dtype(tensor) in FLOATS
