@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
+from onnx_lowrank.graph.constants import ComputedConstants
 from onnx_lowrank.graph.edit.narrow import narrow
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files.load import LoadedModel, load
 from onnx_lowrank.graph.files.save import export
 from onnx_lowrank.graph.find.hidden_channels import HiddenChannels, Reader
 from onnx_lowrank.graph.network import Network
-from onnx_lowrank.graph.tensors import array, dtype, make_constant, unique
+from onnx_lowrank.graph.tensors import make_constant, unique
 from onnx_lowrank.graph.traverse import position
 
 
@@ -26,12 +27,12 @@ def ignore(network: Network, channels: HiddenChannels, gone: Sequence[int]) -> N
     for reader in channels.readers:
         node = network.nodes[position(network, reader.output)]
         weight = node.inputs[1]
-        values = np.moveaxis(array(weight).copy(), column_axis(network, reader), 0)
+        values = np.moveaxis(ComputedConstants(network).find(weight).copy(), column_axis(network, reader), 0)
         for channel in gone:
             first = reader.first + channel * reader.repeat
             values[first : first + reader.repeat] = 0
         values = np.moveaxis(values, 0, column_axis(network, reader))
-        node.inputs[1] = make_constant(unique(f"{weight.name}/zeroed", network.taken_names()), values, dtype(weight))
+        node.inputs[1] = make_constant(unique(f"{weight.name}/zeroed", network.taken_names()), values, values.dtype)
 
 
 def column_axis(network: Network, reader: Reader) -> int:

@@ -10,13 +10,13 @@ from onnx_lowrank.graph.tensors import FLOATS, dtype, is_sparse
 
 def convolution(tracing: Tracing, node: gs.Node) -> Layout | str | None:
     """Follow a Conv or a ConvTranspose."""
-    weight = node.inputs[1]
-    if not _is_dense_constant(weight) or len(weight.shape) < 3:
+    weight = _weight_shape(tracing, node)
+    if len(weight) < 3:
         return f"the weights of {label(node)} are not constant"
-    x, group, rank = tracing.layout(node.inputs[0]), int(node.attrs.get("group", 1)), len(weight.shape)
+    x, group, rank = tracing.layout(node.inputs[0]), int(node.attrs.get("group", 1)), len(weight)
     transposed = node.op == "ConvTranspose"
-    columns = weight.shape[0] if transposed else weight.shape[1] * group
-    filters = weight.shape[1] * group if transposed else weight.shape[0]
+    columns = weight[0] if transposed else weight[1] * group
+    filters = weight[1] * group if transposed else weight[0]
     if x is not None and (x.axis, x.rank, x.size) != (1, rank, columns):
         return f"{label(node)} reads another number of channels"
     if group > 1 and group == columns:
@@ -35,20 +35,20 @@ def convolution(tracing: Tracing, node: gs.Node) -> Layout | str | None:
 
 def fully_connected(tracing: Tracing, node: gs.Node) -> Layout | str | None:
     """Follow a Gemm or a MatMul by a stored matrix."""
-    weight = node.inputs[1]
-    if not _is_dense_constant(weight) or len(weight.shape) != 2:
+    weight = _weight_shape(tracing, node)
+    if len(weight) != 2:
         return f"the weights of {label(node)} are not a constant matrix"
     if any(node.attrs.get(key, default) != default for key, default in (("alpha", 1), ("beta", 1), ("transA", 0))):
         return f"{label(node)} does more than multiply and add"
     x, rank = tracing.layout(node.inputs[0]), 2 if node.op == "Gemm" else tracing.rank(node.inputs[0])
     column_axis = 1 if node.op == "Gemm" and node.attrs.get("transB", 0) else 0
-    if x is not None and (x.axis, x.size) != (x.rank - 1, weight.shape[column_axis]):
+    if x is not None and (x.axis, x.size) != (x.rank - 1, weight[column_axis]):
         return f"{label(node)} reads another number of channels"
     if rank is None or rank < 2:
         return None
     if x is not None:
         tracing.cut(node, 1, column_axis, x, Role.COLUMN)
-    made = tracing.make(node.outputs[0].name, rank, rank - 1, weight.shape[1 - column_axis])
+    made = tracing.make(node.outputs[0].name, rank, rank - 1, weight[1 - column_axis])
     tracing.cut(node, 1, 1 - column_axis, made, Role.FILTER)
     _cut_bias(tracing, node, made, Role.FILTER)
     return made
@@ -74,5 +74,10 @@ def _cut_bias(tracing: Tracing, node: gs.Node, layout: Layout, role: Role) -> No
         tracing.hold(layout, f"the bias of {label(node)} is not constant")
 
 
-def _is_dense_constant(tensor: gs.Tensor) -> bool:
-    return isinstance(tensor, gs.Constant) and not is_sparse(tensor) and dtype(tensor) in FLOATS
+def _weight_shape(tracing: Tracing, node: gs.Node) -> tuple[int, ...]:
+    """Return the shape of a layer's weight if it is a dense constant of floating type, or else no axes."""
+    weight = node.inputs[1]
+    if isinstance(weight, gs.Constant):
+        return tuple(weight.shape) if not is_sparse(weight) and dtype(weight) in FLOATS else ()
+    values = tracing.constant(weight)
+    return values.shape if values is not None and values.dtype in FLOATS else ()

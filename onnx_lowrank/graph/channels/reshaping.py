@@ -74,6 +74,8 @@ def _behind_unchanged(tracing: Tracing, node: gs.Node, layout: Layout, target: S
     if positions is None:
         return None
     merged = layout.repeated(positions)
+    if target and target[-1].value == -1 and _columns(node) == merged.size:
+        return Layout(len(target), len(target) - 1, merged.parts)
     behind = 1
     for axis in range(len(target) - 1, -1, -1):
         if behind == positions and keeps_count(tracing, node, target[axis], layout):

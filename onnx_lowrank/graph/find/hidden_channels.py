@@ -5,11 +5,8 @@ channel j of no other layer than the makers, and ends in columns of the readers 
 nobody notices if it is gone (``edit/narrow.py`` removes it).
 """
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-
-import onnx_graphsurgeon as gs
 
 from onnx_lowrank.graph.channels.places import Role
 from onnx_lowrank.graph.channels.trace import ChannelTrace, trace_channels
@@ -142,10 +139,8 @@ def _obstacle(channels: HiddenChannels, untouchable: Collection[str], shared: Co
 
 
 def _shared_weights(network: Network) -> set[str]:
-    """Return the outputs of the nodes whose second operand is a constant that has other readers."""
-    readers: Counter[str] = count_readers(network)
+    """Return the outputs of the nodes whose second operand has other readers."""
+    readers = count_readers(network)
     return {
-        node.outputs[0].name
-        for node in network.nodes
-        if len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant) and readers[node.inputs[1].name] > 1
+        node.outputs[0].name for node in network.nodes if len(node.inputs) > 1 and readers[node.inputs[1].name] > 1
     }
