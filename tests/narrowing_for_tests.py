@@ -1,9 +1,12 @@
-"""Channels of a set made invisible, and then removed: what both leave must compute the same."""
+"""Channels of a set made invisible, changed, and removed: what is left must compute the same."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from onnx_lowrank.graph.constants import ComputedConstants
 from onnx_lowrank.graph.edit.narrow import narrow
@@ -15,6 +18,9 @@ from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.tensors import make_constant, unique
 from onnx_lowrank.graph.traverse import position
 
+Choice: TypeAlias = tuple[HiddenChannels, Sequence[int]]
+"""A set and some of its channels."""
+
 
 def network_of(model: onnx.ModelProto) -> tuple[Network, LoadedModel]:
     """Return the normalised network, with its fully connected layers, and the model that it is exported with."""
@@ -22,38 +28,66 @@ def network_of(model: onnx.ModelProto) -> tuple[Network, LoadedModel]:
     return normalise(loaded.proto, gemm=True), loaded
 
 
-def ignore(network: Network, channels: HiddenChannels, gone: Sequence[int]) -> None:
-    """Zero what the readers of a set read of some of its channels."""
-    for reader in channels.readers:
+def ignore(network: Network, readers: Iterable[Reader], channels: Iterable[int]) -> None:
+    """Zero what some readers read of some channels."""
+    for reader in readers:
         node = network.nodes[position(network, reader.output)]
         weight = node.inputs[1]
-        values = np.moveaxis(ComputedConstants(network).find(weight).copy(), column_axis(network, reader), 0)
-        for channel in gone:
+        stored = ComputedConstants(network).find(weight)
+        assert stored is not None
+        values = stored.copy()
+        axis = 0 if _transposed(node.op, node.attrs.get("transB", 0)) else 1
+        for channel in channels:
             first = reader.first + channel * reader.repeat
-            values[first : first + reader.repeat] = 0
-        values = np.moveaxis(values, 0, column_axis(network, reader))
+            np.moveaxis(values, axis, 0)[first : first + reader.repeat] = 0
         node.inputs[1] = make_constant(unique(f"{weight.name}/zeroed", network.taken_names()), values, values.dtype)
+        network.remove_unread(weight)
 
 
-def column_axis(network: Network, reader: Reader) -> int:
-    """Return the axis of a weight along which its columns lie."""
-    node = network.nodes[position(network, reader.output)]
-    if node.op == "Conv":
-        return 1
-    return 1 if node.op == "Gemm" and node.attrs.get("transB", 0) else 0
-
-
-def zeroed_and_narrowed(
-    model: onnx.ModelProto, choices: Sequence[tuple[HiddenChannels, Sequence[int]]]
-) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """Return the model in which nobody sees the channels of some sets, and the one in which they are gone.
-
-    Each choice is a set with the channels that stay.
-    """
+def ignoring(model: onnx.ModelProto, gone: Iterable[Choice]) -> onnx.ModelProto:
+    """Return the model in which the readers of some sets ignore some channels."""
     network, loaded = network_of(model)
-    for channels, keep in choices:
-        ignore(network, channels, sorted(set(range(channels.count)) - set(keep)))
+    for channels, unseen in gone:
+        ignore(network, channels.readers, unseen)
+    return export(network, loaded)
+
+
+def zeroed_and_narrowed(model: onnx.ModelProto, keep: Iterable[Choice]) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """Return the model in which the readers of some sets see the given channels alone, and the one without others."""
+    network, loaded = network_of(model)
+    keep = list(keep)
+    for channels, kept in keep:
+        ignore(network, channels.readers, sorted(set(range(channels.count)) - set(kept)))
     zeroed = export(network, loaded)
-    for channels, keep in choices:
-        narrow(network, channels.makers, keep)
+    for channels, kept in keep:
+        narrow(network, channels.makers, kept)
     return zeroed, export(network, loaded)
+
+
+def with_other_filters(model: onnx.ModelProto, channels: HiddenChannels, channel: int) -> onnx.ModelProto:
+    """Return the model in which all makers of a set make something else of one channel."""
+    changed = onnx.ModelProto.FromString(model.SerializeToString())
+    stored = {tensor.name: tensor for tensor in changed.graph.initializer}
+    for node in changed.graph.node:
+        if node.output[0] in channels.makers:
+            values = numpy_helper.to_array(stored[node.input[1]]).copy()
+            trans_b = next((attribute.i for attribute in node.attribute if attribute.name == "transB"), 0)
+            filters = np.moveaxis(values, 1 if _transposed(node.op_type, trans_b) else 0, 0)
+            filters[channel] = 1 - 2 * filters[channel]
+            stored[node.input[1]].CopyFrom(numpy_helper.from_array(values, node.input[1]))
+    return changed
+
+
+def feed(model: onnx.ModelProto, seed: int = 0, **open_sizes: int) -> dict[str, NDArray[Any]]:
+    """Return an input for a model of one input, with two samples, or sizes of 8, where its sizes are left open."""
+    (value,) = (value for value in model.graph.input if value.name == "x")
+    sizes = [
+        dim.dim_value or open_sizes.get(dim.dim_param, 2 if axis == 0 else 8)
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim)
+    ]
+    return {value.name: np.random.default_rng(seed).normal(size=sizes).astype(np.float32)}
+
+
+def _transposed(op: str, trans_b: int) -> bool:
+    """Whether the rows of a weight are the inputs."""
+    return op in ("MatMul", "ConvTranspose") or (op == "Gemm" and not trans_b)

@@ -16,7 +16,7 @@ from onnx_lowrank.graph.channels.coupling import Coupling
 from onnx_lowrank.graph.channels.layout import Layout
 from onnx_lowrank.graph.channels.places import Carrier, Cut, Extent
 from onnx_lowrank.graph.channels.tracing import Tracing, label
-from onnx_lowrank.graph.kinds import STANDARD
+from onnx_lowrank.graph.kinds import STANDARD, is_convolution, is_product
 from onnx_lowrank.graph.network import Network
 
 Rule = Callable[[Tracing, gs.Node], Layout | str | None]
@@ -70,6 +70,8 @@ class ChannelTrace:
         The sets that these layers form.
     held
         Why sets stay, by the layers that stand for them.
+    refused
+        Why the channels of other layers are not followed, by the layers' outputs.
     cuts, extents, carriers
         The places that have an entry for each channel, in topological order.
     inputs
@@ -80,6 +82,7 @@ class ChannelTrace:
     filters: Mapping[str, int]
     coupling: Coupling
     held: Mapping[str, str]
+    refused: Mapping[str, str]
     cuts: tuple[Cut, ...]
     extents: tuple[Extent, ...]
     carriers: tuple[Carrier, ...]
@@ -98,6 +101,7 @@ def trace_channels(network: Network) -> ChannelTrace:
         tracing.filters,
         tracing.coupling,
         tracing.coupling.reasons(),
+        tracing.refused,
         tuple(tracing.cuts),
         tuple(tracing.extents),
         tuple(tracing.carriers),
@@ -111,6 +115,8 @@ def _visit(tracing: Tracing, node: gs.Node) -> None:
     rule = _RULES.get(node.op) if node.domain in STANDARD and node.inputs and node.outputs else None
     layout = rule(tracing, node) if rule else f"{label(node)} is not followed"
     if not isinstance(layout, Layout):
+        if layout and (is_convolution(node) or is_product(node)):
+            tracing.refused[node.outputs[0].name] = layout
         _hold(tracing, tracing.network.reads(node), layout or f"{label(node)} computes with their number")
         return
     tracing.layouts[node.outputs[0].name] = layout

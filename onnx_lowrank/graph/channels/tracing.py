@@ -59,6 +59,8 @@ class Tracing:
         The sets of these layers.
     cuts, extents, carriers
         The places that have an entry for each channel.
+    refused
+        Why the channels that a layer makes are not followed, by its output.
     readers
         The number of readers of every tensor.
     """
@@ -72,6 +74,7 @@ class Tracing:
         self.cuts: list[Cut] = []
         self.extents: list[Extent] = []
         self.carriers: list[Carrier] = []
+        self.refused: dict[str, str] = {}
         self.readers: Counter[str] = count_readers(network)
         self._constants = ComputedConstants(network)
         self._dimensions = infer_dimensions(network)

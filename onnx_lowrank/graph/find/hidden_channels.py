@@ -68,7 +68,8 @@ class ChannelSurvey:
     sets
         In the order of their first makers.
     reasons
-        A few words by the output of the layer, in topological order.
+        A few words by the output of the layer. A depthwise convolution has those of the layer whose channels it
+        carries.
     """
 
     sets: tuple[HiddenChannels, ...]
@@ -98,8 +99,19 @@ def survey_channels(network: Network, untouchable: Collection[str] = ()) -> Chan
         if reason:
             reasons.setdefault(root, reason)
     sets = tuple(channels for root, channels in candidates.items() if root not in reasons)
-    roots = {output: trace.coupling.root(output) for output in trace.filters}
-    return ChannelSurvey(sets, {output: reasons[root] for output, root in roots.items() if root in reasons})
+    return ChannelSurvey(sets, dict(trace.refused) | _by_layer(trace, reasons))
+
+
+def _by_layer(trace: ChannelTrace, reasons: Mapping[str, str]) -> dict[str, str]:
+    """Return the reasons by layers, given by the layers that stand for sets."""
+    sources: dict[str, tuple[str, ...]] = {output: (output,) for output in trace.filters}
+    sources |= {carrier.node: carrier.layout.sources for carrier in trace.carriers}
+    by_layer: dict[str, str] = {}
+    for output, own in sources.items():
+        roots = dict.fromkeys(trace.coupling.root(source) for source in own)
+        if roots.keys() <= reasons.keys():
+            by_layer[output] = next((reasons[root] for root in roots), "no layer makes them")
+    return by_layer
 
 
 def _candidates(trace: ChannelTrace) -> dict[str, HiddenChannels]:
@@ -141,6 +153,4 @@ def _obstacle(channels: HiddenChannels, untouchable: Collection[str], shared: Co
 def _shared_weights(network: Network) -> set[str]:
     """Return the outputs of the nodes whose second operand has other readers."""
     readers = count_readers(network)
-    return {
-        node.outputs[0].name for node in network.nodes if len(node.inputs) > 1 and readers[node.inputs[1].name] > 1
-    }
+    return {node.outputs[0].name for node in network.nodes if len(node.inputs) > 1 and readers[node.inputs[1].name] > 1}
