@@ -1,12 +1,11 @@
 """Channels of a set made invisible, changed, and removed: what is left must compute the same."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from onnx_lowrank.graph.constants import ComputedConstants
 from onnx_lowrank.graph.edit.narrow import narrow
@@ -31,17 +30,26 @@ def network_of(model: onnx.ModelProto) -> tuple[Network, LoadedModel]:
 def ignore(network: Network, readers: Iterable[Reader], channels: Iterable[int]) -> None:
     """Zero what some readers read of some channels."""
     for reader in readers:
-        node = network.nodes[position(network, reader.output)]
-        weight = node.inputs[1]
-        stored = ComputedConstants(network).find(weight)
-        assert stored is not None
-        values = stored.copy()
-        axis = 0 if _transposed(node.op, node.attrs.get("transB", 0)) else 1
-        for channel in channels:
-            first = reader.first + channel * reader.repeat
-            np.moveaxis(values, axis, 0)[first : first + reader.repeat] = 0
-        node.inputs[1] = make_constant(unique(f"{weight.name}/zeroed", network.taken_names()), values, values.dtype)
-        network.remove_unread(weight)
+
+        def zero(columns: NDArray[Any], reader: Reader = reader) -> None:
+            for channel in channels:
+                first = reader.first + channel * reader.repeat
+                columns[first : first + reader.repeat] = 0
+
+        edit_weight(network, reader.output, zero, along_filters=False)
+
+
+def edit_weight(network: Network, output: str, edit: Callable[[NDArray[Any]], None], *, along_filters: bool) -> None:
+    """Change the weight of a layer; ``edit`` is given a view that has filters, or columns, along its first axis."""
+    node = network.nodes[position(network, output)]
+    weight = node.inputs[1]
+    stored = ComputedConstants(network).find(weight)
+    assert stored is not None
+    values = stored.copy()
+    by_inputs = node.op in ("MatMul", "ConvTranspose") or (node.op == "Gemm" and not node.attrs.get("transB", 0))
+    edit(np.moveaxis(values, int(along_filters == by_inputs), 0))
+    node.inputs[1] = make_constant(unique(f"{weight.name}/edited", network.taken_names()), values, values.dtype)
+    network.remove_unread(weight)
 
 
 def ignoring(model: onnx.ModelProto, gone: Iterable[Choice]) -> onnx.ModelProto:
@@ -66,16 +74,14 @@ def zeroed_and_narrowed(model: onnx.ModelProto, keep: Iterable[Choice]) -> tuple
 
 def with_other_filters(model: onnx.ModelProto, channels: HiddenChannels, channel: int) -> onnx.ModelProto:
     """Return the model in which all makers of a set make something else of one channel."""
-    changed = onnx.ModelProto.FromString(model.SerializeToString())
-    stored = {tensor.name: tensor for tensor in changed.graph.initializer}
-    for node in changed.graph.node:
-        if node.output[0] in channels.makers:
-            values = numpy_helper.to_array(stored[node.input[1]]).copy()
-            trans_b = next((attribute.i for attribute in node.attribute if attribute.name == "transB"), 0)
-            filters = np.moveaxis(values, 1 if _transposed(node.op_type, trans_b) else 0, 0)
-            filters[channel] = 1 - 2 * filters[channel]
-            stored[node.input[1]].CopyFrom(numpy_helper.from_array(values, node.input[1]))
-    return changed
+    network, loaded = network_of(model)
+
+    def change(filters: NDArray[Any]) -> None:
+        filters[channel] = 1 - 2 * filters[channel]
+
+    for maker in channels.makers:
+        edit_weight(network, maker, change, along_filters=True)
+    return export(network, loaded)
 
 
 def feed(model: onnx.ModelProto, seed: int = 0, **open_sizes: int) -> dict[str, NDArray[Any]]:
@@ -86,8 +92,3 @@ def feed(model: onnx.ModelProto, seed: int = 0, **open_sizes: int) -> dict[str, 
         for axis, dim in enumerate(value.type.tensor_type.shape.dim)
     ]
     return {value.name: np.random.default_rng(seed).normal(size=sizes).astype(np.float32)}
-
-
-def _transposed(op: str, trans_b: int) -> bool:
-    """Whether the rows of a weight are the inputs."""
-    return op in ("MatMul", "ConvTranspose") or (op == "Gemm" and not trans_b)

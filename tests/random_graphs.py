@@ -11,10 +11,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 import random_layers as layers
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import helper
 from random_activations import activation
+from random_blocks import block, classified
 from random_chance import noise, still
 from random_convolutions import conv, transposed
 from random_drafts import METADATA_FROM, Choose, Draft, Tensor
@@ -82,6 +84,7 @@ Step: TypeAlias = Callable[[Draft, Tensor, Sequence[Tensor]], Tensor]
 
 STEPS: Mapping[str, Step] = {
     "conv": conv_block,
+    "block": lambda draft, x, earlier: block(draft, x),
     "pool": lambda draft, x, earlier: layers.pool(draft, x),
     "concat": layers.concatenation,
     "last": lambda draft, x, earlier: layers.channels_last(draft, x),
@@ -102,6 +105,18 @@ SIDE = "side"
 """A step that adds a convolution of other dimensions beside the main path."""
 
 
+def quick(examples: int) -> settings:
+    """Return settings with which every run draws the same examples."""
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=True,
+    )
+
+
 @st.composite
 def random_models(draw: Callable[[st.SearchStrategy[Any]], Any]) -> RandomModel:
     """Draw a valid model and samples for its inputs by hypothesis."""
@@ -117,7 +132,7 @@ def random_model(choose: Choose, seed: int) -> RandomModel:
     if len(starts) > 1:
         current = layers.concatenation(draft, current, starts[1:])
     ends: list[Tensor] = []
-    others = ("pool", "concat", "last", "if", "loop", "function", "transposed", SIDE, "turn", *UNUSUAL)
+    others = ("block", "pool", "concat", "last", "if", "loop", "function", "transposed", SIDE, "turn", *UNUSUAL)
     for number in range(draft.pick(2, 3, 4, 5)):
         step = draft.pick(*["conv"] * len(others), *others) if number else "conv"
         if step == SIDE:
@@ -133,6 +148,23 @@ def random_model(choose: Choose, seed: int) -> RandomModel:
     if not ends:
         ends = [Tensor(draft.add("Identity", [current.name]), current.channels, current.sizes)]
     return finish(draft, inputs, ends)
+
+
+@st.composite
+def random_block_models(draw: Callable[[st.SearchStrategy[Any]], Any]) -> RandomModel:
+    """Draw a model of blocks by hypothesis; see ``random_block_model``."""
+    return random_block_model(lambda choices: draw(st.sampled_from(choices)), draw(st.integers(0, 2**32 - 1)))
+
+
+def random_block_model(choose: Choose, seed: int) -> RandomModel:
+    """Draw a model of nothing but the blocks of networks in use, perhaps with a classifier behind them."""
+    draft = Draft(choose, choose(OPSETS), choose(IR_VERSIONS), False, np.random.default_rng(seed))
+    inputs, starts = add_inputs(draft, 3, (6, 7))
+    current = conv(draft, starts[0])
+    if len(current.sizes) == 2:
+        for _ in range(draft.pick(1, 2, 3)):
+            current = block(draft, current)
+    return finish(draft, inputs, [classified(draft, current) if draft.pick(False, True) else current])
 
 
 def finish(draft: Draft, inputs: Sequence[Input], ends: Sequence[Tensor]) -> RandomModel:

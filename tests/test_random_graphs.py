@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 import pytest
 from full_rank import differences, full_rank_plan
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from models_for_tests import run_model
 from random_chance import still
-from random_graphs import RandomModel, random_models
+from random_graphs import RandomModel, quick, random_models
 
 from onnx_lowrank.errors import ModelError, TargetError
 from onnx_lowrank.options import ALLOCATION_CHOICES, DEFAULTS, FORM_CHOICES, SOLVERS, Options
@@ -42,18 +42,6 @@ some_options = st.builds(
     seed=st.integers(0, 3),
     threads=st.just(1),
 )
-
-
-def quick(examples: int) -> settings:
-    """Return settings with which every run draws the same examples."""
-    return settings(
-        max_examples=examples,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-        print_blob=True,
-    )
 
 
 # A model takes more characters than hypothesis likes to print, and its warning would hide the failure.
