@@ -54,6 +54,7 @@ def compress(
     include_gemm: bool = DEFAULTS.include_gemm,
     ranks: str = DEFAULTS.ranks,
     objective: str = DEFAULTS.objective,
+    width: str = DEFAULTS.width,
     preset: str | None = DEFAULTS.preset,
     include: str | None = DEFAULTS.include,
     exclude: str | None = DEFAULTS.exclude,
@@ -90,7 +91,8 @@ def compress(
         well. With the target "latency" it is the ratio of the times of a run.
     preprocess
         The preprocessing of photos, for example "imagenet" or "caffe,resize=none"; "auto" chooses it by measuring.
-    target, rank_multiple, form, solver, symmetric, residual, refit, include_gemm, ranks, objective, include, exclude
+    target, rank_multiple, form, width, solver, symmetric, residual, refit, include_gemm, ranks, objective, include,
+    exclude
         See ``Options``.
     images, seed
         See ``Options``.
@@ -134,6 +136,7 @@ def compress(
         include_gemm=include_gemm,
         ranks=ranks,
         objective=objective,
+        width=width,
         preset=preset,
         include=include,
         exclude=exclude,

@@ -19,6 +19,7 @@ AUTO = table.AUTO
 
 FORM_CHOICES = (AUTO, *table.FORMS.names)
 
+WIDTHS = ("auto", "none", "only")
 SOLVERS = ("nonlinear", "linear", "weights")
 ALLOCATION_CHOICES = ("exact", "greedy", "uniform")
 OBJECTIVES = ("outputs", "energies")
@@ -69,7 +70,7 @@ _TYPES: tuple[tuple[tuple[str, ...], Callable[[object], bool], str], ...] = (
     (("speedup",), _is_number, "a number, such as 2.5"),
     (("images", "seed", "threads"), _is_whole, "a whole number"),
     (("memory",), _is_number, "a number of bytes, such as 4 * 2**30"),
-    (("form", "solver", "ranks", "objective", "target"), _is_text, "a name as text"),
+    (("form", "width", "solver", "ranks", "objective", "target"), _is_text, "a name as text"),
     (("symmetric", "residual", "refit", "include_gemm"), _is_flag, "True or False"),
     (("providers",), _is_names, 'a tuple of names, such as ("cuda", "cpu")'),
     (("input_shapes",), _is_shapes, 'shapes by the names of the inputs, such as {"x": (1, 3, 224, 224)}'),
@@ -102,6 +103,9 @@ class Options:
     form
         How a convolution is split: the name of a form (see ``factorise.forms.table``), or "auto", which takes the best
         form for every layer. The table of forms that a run is given decides which names there are.
+    width
+        Whether layers may lose channels: "auto" chooses widths and ranks together, "none" keeps all channels, "only"
+        leaves the layers otherwise whole.
     solver
         "nonlinear" fits the responses behind the activation (paper §2.3), and is kept for a layer only if it beats
         "linear" on held-out samples; "linear" fits the responses themselves (§2.2); "weights" truncates the singular
@@ -165,6 +169,7 @@ class Options:
 
     speedup: float = 4.0
     form: str = "auto"
+    width: str = "auto"
     solver: str = "nonlinear"
     symmetric: bool = False
     residual: bool = True
@@ -193,6 +198,7 @@ class Options:
         if self.speedup < 1:
             raise UsageError(f"speedup is {self.speedup:g}: give a number of at least 1")
         for name, value, allowed in (
+            ("width", self.width, WIDTHS),
             ("solver", self.solver, SOLVERS),
             ("ranks", self.ranks, ALLOCATION_CHOICES),
             ("objective", self.objective, OBJECTIVES),

@@ -6,8 +6,10 @@
     reach    what cannot succeed is refused before the long work; for a plan by the clock the layers are measured
     fit      the samples are compared with what the network was trained on, to notice a wrong preset
     profile  one pass of the original samples the responses of every layer, and the forms prepare the kernels
+    widths   the error of every set of channels that could become fewer is measured against its width
     weigh    the layers are weighed by what their errors do to the outputs, in rehearsals on a few samples
-    plan     the forms and ranks of all layers are chosen together under one budget
+    plan     the forms and ranks of all layers, and the widths, are chosen together under one budget
+    narrow   the channels that the plan has no width for are taken out of the network
     walk     layer by layer, from the input on: sample, solve, rewrite, advance
     check    the new model has kept its interface and costs what was planned
     measure  both models are compared on samples that no solver saw, by the clock, and on labelled samples
@@ -40,6 +42,7 @@ from onnx_lowrank.stages.count import count
 from onnx_lowrank.stages.fit import fit
 from onnx_lowrank.stages.latency_report import measured_report
 from onnx_lowrank.stages.measure import measure
+from onnx_lowrank.stages.narrow import narrow
 from onnx_lowrank.stages.plan import plan
 from onnx_lowrank.stages.prepared import Basis, Prepared
 from onnx_lowrank.stages.profile import profile
@@ -53,6 +56,7 @@ from onnx_lowrank.stages.steps import steps
 from onnx_lowrank.stages.verdict import check_declared, judge
 from onnx_lowrank.stages.walk import walk
 from onnx_lowrank.stages.weigh import weigh
+from onnx_lowrank.stages.widths import measure_widths
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def compress(request: Request, listener: Listener = NOBODY, forms: FormTable = F
     """
     run = Run.start(request, listener, forms, shards)
     with contextlib.ExitStack() as stack:
-        prepared = prepare(run, stack)
+        prepared = narrow(run, prepare(run, stack), stack)
         queue = deque(steps(run, prepared))
         prepared = prepared.without_profile()  # each step holds its own rows, and goes when it is done
         walked = walk(run, prepared.read.network, queue, prepared.shard)
@@ -131,7 +135,7 @@ def plan_only(request: Request, listener: Listener = NOBODY, forms: FormTable = 
     """Profile the original and choose the ranks, without solving or writing anything; see ``compress``."""
     run = Run.start(request, listener, forms)
     with contextlib.ExitStack() as stack:
-        return plan_report(run, prepare(run, stack))
+        return plan_report(run, narrow(run, prepare(run, stack), stack))
 
 
 @without_spinning()
@@ -160,7 +164,8 @@ def prepare(run: Run, stack: contextlib.ExitStack) -> Prepared:
     opened = open_shards(path, sampled.sampling, run.open_session, counted.macs.all, run.shards)
     shard = stack.enter_context(opened)
     profiled = profile(run, sampled, counted, reached, shard)
-    basis = Basis(model, sampled, fitted.report, counted, reached, path, shard, profiled)
+    widths = measure_widths(run, sampled, counted, reached, shard, profiled)
+    basis = Basis(model, sampled, fitted.report, counted, reached, path, shard, profiled, widths)
     weighed = weigh(run, basis)
-    planned = plan(run, counted, reached, profiled.kernels, weighed.energies, weighed.importance)
+    planned = plan(run, basis, weighed.energies, weighed.importance)
     return basis.with_plan(planned)

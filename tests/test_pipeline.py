@@ -19,7 +19,7 @@ from onnx_lowrank.factorise.forms.table import FORMS
 from onnx_lowrank.graph.find.families import Family
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import plan_only, prepare
-from onnx_lowrank.stages.plan import choose, layers_to_choose, site_energies
+from onnx_lowrank.stages.choices import choose, layers_to_choose, site_energies
 from onnx_lowrank.stages.positions import positions_per_sample
 from onnx_lowrank.stages.request import Request
 from onnx_lowrank.stages.run import Run
@@ -148,7 +148,10 @@ def test_a_prepared_run_can_be_planned_again_and_its_steps_follow_the_plan() -> 
         prepared = prepare(run, stack)
     counted, profiled = prepared.counted, prepared.profiled
     layers = layers_to_choose(site_energies(counted, profiled, run.kinds), counted, 1)
-    assert choose(layers, sum(counted.macs.aimed_at.values()), run.options) == prepared.planned.plan
+    assert (
+        choose(layers, sum(counted.macs.aimed_at.values()), run.options.speedup, run.options.ranks)
+        == prepared.planned.plan
+    )
     factorised = [site.output for site in counted.sites if prepared.planned.plan[site.name].form]
     assert [step.outputs[0] for step in steps(run, prepared)] == factorised + [layer.output for layer in counted.dense]
 

@@ -41,8 +41,8 @@ from onnx_lowrank.pipeline import Result, plan_only, prepare
 from onnx_lowrank.pipeline import compress as compress_request
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.runtime.providers import runtime_version
+from onnx_lowrank.stages.choices import layers_to_choose, site_energies
 from onnx_lowrank.stages.families import Member, joined_inputs, joined_rows, repetitions
-from onnx_lowrank.stages.plan import layers_to_choose, site_energies
 from onnx_lowrank.stages.prepared import Prepared
 from onnx_lowrank.stages.request import Request
 from onnx_lowrank.stages.run import Run

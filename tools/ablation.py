@@ -52,7 +52,8 @@ from onnx_lowrank.pipeline import prepare
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import Listener
 from onnx_lowrank.runtime.blas_threads import without_spinning
-from onnx_lowrank.stages.plan import Planned, plan, site_energies
+from onnx_lowrank.stages.choices import site_energies
+from onnx_lowrank.stages.plan import plan
 from onnx_lowrank.stages.prepared import Prepared
 from onnx_lowrank.stages.profile import Profiled, needed_preparations, prepare_kernels
 from onnx_lowrank.stages.reach import Reach
@@ -60,6 +61,7 @@ from onnx_lowrank.stages.request import Request
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.steps import steps
 from onnx_lowrank.stages.walk import walk
+from onnx_lowrank.stages.widths import NO_WIDTHS
 
 
 @dataclass(frozen=True)
@@ -171,9 +173,14 @@ class Ablation:
         if combination.solver == "weights":
             needed = needed_preparations(counted.shapes, run.kinds, None)
             profiled = Profiled({}, prepare_kernels(counted.families, needed, {}))
-        reach, energies = Reach(self.prepared.reach.deployment), site_energies(counted, profiled, run.kinds)
-        planned: Planned = plan(run, counted, reach, profiled.kernels, energies)
-        return replace(self.prepared, counted=counted, profiled=profiled, planned=planned)
+        basis = replace(
+            self.prepared,
+            counted=counted,
+            profiled=profiled,
+            reach=Reach(self.prepared.reach.deployment),
+            widths=NO_WIDTHS,
+        )
+        return replace(basis, planned=plan(run, basis, site_energies(counted, profiled, run.kinds)))
 
     def _solved(self, run: Run, prepared: Prepared) -> Network:
         read, sampling = prepared.read, prepared.sampled.sampling

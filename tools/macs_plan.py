@@ -13,13 +13,12 @@ from scoring import warn
 
 from onnx_lowrank.errors import TargetError
 from onnx_lowrank.latency.trial import WholeTrials, factors_from_weights
-from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import prepare
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import Listener
 from onnx_lowrank.runtime.blas_threads import without_spinning
 from onnx_lowrank.runtime.session import opener
-from onnx_lowrank.stages.plan import choose, layers_to_choose, site_energies
+from onnx_lowrank.stages.choices import choose, layers_to_choose, site_energies
 from onnx_lowrank.stages.request import Request
 from onnx_lowrank.stages.run import Run
 
@@ -64,7 +63,7 @@ def plan_by_macs(request: Request, ratio: float) -> Plan:
     trials = WholeTrials(reach.deployment, factors_from_weights(profiled.kernels, run.forms), open_session)
 
     def measure(speedup: float) -> Trial:
-        plan = choose(layers, conv_macs, Options(speedup=speedup, ranks=run.options.ranks))
+        plan = choose(layers, conv_macs, speedup, run.options.ranks)
         trial = Trial(speedup, trials.measure(plan).ratio, plan)
         progress(f"by MACs: {trial.speedup:.3f}× fewer, {trial.ratio:.2f}× faster")
         return trial

@@ -25,9 +25,6 @@ from onnx_lowrank.runtime.session import Opener
 
 Array = NDArray[Any]
 
-MOST_PATCHES = 4_000
-"""The statistics of a site's patches are estimated from about this many patches at most; each has several columns."""
-
 BYTES_AT_ONCE = 256 << 20
 """The number of bytes that patches may take that are gathered at once."""
 
@@ -111,7 +108,9 @@ class LocalShard:
         if batch >= question.patch_batches or site.name not in question.patches:
             return LayerSample(batch, site.name, rows, responses)
         samples = len(self._sampling.batches[batch])
-        most = min(-(-MOST_PATCHES // (question.patch_batches * samples)), patches_at_once(site) // samples)
+        most = min(
+            -(-question.patches_per_site // (question.patch_batches * samples)), patches_at_once(site) // samples
+        )
         positions = self._sampling.positions(site.name, batch, size, max(1, min(count, most)))
         return LayerSample(batch, site.name, rows, responses, site_patches(site, tensors[site.input], positions))
 

@@ -19,6 +19,9 @@ from onnx_lowrank.graph.find.sites import ConvSite
 
 Array = NDArray[Any]
 
+MOST_PATCHES = 4_000
+"""The statistics of a site's patches are estimated from about this many patches at most; each has several columns."""
+
 
 @dataclass(frozen=True)
 class ProfileQuestion:
@@ -36,6 +39,8 @@ class ProfileQuestion:
         The names of the sites whose input patches are wanted as well.
     patch_batches
         The number of batches, from the first one of the run on, of which patches are taken.
+    patches_per_site
+        About how many patches of a site are taken from all these batches together, at most.
     """
 
     sites: tuple[ConvSite, ...]
@@ -43,6 +48,7 @@ class ProfileQuestion:
     per_sample: Mapping[str, int]
     patches: frozenset[str]
     patch_batches: int
+    patches_per_site: int = MOST_PATCHES
 
 
 @dataclass(frozen=True)

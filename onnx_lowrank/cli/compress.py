@@ -93,6 +93,7 @@ def _compress(line: CommandLine, out: Path, pipeline: Pipeline, listener: Listen
         *_fit_tables(report),
         draw.costs_table(report.macs, report, report.latency_plan),
         draw.outputs_table(report.outputs),
+        *_width_tables(report),
         draw.sites_table(report.sites),
         draw.refitted_table(report.refitted),
         draw.skipped_table(report.skipped, _layers(line)),
@@ -107,6 +108,7 @@ def _dry_run(line: CommandLine, pipeline: Pipeline, listener: Listener) -> Print
     tables = [
         *_fit_tables(planned),
         draw.costs_table(planned.macs, None, planned.latency_plan),
+        *_width_tables(planned),
         draw.sites_table(planned.sites),
         draw.skipped_table(planned.skipped, _layers(line)),
     ]
@@ -122,6 +124,11 @@ def _fit_tables(report: Report | PlanReport) -> list[Table]:
         return []
     compared = [draw.presets_table(report.fit)] if report.fit.presets else []
     return [draw.inputs_table(report.fit), *compared]
+
+
+def _width_tables(report: Report | PlanReport) -> list[Table]:
+    """Return the table of the channels that became fewer, if any did."""
+    return [draw.widths_table(report.widths)] if any(one.after < one.before for one in report.widths) else []
 
 
 def _measure(line: CommandLine, pipeline: Pipeline, listener: Listener) -> Printout:

@@ -23,6 +23,7 @@ from onnx_lowrank.options import (
     PRESET_CHOICES,
     SOLVERS,
     TARGETS,
+    WIDTHS,
 )
 from onnx_lowrank.quality import BY_DEFAULT
 
@@ -112,6 +113,12 @@ def _add_goal(parser: Parser) -> None:
         **one_of(FORM_CHOICES),
         help=f"the chain that replaces a convolution from c to d channels: {FORM_SUMMARIES}; auto takes the best one "
         f"for every layer (default: {DEFAULTS.form})",
+    )
+    add(
+        "--width",
+        **one_of(WIDTHS),
+        help="whether layers may lose channels: auto chooses widths and ranks together, none keeps all channels, only "
+        f"leaves the layers otherwise whole (default: {DEFAULTS.width})",
     )
     add(
         "--ranks",

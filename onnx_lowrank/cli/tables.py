@@ -17,6 +17,7 @@ from onnx_lowrank.report.fit_schema import FitReport
 from onnx_lowrank.report.latency_schema import LatencyPlanReport, MeasuredReport
 from onnx_lowrank.report.output_schema import OutputReport
 from onnx_lowrank.report.schema import MacsReport, RefittedReport, Report, SiteReport, SkippedReport
+from onnx_lowrank.report.width_schema import WidthReport
 
 NONE = "–"
 """The cell of a value that does not exist."""
@@ -215,6 +216,21 @@ def sites_table(sites: Sequence[SiteReport]) -> Table:
             one_line(site.reason),
             style="dim" if site.kept else "",
         )
+    return table
+
+
+def widths_table(widths: Sequence[WidthReport]) -> Table:
+    """List the sets of channels that became fewer."""
+    table = empty_table(
+        "Channels",
+        *("made by", "before", "after", "", "expected\nerror", "read by"),
+        text=("made by", "read by"),
+    )
+    for one in widths:
+        if one.after < one.before:
+            share = percent(one.after / one.before)
+            readers = one_line(", ".join(one.readers))
+            table.add_row(one_line(one.name), str(one.before), str(one.after), share, _error(one.error), readers)
     return table
 
 

@@ -127,6 +127,11 @@ class RowCovariance:
         self._squares += shifted.T @ shifted
 
     @property
+    def mean(self) -> Array:
+        """The mean of all rows, [p]."""
+        return np.asarray(self._shift + self._total / self._n)
+
+    @property
     def covariance(self) -> Array:
         """The covariance of all rows, [p, p]."""
         mean = self._total / self._n

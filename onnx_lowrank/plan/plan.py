@@ -1,8 +1,8 @@
-"""A plan: the form and the ranks of every convolution. It can be saved, edited and replayed."""
+"""A plan: the form and the ranks of every convolution, and the widths. It can be saved, edited and replayed."""
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -33,10 +33,35 @@ class SitePlan:
 
 
 @dataclass(frozen=True)
+class WidthPlan:
+    """The choice for channels that a layer makes and others read.
+
+    Attributes
+    ----------
+    name
+        The name of the layer that makes them.
+    width
+        The number of channels that stay.
+    """
+
+    name: str
+    width: int
+
+
+@dataclass(frozen=True)
 class Plan:
-    """The choices for all sites of a model, in the model's order."""
+    """The choices for all sites of a model, in the model's order.
+
+    Attributes
+    ----------
+    sites
+        The forms and ranks.
+    widths
+        The sets of channels that become fewer.
+    """
 
     sites: tuple[SitePlan, ...]
+    widths: tuple[WidthPlan, ...] = ()
 
     def __getitem__(self, name: str) -> SitePlan:
         """Return the choice for the site of this name."""
@@ -77,16 +102,19 @@ class Plan:
             if site.form is not None:
                 _check_form(site, shapes[site.name], forms)
         named = {site.name: site for site in self.sites}
-        return Plan(tuple(named.get(name, SitePlan(name, None)) for name in shapes))
+        return replace(self, sites=tuple(named.get(name, SitePlan(name, None)) for name in shapes))
 
     def ordered(self, names: Iterable[str]) -> "Plan":
         """Return the plan with its sites, all of which are named, in the order of the names."""
         places = {name: place for place, name in enumerate(names)}
-        return Plan(tuple(sorted(self.sites, key=lambda site: places[site.name])))
+        return replace(self, sites=tuple(sorted(self.sites, key=lambda site: places[site.name])))
 
     def to_json(self) -> str:
         """Return the text that ``from_json`` reads."""
-        return json.dumps({"schema": SCHEMA, "sites": [asdict(site) for site in self.sites]}, indent=2) + "\n"
+        document: dict[str, Any] = {"schema": SCHEMA, "sites": [asdict(site) for site in self.sites]}
+        if self.widths:
+            document["widths"] = [asdict(width) for width in self.widths]
+        return json.dumps(document, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str = "the plan", forms: FormTable = FORMS) -> "Plan":
@@ -115,7 +143,12 @@ class Plan:
         sites = document.get("sites")
         if not isinstance(sites, list):
             raise DataError(f'{source} has no list of "sites": save a plan with --dry-run --plan FILE')
-        return cls(tuple(_site(entry, source, forms) for entry in sites))
+        widths = document.get("widths", [])
+        if not isinstance(widths, list):
+            raise DataError(f'{source} has "widths" that are no list: save a plan with --dry-run --plan FILE')
+        return cls(
+            tuple(_site(entry, source, forms) for entry in sites), tuple(_width(entry, source) for entry in widths)
+        )
 
 
 def _site(entry: Any, source: str, forms: FormTable) -> SitePlan:
@@ -135,6 +168,16 @@ def _site(entry: Any, source: str, forms: FormTable) -> SitePlan:
     ):
         raise DataError(f"{source}: site {name!r} has ranks {ranks!r}; give {expected} whole numbers from 1 on")
     return SitePlan(name, form, tuple(ranks))
+
+
+def _width(entry: Any, source: str) -> WidthPlan:
+    """Read the entry of one set of channels."""
+    name, width = (entry.get("name"), entry.get("width")) if isinstance(entry, dict) else (None, None)
+    if not isinstance(name, str):
+        raise DataError(f"{source} has a width without a name: {json.dumps(entry)[:80]}")
+    if not isinstance(width, int) or isinstance(width, bool) or width < 1:
+        raise DataError(f"{source}: {name!r} has width {json.dumps(width)}; give a whole number from 1 on")
+    return WidthPlan(name, width)
 
 
 def _known(forms: FormTable) -> str:

@@ -13,6 +13,7 @@ from onnx_lowrank.report.fit_schema import FitReport
 from onnx_lowrank.report.importance_schema import ImportanceReport
 from onnx_lowrank.report.latency_schema import Latency, LatencyPlanReport
 from onnx_lowrank.report.output_schema import OutputReport
+from onnx_lowrank.report.width_schema import WidthReport
 
 SCHEMA = 1
 """The version of the report, which rises when the meaning of a field changes. New fields leave it as it is."""
@@ -247,6 +248,8 @@ class Report:
         What the inputs were fed, and how well that fits what the network was trained on.
     importance
         How the plan weighed the layers; None where they all weighed the same from the start.
+    widths
+        The sets of channels that could become fewer, in the order of the network.
     """
 
     schema: int
@@ -272,6 +275,7 @@ class Report:
     latency_plan: LatencyPlanReport | None = None
     fit: FitReport | None = None
     importance: ImportanceReport | None = None
+    widths: tuple[WidthReport, ...] = ()
 
     def to_json(self) -> str:
         """Return the report as JSON text, with the keys in the order of the fields."""
@@ -291,3 +295,4 @@ class PlanReport:
     latency_plan: LatencyPlanReport | None = None
     fit: FitReport | None = None
     importance: ImportanceReport | None = None
+    widths: tuple[WidthReport, ...] = ()

@@ -1,16 +1,17 @@
 """The results of all stages up to the profile, on which plans rest, and up to the plan, which is carried out."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 from onnx_lowrank.calibration.shard import Shard
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.report.fit_schema import FitReport
 from onnx_lowrank.stages.count import Counted
-from onnx_lowrank.stages.plan import Planned
+from onnx_lowrank.stages.planned import Planned
 from onnx_lowrank.stages.profile import Profiled
 from onnx_lowrank.stages.reach import Reach
 from onnx_lowrank.stages.read import Read
 from onnx_lowrank.stages.sample import Sampled
+from onnx_lowrank.stages.widths import NO_WIDTHS, Widths
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,33 @@ class Basis:
     path: Network
     shard: Shard
     profiled: Profiled
+    widths: Widths = NO_WIDTHS
 
     def with_plan(self, planned: Planned) -> "Prepared":
         """Return the same with a plan."""
-        return Prepared(**{field.name: getattr(self, field.name) for field in fields(self)}, planned=planned)
+        return Prepared(**{each.name: getattr(self, each.name) for each in fields(self)}, planned=planned)
 
 
 @dataclass(frozen=True)
 class Prepared(Basis):
-    """The results of the stages up to the plan."""
+    """The results of the stages up to the plan.
 
-    planned: Planned
+    Attributes
+    ----------
+    planned
+        The plan.
+    wide
+        The layers of the original where channels have been taken out of the network, so that everything else describes
+        the narrow one; None where all channels stay.
+    """
+
+    planned: Planned = field(kw_only=True)
+    wide: Counted | None = field(default=None, kw_only=True)
+
+    @property
+    def original(self) -> Counted:
+        """The layers of the original."""
+        return self.wide or self.counted
 
     def without_profile(self) -> "Prepared":
         """Return the same without the profile, whose rows take up to half of ``--memory``."""

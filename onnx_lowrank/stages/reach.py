@@ -5,6 +5,7 @@ plan is made by the clock, and a speedup that no choice of ranks reaches is refu
 """
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
@@ -20,6 +21,7 @@ from onnx_lowrank.plan.allocate import budget_for, check_reach
 from onnx_lowrank.plan.cost import lowest_macs
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.stages.count import Counted
+from onnx_lowrank.stages.hidden_sets import HiddenSet, hidden_sets, least_macs
 from onnx_lowrank.stages.left_alone import left_alone, no_form_takes
 from onnx_lowrank.stages.read import Read
 from onnx_lowrank.stages.room import statistics_room
@@ -41,12 +43,15 @@ class Reach:
         The user's plan, fitted to the sites of this model; None where the planner is to choose.
     clocked
         The times of the layers where the planner chooses by the clock; else None.
+    hidden
+        The sets of channels of which the plan may remove some.
     """
 
     deployment: Deployment
     multiple: int = 1
     user_plan: Plan | None = None
     clocked: Clocked | None = None
+    hidden: tuple[HiddenSet, ...] = ()
 
 
 def reach(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Reach:
@@ -63,7 +68,9 @@ def reach(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Reach:
     deployment = deploy(run, read, sampled, counted)
     if run.request.plan:
         skipped = {skip.name: skip.reason for skip in counted.skipped}
-        return Reach(deployment, user_plan=run.request.plan.fitted(counted.shapes, skipped, run.forms))
+        fitted = run.request.plan.fitted(counted.shapes, skipped, run.forms)
+        hidden = hidden_sets(run, read, counted, 1) if fitted.widths else ()
+        return Reach(deployment, user_plan=fitted, hidden=hidden)
     with run.times.stage("measure") if options.needs_measurement else contextlib.nullcontext():
         multiple = rank_multiple(deployment, run.progress)
         if options.target == "latency":
@@ -71,11 +78,12 @@ def reach(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Reach:
             with left_alone(counted.skipped, counted.macs).explaining():
                 check_latency_reach(clocked, run.kinds)
             return Reach(deployment, multiple, clocked=clocked)
-        check_macs(run, counted, multiple)
-    return Reach(deployment, multiple)
+        hidden = hidden_sets(run, read, counted, multiple)
+        check_macs(run, counted, multiple, hidden)
+    return Reach(deployment, multiple, hidden=hidden)
 
 
-def check_macs(run: Run, counted: Counted, multiple: int) -> None:
+def check_macs(run: Run, counted: Counted, multiple: int, hidden: Sequence[HiddenSet] = ()) -> None:
     """Refuse a speedup that the MACs of this network cannot have.
 
     Raises
@@ -85,6 +93,8 @@ def check_macs(run: Run, counted: Counted, multiple: int) -> None:
     """
     before, speedup = sum(counted.macs.aimed_at.values()), run.options.speedup
     lowest = before - most_saved(counted, run.kinds, multiple, statistics_room(run.options.memory))
+    if hidden:
+        lowest = min(lowest, least_macs(counted, hidden, run.kinds, multiple))
     stuck = [
         Skip(site.name, why, site.output)
         for family in counted.families
@@ -105,6 +115,8 @@ def why_stuck(run: Run, counted: Counted, family: Family, multiple: int) -> str 
     fitting = affordable(run.kinds, shapes[0], statistics_room(run.options.memory))
     if lowest_macs(shapes, fitting, multiple) < sum(shape.macs for shape in shapes):
         return None
+    if not run.kinds.kinds:
+        return "left whole by --width only"
     if not any(kind.takes(shapes[0]) for kind in run.kinds):
         return no_form_takes(run.kinds)
     return "no rank saves MACs" if fitting else "its statistics take too much memory (--memory)"

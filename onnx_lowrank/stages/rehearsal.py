@@ -4,6 +4,7 @@ A rehearsal walks as the run itself will, but linearly and on a few samples, and
 errors are larger than those of the run, and tell plans apart all the same. Samples that judge take no part.
 """
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,13 +16,16 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibration.sampling import Batches, Sampling
 from onnx_lowrank.calibration.shards import open_shards
 from onnx_lowrank.errors import ValidationError
+from onnx_lowrank.graph.edit.rewrite import rewrite_together
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import NOBODY
 from onnx_lowrank.stages.difference import Difference
-from onnx_lowrank.stages.plan import Planned, planned_macs
-from onnx_lowrank.stages.prepared import Basis
+from onnx_lowrank.stages.narrow import narrow
+from onnx_lowrank.stages.plan_widths import weight_name
+from onnx_lowrank.stages.planned import Planned, planned_macs
+from onnx_lowrank.stages.prepared import Basis, Prepared
 from onnx_lowrank.stages.resources import StageTimes
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.steps import Solution, steps
@@ -62,21 +66,28 @@ class Rehearsal:
     def alone(self, plan: Plan) -> dict[str, float]:
         """Return the error of the outputs, by site name, where the plan's choice for this site alone is carried out."""
         errors = {}
-        for solution in self._walk(plan, symmetric=True):
+        for solution in self._solutions(*self._prepared(plan, symmetric=True)):
             network = self._basis.read.network.copy()
             solution.apply(network)
             errors[solution.name] = self._error(network)
+        for one in self._basis.widths.sets:
+            network = self._basis.read.network.copy()
+            rewrite_together(network, one.probe.readers)
+            errors[weight_name(one.name)] = self._error(network)
         return errors
 
     def error(self, plan: Plan) -> float:
         """Return the error of the outputs where the whole plan is carried out."""
-        network = self._basis.read.network.copy()
-        for solution in self._walk(plan, symmetric=False):
-            solution.apply(network)
+        with contextlib.ExitStack() as stack:
+            quick, prepared = self._prepared(plan, symmetric=False)
+            prepared = narrow(quick, prepared, stack)
+            network = prepared.read.network.copy()
+            for solution in self._solutions(quick, prepared):
+                solution.apply(network)
         return self._error(network)
 
-    def _walk(self, plan: Plan, *, symmetric: bool) -> list[Solution]:
-        """Solve all sites linearly on the samples that solve, and fit no fully connected layer again."""
+    def _prepared(self, plan: Plan, *, symmetric: bool) -> tuple[Run, Prepared]:
+        """Return what a linear walk on the samples that solve needs; no fully connected layer is fitted again."""
         basis, run = self._basis, self._run
         sampling = basis.sampled.sampling
         few = replace(sampling, batches=self._solving, judges=sampling.judges[: len(self._solving)])
@@ -89,8 +100,12 @@ class Rehearsal:
             counted=replace(basis.counted, dense=()),
             profiled=replace(basis.profiled, targets=targets),
         ).with_plan(Planned(plan, planned_macs(plan, basis.counted.shapes, run.forms)))
-        with open_shards(basis.path, few, run.open_session, basis.counted.macs.all) as shard:
-            changes = [step.run(shard, run.options.memory // 2) for step in steps(quick, prepared)]
+        return quick, prepared
+
+    def _solutions(self, quick: Run, prepared: Prepared) -> list[Solution]:
+        few, macs = prepared.sampled.sampling, prepared.counted.macs.all
+        with open_shards(prepared.path, few, quick.open_session, macs) as shard:
+            changes = [step.run(shard, quick.options.memory // 2) for step in steps(quick, prepared)]
         return [change for change in changes if isinstance(change, Solution)]
 
     def _error(self, network: Network) -> float:

@@ -24,6 +24,7 @@ from onnx_lowrank.report.schema import (
     SkippedReport,
     SpeedupReport,
 )
+from onnx_lowrank.report.width_schema import WidthReport
 from onnx_lowrank.stages.latency_report import latency_plan
 from onnx_lowrank.stages.measure import Measured
 from onnx_lowrank.stages.plan import why_left_alone
@@ -34,6 +35,7 @@ from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.steps import Solution
 from onnx_lowrank.stages.verdict import Judged
 from onnx_lowrank.stages.walk import Walked
+from onnx_lowrank.stages.widths import WidthSet
 
 
 def plan_report(run: Run, prepared: Prepared) -> PlanReport:
@@ -49,6 +51,7 @@ def plan_report(run: Run, prepared: Prepared) -> PlanReport:
         latency_plan=latency_plan(by_clock) if by_clock else None,
         fit=prepared.fit,
         importance=_importance(prepared.planned.importance),
+        widths=_widths(prepared),
     )
 
 
@@ -92,6 +95,7 @@ def report(
         latency_plan=latency_plan(by_clock) if by_clock else None,
         fit=prepared.fit,
         importance=_importance(prepared.planned.importance),
+        widths=_widths(prepared),
     )
 
 
@@ -108,6 +112,20 @@ def _importance(importance: Importance) -> ImportanceReport | None:
     )
 
 
+def _widths(prepared: Prepared) -> tuple[WidthReport, ...]:
+    chosen = {width.name: width.width for width in prepared.planned.plan.widths}
+    names = {site.output: site.name for site in prepared.original.sites}
+    names |= {layer.output: layer.name for layer in prepared.original.dense}
+
+    def width(one: WidthSet) -> WidthReport:
+        count = one.channels.count
+        after = chosen.get(one.name, count)
+        readers = tuple(dict.fromkeys(names[reader.output] for reader in one.channels.readers))
+        return WidthReport(one.name, count, after, readers, one.curve.error(after))
+
+    return tuple(width(one) for one in prepared.widths.sets)
+
+
 def _preprocessed(prepared: Prepared) -> bool:
     """Whether the preset made any samples; arrays are taken as they are."""
     labelled = prepared.sampled.labelled
@@ -120,20 +138,18 @@ def _requested(run: Run) -> float | None:
 
 
 def _macs(prepared: Prepared) -> MacsReport:
-    counted = prepared.counted
-    planned = prepared.planned.macs
-    saved = {site.output: counted.shapes[site.name].macs - planned[site.name] for site in counted.sites}
+    narrow, wide, planned = prepared.counted, prepared.original.macs, prepared.planned.macs
+    saved = {site.output: narrow.shapes[site.name].macs - planned[site.name] for site in narrow.sites}
 
-    def before_and_after(macs: dict[str, int]) -> tuple[int, int]:
-        before = sum(macs.values())
-        return before, before - sum(saved.get(output, 0) for output in macs)
+    def after(macs: dict[str, int]) -> int:
+        return sum(macs.values()) - sum(saved.get(output, 0) for output in macs)
 
-    parts = (counted.macs.all, counted.macs.conv, counted.macs.dense)
-    return MacsReport(*(number for part in parts for number in before_and_after(part)))
+    parts = ((wide.all, narrow.macs.all), (wide.conv, narrow.macs.conv), (wide.dense, narrow.macs.dense))
+    return MacsReport(*(number for before, now in parts for number in (sum(before.values()), after(now))))
 
 
 def _cost(run: Run, prepared: Prepared, walked: Walked) -> CostReport:
-    sampling, macs = prepared.sampled.sampling, sum(prepared.counted.macs.all.values())
+    sampling, macs = prepared.sampled.sampling, sum(prepared.original.macs.all.values())
     # The count runs the smallest batch. The profile runs all samples, unless the weights alone are looked at.
     samples = float(sampling.amounts().sum())
     profiled = samples if run.options.solver != "weights" else 0
@@ -152,7 +168,7 @@ def _skipped(prepared: Prepared) -> tuple[SkippedReport, ...]:
 
 
 def _sites(run: Run, prepared: Prepared, solutions: dict[str, Solution]) -> tuple[SiteReport, ...]:
-    return tuple(_site(run, prepared, site, solutions.get(site.name)) for site in prepared.counted.sites)
+    return tuple(_site(run, prepared, site, solutions.get(site.name)) for site in prepared.original.sites)
 
 
 def _site(run: Run, prepared: Prepared, site: ConvSite, solution: Solution | None) -> SiteReport:
@@ -167,14 +183,14 @@ def _site(run: Run, prepared: Prepared, site: ConvSite, solution: Solution | Non
         kernel=tuple(sizes),
         channels=(c * site.group, d),
         ranks=dict(zip(run.forms[choice.form].rank_names, choice.ranks, strict=True)) if choice.form else {},
-        macs_before=prepared.counted.shapes[site.name].macs,
+        macs_before=prepared.original.shapes[site.name].macs,
         macs_after=planned.macs[site.name],
         activation=site.activation.name if site.activation else None,
         shortcut=site.join.shortcut if site.join else None,
         error_linear=outcome.error_linear if outcome else None,
         error_nonlinear=outcome.error_nonlinear if outcome else None,
-        kept=choice.form is None,
-        reason=_why_kept(run, prepared, site) if choice.form is None else _description(solution),
+        kept=choice.form is None and solution is None,
+        reason=_description(solution) if choice.form or solution else _why_kept(run, prepared, site),
         group=site.group,
         ms_before=round(times[0], 4) if times else None,
         ms_after=round(times[1], 4) if times else None,
@@ -197,6 +213,8 @@ def _description(solution: Solution | None) -> str:
     if solution is None:
         return "planned"
     description = solution.outcome.description if solution.outcome else "from the weights alone"
+    if not solution.factorised:
+        description = f"reads fewer channels and is fitted again: {description}"
     others = len(solution.names) - 1
     return f"{description}; factors shared with {others} other{'s' if others > 1 else ''}" if others else description
 

@@ -26,7 +26,7 @@ class Run:
     forms
         The table of forms.
     kinds
-        The forms among which the planner may choose.
+        The forms among which the planner may choose; none where layers may only lose channels.
     open_session
         Opens models with the run's providers and threads.
     shards
@@ -58,7 +58,7 @@ class Run:
             If ONNX Runtime cannot be used.
         """
         options, warnings = request.options, list[str]()
-        kinds = forms.allowed(options.form)
+        kinds = forms.allowed(options.form) if options.width != "only" else FormTable(())
         check_installation(warnings.append)
         open_session = opener(options.providers, options.threads, spinning=False)
         run = cls(request, listener, forms, kinds, open_session, shards)

@@ -15,6 +15,7 @@ from onnx_lowrank.calibration.shard import RowsQuestion, Shard
 from onnx_lowrank.factorise.factors import side_by_side
 from onnx_lowrank.factorise.forms.form import Form, compact, from_weights
 from onnx_lowrank.factorise.forms.kind import form_of
+from onnx_lowrank.factorise.forms.whole import whole
 from onnx_lowrank.factorise.solve.groups import Outcome, solve_groups
 from onnx_lowrank.graph.edit.rewrite import Replacement, rewrite_together
 from onnx_lowrank.graph.find.sites import ConvSite
@@ -65,6 +66,11 @@ class Solution:
     def name(self) -> str:
         """The name of the first site."""
         return self.replacements[0].site.name
+
+    @property
+    def factorised(self) -> bool:
+        """Whether a chain of several convolutions takes the place of each site, and not one with new weights."""
+        return len(self.replacements[0].factorization.links) > 1
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -217,7 +223,7 @@ def steps(run: Run, prepared: Prepared) -> list[Step]:
     """
     network, plan, targets = prepared.path, prepared.planned.plan, prepared.profiled.targets
     with run.times.stage("factorise"):
-        solves: list[Step] = list(_solve_steps(run, prepared))
+        solves: list[Step] = [*_solve_steps(run, prepared), *_whole_steps(run, prepared)]
         changed = behind(network, [output for step in solves for output in step.outputs])
         factorised = {choice.name for choice in plan.sites if choice.form}
         refits: list[Step] = [
@@ -229,9 +235,37 @@ def steps(run: Run, prepared: Prepared) -> list[Step]:
         return sorted([*solves, *refits], key=lambda step: min(position(network, output) for output in step.outputs))
 
 
+def _whole_steps(run: Run, prepared: Prepared) -> Iterator[Step]:
+    """Yield the steps of the layers that read fewer channels than in the original and are not factorised."""
+    planned, profiled, options = prepared.planned, prepared.profiled, run.options
+    narrowed = {width.name for width in planned.plan.widths}
+    readers = {reader.output for one in prepared.widths.sets if one.name in narrowed for reader in one.channels.readers}
+    import os
+
+    later = behind(prepared.read.network, readers) if os.environ.get("ALLREFIT") else set()
+    for site in prepared.counted.sites:
+        if (site.output in readers or (site.input in later and site.group == 1)) and planned.plan[
+            site.name
+        ].form is None:
+            step = SolveStep(
+                members=(Member(site, planned.macs[site.name], profiled.targets[site.name]),),
+                forms=tuple(whole(kernel) for kernel in site.kernels),
+                sampling=prepared.sampled.sampling,
+                nonlinear=options.solver == "nonlinear" and site.activation is not None,
+                advances=not options.symmetric,
+            )
+            yield step.fitted(_room(run, prepared))
+
+
+def _room(run: Run, prepared: Prepared) -> int:
+    """Return the number of bytes that a step may take."""
+    targets = sum(target.rows.nbytes for target in prepared.profiled.targets.values())
+    return max(run.options.memory - OVERHEAD - targets, LEAST_ROOM)
+
+
 def _solve_steps(run: Run, prepared: Prepared) -> Iterator[Step]:
     options, planned, profiled = run.options, prepared.planned, prepared.profiled
-    room = max(options.memory - OVERHEAD - sum(target.rows.nbytes for target in profiled.targets.values()), LEAST_ROOM)
+    room = _room(run, prepared)
     chosen = list(chosen_together(prepared.counted.families, planned.plan))
     choices = {sites[0].name: choice for choice, sites in chosen}
 

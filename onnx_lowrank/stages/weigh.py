@@ -10,10 +10,13 @@ from onnx_lowrank.factorise.forms.kind import Energies, FormKind
 from onnx_lowrank.plan.importance import EQUAL, Importance
 from onnx_lowrank.plan.pareto import LayerChoices
 from onnx_lowrank.plan.plan import Plan
-from onnx_lowrank.stages.plan import choose, layers_to_choose, site_energies
+from onnx_lowrank.stages.choices import layers_to_choose, site_energies
+from onnx_lowrank.stages.plan import plan_macs
+from onnx_lowrank.stages.plan_widths import weight_name
 from onnx_lowrank.stages.prepared import Basis
 from onnx_lowrank.stages.rehearsal import Rehearsal
 from onnx_lowrank.stages.run import Run
+from onnx_lowrank.stages.widths import Widths
 
 EXPONENTS = (0.0, 0.5, 1.0)
 """The powers of the weights that are tried first; those halfway to the neighbours of the best one follow."""
@@ -53,23 +56,31 @@ def weigh(run: Run, basis: Basis) -> Weighed:
         if run.options.objective == "energies" or run.options.solver == "weights" or not rehearsal.worthwhile:
             return Weighed(energies, EQUAL)
         layers = layers_to_choose(energies, basis.counted, basis.reach.multiple)
-        if sum(len(layer.costs) > 1 for layer in layers) < 2:
+        if sum(len(layer.costs) > 1 for layer in layers) + len(basis.widths.sets) < 2:
             return Weighed(energies, EQUAL)
         run.progress("weigh", 0, len(EXPONENTS) + 3)
-        importance = measure_importance(rehearsal, layers, run.options.speedup)
+        importance = measure_importance(rehearsal, layers, basis.widths, run.options.speedup)
         run.progress("weigh", 1, len(EXPONENTS) + 3)
-        trials = _Trials(run, basis, rehearsal, layers, importance)
+        trials = _Trials(run, basis, rehearsal, energies, importance)
         exponent = trials.best()
         run.progress("weigh", len(EXPONENTS) + 3, len(EXPONENTS) + 3)
         chosen = replace(importance, exponent=exponent, trials=dict(sorted(trials.errors.items())))
-        weighed = {
-            name: {kind: chosen.weighed(name, expected) for kind, expected in kinds.items()}
-            for name, kinds in energies.items()
-        }
-    return Weighed(weighed, chosen)
+    return Weighed(weighed_energies(energies, chosen), chosen)
 
 
-def measure_importance(rehearsal: Rehearsal, layers: Sequence[LayerChoices], speedup: float) -> Importance:
+def weighed_energies(
+    energies: Mapping[str, Mapping[FormKind, Energies]], importance: Importance
+) -> dict[str, dict[FormKind, Energies]]:
+    """Return the log-energies of all forms of all layers as the planner is to see them."""
+    return {
+        name: {kind: importance.weighed(name, expected) for kind, expected in kinds.items()}
+        for name, kinds in energies.items()
+    }
+
+
+def measure_importance(
+    rehearsal: Rehearsal, layers: Sequence[LayerChoices], widths: Widths, speedup: float
+) -> Importance:
     """Replace every layer alone, at about the cost that the speedup leaves it, and look at the outputs."""
     levels = {layer.name: _level(layer, speedup) for layer in layers if len(layer.costs) > 1}
     plans = (layer.site_plans(levels.get(layer.name, len(layer.costs) - 1)) for layer in layers)
@@ -77,6 +88,7 @@ def measure_importance(rehearsal: Rehearsal, layers: Sequence[LayerChoices], spe
     losses = {
         layer.name: float(-np.expm1(layer.log_energies[levels[layer.name]])) for layer in layers if layer.name in levels
     }
+    losses |= {weight_name(one.name): one.curve.error(one.probe.width) for one in widths.sets}
     return Importance.measured(rehearsal.alone(plan), losses)
 
 
@@ -90,10 +102,15 @@ class _Trials:
     """Rehearsals of the plans that belong to several exponents."""
 
     def __init__(
-        self, run: Run, basis: Basis, rehearsal: Rehearsal, layers: Sequence[LayerChoices], importance: Importance
+        self,
+        run: Run,
+        basis: Basis,
+        rehearsal: Rehearsal,
+        energies: Mapping[str, Mapping[FormKind, Energies]],
+        importance: Importance,
     ) -> None:
-        self._run, self._rehearsal, self._layers, self._importance = run, rehearsal, layers, importance
-        self._all_macs = sum(basis.counted.macs.aimed_at.values())
+        self._run, self._basis, self._rehearsal = run, basis, rehearsal
+        self._energies, self._importance = energies, importance
         self._known: dict[Plan, float] = {}
         self.errors: dict[float, float] = {}
 
@@ -113,10 +130,8 @@ class _Trials:
 
     def _try(self, exponent: float) -> None:
         importance = replace(self._importance, exponent=exponent)
-        layers = [
-            replace(layer, log_energies=importance.factor(layer.name) * layer.log_energies) for layer in self._layers
-        ]
-        plan = choose(layers, self._all_macs, self._run.options)
+        weighed = weighed_energies(self._energies, importance)
+        plan = plan_macs(self._run, self._basis, weighed, importance, self._run.options.speedup)
         if plan not in self._known:
             self._known[plan] = self._rehearsal.error(plan)
         self.errors[exponent] = self._known[plan]

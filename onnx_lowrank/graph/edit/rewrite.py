@@ -148,7 +148,8 @@ def _link_nodes(
     site, factorization, nodes = replacement.site, replacement.factorization, []
     count = len(factorization.links)
     for number, link in enumerate(factorization.links, 1):
-        name = unique(f"{site.name}/rank-{number}of{count}", taken)
+        # A layer that only gets new weights keeps its name.
+        name = unique(f"{site.name}/rank-{number}of{count}", taken) if count > 1 else site.name
         last = number == count
         with_bias = last and site.sum_with_bias is None and (biased or bool(np.any(factorization.bias)))
         kernel, attributes = link.kernel, {"transB": 1}

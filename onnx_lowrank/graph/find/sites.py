@@ -216,7 +216,7 @@ def find_sites(
             skipped.append(Skip(name, FIRST, output))
             aside.append(_conv_site(node, name, followers))
         elif is_dense(node):
-            sites.append(_dense_site(dense[output], followers))
+            sites.append(dense_site(dense[output], followers))
         else:
             sites.append(_conv_site(node, name, followers))
     return Found(tuple(sites), (*skipped, *hidden), tuple(dense.values()), tuple(unmatched), tuple(aside))
@@ -258,8 +258,19 @@ def _conv_site(node: gs.Node, name: str, followers: Followers) -> ConvSite:
     )
 
 
-def _dense_site(layer: DenseLayer, followers: Followers) -> ConvSite:
-    activation, join = followers.of(layer.target, layer.shape[0], 2, layer.dtype)
+def dense_site(layer: DenseLayer, followers: Followers | None = None) -> ConvSite:
+    """Return a fully connected layer as a convolution without spatial axes.
+
+    Parameters
+    ----------
+    layer
+        The layer.
+    followers
+        What follows the tensors of the network; None where it does not matter.
+    """
+    activation = join = None
+    if followers is not None:
+        activation, join = followers.of(layer.target, layer.shape[0], 2, layer.dtype)
     return ConvSite(
         name=layer.name,
         input=layer.input,

@@ -1,0 +1,130 @@
+"""The part of the plan in which layers may lose channels: forms, ranks and widths under one number of MACs."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from onnx_lowrank.factorise.forms.kind import Energies, FormKind
+from onnx_lowrank.graph.find.families import Family
+from onnx_lowrank.plan.allocate import SEARCHES, budget_for, fill
+from onnx_lowrank.plan.cost import MacsCosts
+from onnx_lowrank.plan.importance import Importance
+from onnx_lowrank.plan.pareto import LayerChoices
+from onnx_lowrank.plan.plan import Plan, WidthPlan
+from onnx_lowrank.plan.widths import Levels, WidenedLayer, WidthChoices, WidthSearch
+from onnx_lowrank.stages.choices import family_choices
+from onnx_lowrank.stages.count import Counted
+from onnx_lowrank.stages.hidden_sets import Seen, narrowed_shape, seen_by
+from onnx_lowrank.stages.widths import Widths, WidthSet
+
+LARGEST_ERROR = 0.98
+"""A width at which a larger share of the response is lost counts as one at which so much is lost."""
+
+
+class WidthPlanner:
+    """The plans of one network in which layers may lose channels.
+
+    Parameters
+    ----------
+    counted
+        The layers.
+    widths
+        The sets of channels.
+    energies
+        The log-energies that every form keeps of the sites, by site name, already weighed.
+    importance
+        How the sets are weighed.
+    multiple
+        The number that every rank is a multiple of.
+    """
+
+    def __init__(
+        self,
+        counted: Counted,
+        widths: Widths,
+        energies: Mapping[str, Mapping[FormKind, Energies]],
+        importance: Importance,
+        multiple: int,
+    ) -> None:
+        self._counted, self._energies, self._multiple = counted, energies, multiple
+        self._hidden = [one.hidden for one in widths.sets]
+        self._counts = {one.name: one.count for one in self._hidden}
+        self._families = [self._family(family) for family in counted.families]
+        self._search = WidthSearch(
+            [_choices(one, importance.factor(weight_name(one.name))) for one in widths.sets],
+            [*self._families, *self._others()],
+        )
+
+    def plan(self, speedup: float, ranks: str) -> Plan | None:
+        """Return the plan for a speedup in MACs; None where no widths and ranks reach it.
+
+        Parameters
+        ----------
+        speedup
+            The MACs of the original over those of the result.
+        ranks
+            The search for the ranks, by its name.
+        """
+        before = sum(self._counted.macs.aimed_at.values())
+        involved = sum(layer.untouched for layer in self._search.layers(self._search.full))
+        budget = budget_for(before, speedup) - (before - involved)
+        if self._search.least > budget:
+            return None
+        levels = self._search.best(budget)
+        return self._at(levels, budget, ranks)
+
+    def _at(self, levels: Levels, budget: int, ranks: str) -> Plan:
+        """Return the plan whose ranks suit the widths that belong to levels."""
+        widths = self._search.widths(levels)
+        layers = self._search.layers(levels)
+        chosen = fill(layers, SEARCHES[ranks](layers, budget), budget)
+        families = zip(layers[: len(self._families)], chosen, strict=False)
+        return Plan(
+            tuple(site for layer, index in families for site in layer.site_plans(index)),
+            tuple(WidthPlan(name, width) for name, width in widths.items() if width < self._counts[name]),
+        )
+
+    def _family(self, family: Family) -> WidenedLayer:
+        """Return the layers of one weight; those that share it see no set, since its channels cannot be removed."""
+        shapes, first = self._counted.shapes_of(family), family.members[0]
+        seen = seen_by(self._hidden, first.output)
+
+        def choices_at(widths: tuple[int, ...]) -> LayerChoices:
+            own = dict(zip(seen.names, widths, strict=True))
+            narrowed = [narrowed_shape(shape, seen, self._counts, own) for shape in shapes]
+            costs = [MacsCosts(shape) for shape in narrowed]
+            return family_choices(family, narrowed[0], self._energies[family.name], self._multiple, costs)
+
+        return WidenedLayer(family.name, seen.names, choices_at)
+
+    def _others(self) -> list[WidenedLayer]:
+        """Return the layers that are no sites but cost less where channels go."""
+        sites = {site.output for site in self._counted.sites}
+        layers = []
+        for output, macs in self._counted.macs.aimed_at.items():
+            seen = seen_by(self._hidden, output)
+            if output not in sites and seen.names:
+                layers.append(WidenedLayer(output, seen.names, self._fixed(output, seen, macs)))
+        return layers
+
+    def _fixed(self, output: str, seen: Seen, macs: int) -> Callable[[tuple[int, ...]], LayerChoices]:
+        """Return the cost of a layer that stays whole as its only choice.
+
+        A layer that only reads the channels costs less as well, but is always a site where it counts.
+        """
+
+        def choices_at(widths: tuple[int, ...]) -> LayerChoices:
+            share = seen.share(self._counts, dict(zip(seen.names, widths, strict=True)))
+            return LayerChoices(output, np.array([round(macs * share)]), np.zeros(1), (None,), ((),))
+
+        return choices_at
+
+
+def weight_name(name: str) -> str:
+    """Return the name by which the importance of a set of channels is known, beside that of the layer that makes it."""
+    return f"{name} (width)"
+
+
+def _choices(one: WidthSet, factor: float) -> WidthChoices:
+    errors = np.minimum(one.curve.errors, LARGEST_ERROR)
+    return WidthChoices(one.name, one.curve.widths, factor * np.log1p(-errors))
