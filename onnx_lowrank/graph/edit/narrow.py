@@ -23,7 +23,7 @@ from onnx_lowrank.graph.tensors import FLOATS, make_constant, unique
 Entries = NDArray[np.intp]
 
 
-def narrow(network: Network, makers: Iterable[str], keep: Sequence[int], *, unseen: bool = True) -> None:
+def narrow(network: Network, makers: Iterable[str], keep: Sequence[int]) -> None:
     """Remove channels from a network, in place.
 
     Parameters
@@ -35,8 +35,6 @@ def narrow(network: Network, makers: Iterable[str], keep: Sequence[int], *, unse
         long as they make and read the same tensors.
     keep
         The indices of the channels that stay, ascending; one at least.
-    unseen
-        Whether nobody may see the channels that are to go: then no layer that reads them may have weights for them.
 
     Raises
     ------
@@ -50,7 +48,7 @@ def narrow(network: Network, makers: Iterable[str], keep: Sequence[int], *, unse
     if not len(stay) or stay[0] < 0 or stay[-1] >= count or (np.diff(stay) < 1).any():
         raise ValidationError(f"{root!r}: the {len(stay)} channels that stay are no ascending choice out of {count}")
     if len(stay) < count:
-        _Narrowing(network, trace, root, stay).run(unseen=unseen)
+        _Narrowing(network, trace, root, stay).run()
 
 
 def _root(trace: ChannelTrace, makers: Sequence[str]) -> str:
@@ -91,11 +89,11 @@ class _Narrowing:
         self._made: dict[tuple[str, int, bytes], gs.Constant] = {}
         self._nodes = {node.outputs[0].name: node for node in network.nodes if node.outputs}
 
-    def run(self, *, unseen: bool) -> None:
-        """Remove the channels, after a check that nobody sees them where that is to be so."""
+    def run(self) -> None:
+        """Check that nobody sees the channels that are to go, and remove them."""
         cuts = [cut for cut in self._trace.cuts if self._concerns(cut.layout)]
         for cut in cuts:
-            if unseen and cut.role is Role.COLUMN:
+            if cut.role is Role.COLUMN:
                 self._check(cut.node, cut.operand, cut.axis, self._entries(cut.layout))
         for cut in cuts:
             self._cut(cut.node, cut.operand, cut.axis, self._entries(cut.layout))
