@@ -261,6 +261,7 @@ READ = {"w2": (2, 4, 3, 3)}
 
 STAYING: Mapping[str, Staying] = {
     "an output of the model": Staying("y = Relu(a) z = Conv3(y, w2)", READ, "the output 'y'"),
+    "an output that counts them": Staying("z = Conv3(a, w2) y = Shape(a)", READ, "the output 'y'"),
     "a residual stream": Staying(
         "b = Conv3(x, w3) s = Add(a, b) y = Conv3(s, w2)", READ | {"w3": (4, 3, 3, 3)}, "residual stream"
     ),

@@ -129,7 +129,8 @@ def up(draft: Draft, x: Tensor) -> Tensor:
     elif draft.opset < 11:
         y = draft.add("Resize" if draft.opset == 10 else "Upsample", [x.name, draft.store(scales, np.float32)])
     else:
-        y = draft.add("Resize", [x.name, "", draft.store(scales, np.float32)], mode="nearest")
+        region = "" if draft.opset >= 13 else draft.store([], np.float32)
+        y = draft.add("Resize", [x.name, region, draft.store(scales, np.float32)], mode="nearest")
     return Tensor(y, x.channels, sizes)
 
 

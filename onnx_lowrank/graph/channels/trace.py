@@ -95,7 +95,7 @@ def trace_channels(network: Network) -> ChannelTrace:
     for node in network.nodes:
         _visit(tracing, node)
     for output in network.outputs:
-        tracing.hold(tracing.layout(output), f"they are the output {output.name!r} of the model")
+        _hold(tracing, [output.name], f"they are the output {output.name!r} of the model")
     return ChannelTrace(
         tracing.layouts,
         tracing.filters,
