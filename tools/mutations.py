@@ -18,7 +18,7 @@ import onnx
 from full_rank import differences, full_rank_plan
 from PIL import Image
 from random_chance import still
-from random_graphs import random_model
+from random_graphs import random_block_model, random_model
 from spoiling import spoil_message, spoiled_array, spoiled_bytes, spoiled_json
 
 from onnx_lowrank.errors import LowRankError
@@ -219,9 +219,12 @@ def command_lines(random: Random, folder: Path) -> Case:
 def valid_models(random: Random, folder: Path) -> Case:
     """Write a valid model that is drawn at random: with noise, sequences, odd axes, low precision, several inputs.
 
+    A third of the models consist of the blocks of networks in use.
+
     Half of the calls keep the full rank, where the outputs must be those of the original, without the noise of both.
     """
-    drawn = random_model(random.choice, random.getrandbits(32))
+    draw = random.choice((random_model, random_model, random_block_model))
+    drawn = draw(random.choice, random.getrandbits(32))
     (folder / "in.onnx").write_bytes(drawn.model.SerializeToString())
     arrays: Any = drawn.data
     np.savez(folder / "data.npz", **arrays)

@@ -6,6 +6,7 @@ are found anew by following the channels through the network as it is now, since
 then.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -21,6 +22,9 @@ from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.tensors import FLOATS, make_constant, unique
 
 Entries = NDArray[np.intp]
+
+_SUFFIX = re.compile(r"/narrowed(_\d+)?$")
+"""The end of the name of a constant that has lost entries before."""
 
 
 def narrow(network: Network, makers: Iterable[str], keep: Sequence[int]) -> None:
@@ -159,7 +163,7 @@ class _Narrowing:
         return values
 
     def _constant(self, name: str, values: NDArray[np.generic]) -> gs.Constant:
-        new = unique(f"{name.removesuffix('/narrowed')}/narrowed", self._taken)
+        new = unique(_SUFFIX.sub("", name) + "/narrowed", self._taken)
         constant = make_constant(new, values, values.dtype) if values.dtype in FLOATS else gs.Constant(new, values)
         assert constant is not None  # its values have been stored in this type before
         return constant
