@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.graph.constants import ComputedConstants
-from onnx_lowrank.graph.edit.narrow import narrow
+from onnx_lowrank.graph.edit.narrow import narrow_together
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files.load import LoadedModel, load
 from onnx_lowrank.graph.files.save import export
@@ -67,8 +67,7 @@ def zeroed_and_narrowed(model: onnx.ModelProto, keep: Iterable[Choice]) -> tuple
     for channels, kept in keep:
         ignore(network, channels.readers, sorted(set(range(channels.count)) - set(kept)))
     zeroed = export(network, loaded)
-    for channels, kept in keep:
-        narrow(network, channels.makers, kept)
+    narrow_together(network, [(channels.makers, kept) for channels, kept in keep])
     return zeroed, export(network, loaded)
 
 

@@ -212,10 +212,10 @@ CASES: Mapping[str, Case] = {
         {"w1": (3, 3, 3, 3), "w2": (2, 12, 1, 1)},
         [(3, ("a",), (), tuple(("y", "s", first, 1) for first in (0, 3, 6, 9)))],
     ),
-    "depthwise convolutions with several filters a channel": Case(
-        "a = Conv(x, w1) d = Conv3<group=4>(a, w2, b2) t = ConvTranspose<group=8>(d, w3, b3) y = Conv(t, w4)",
-        {"w1": (4, 3, 1, 1), "w2": (8, 1, 3, 3), "b2": (8,), "w3": (8, 1, 2, 2), "b3": (8,), "w4": (2, 8, 1, 1)},
-        [(4, ("a",), ("d", "t"), (("y", "t", 0, 2),))],
+    "depthwise convolutions of both kinds": Case(
+        "a = Conv(x, w1) d = Conv3<group=4>(a, w2, b2) t = ConvTranspose<group=4>(d, w3, b3) y = Conv(t, w4)",
+        {"w1": (4, 3, 1, 1), "w2": (4, 1, 3, 3), "b2": (4,), "w3": (4, 1, 2, 2), "b3": (4,), "w4": (2, 4, 1, 1)},
+        [(4, ("a",), ("d", "t"), (("y", "t", 0, 1),))],
     ),
     "one value for all channels": Case(
         """a = Conv3(x, w1) m = Conv(x, w0) s = Sigmoid(m) g = Mul(a, s) k = Shape(x) c = Cast<to=1>(k)
@@ -277,6 +277,16 @@ STAYING: Mapping[str, Staying] = {
         "do not correspond",
     ),
     "a layer of several groups": Staying("y = Conv3<group=2>(a, w2)", {"w2": (4, 2, 3, 3)}, "has 2 groups"),
+    "a depthwise convolution with several filters a channel": Staying(
+        "d = Conv3<group=4>(a, w2, b2) y = Conv(d, w3)",
+        {"w2": (8, 1, 3, 3), "b2": (8,), "w3": (2, 8, 1, 1)},
+        "several filters for each",
+    ),
+    "a depthwise convolution of joined channels": Staying(
+        "b = Conv(x, w4) c = Concat<axis=1>(b, a) d = Conv3<group=6>(c, w2) y = Conv(d, w3)",
+        {"w2": (6, 1, 3, 3), "w3": (2, 6, 1, 1), "w4": (2, 3, 1, 1)},
+        "reads other channels beside them",
+    ),
     "a Softmax": Staying("s = Softmax<axis=1>(a) y = Conv3(s, w2)", READ, "is not followed"),
     "a mean over channels": Staying(
         "s = ReduceMean<axes=[1]>(a) t = Mul(a, s) y = Conv3(t, w2)", READ, "mixes channels"

@@ -12,7 +12,7 @@ from networks_of_hidden_channels import CASES, Case
 
 from onnx_lowrank.errors import ValidationError
 from onnx_lowrank.factorise.factors import Factorization, Link
-from onnx_lowrank.graph.edit.narrow import narrow
+from onnx_lowrank.graph.edit.narrow import narrow, narrow_together
 from onnx_lowrank.graph.edit.rewrite import rewrite
 from onnx_lowrank.graph.files.save import export
 from onnx_lowrank.graph.files.validate import validate
@@ -151,6 +151,23 @@ def test_all_channels_leave_the_network_as_it_is() -> None:
         for channels in case.expected:
             narrow(network, channels.makers, range(channels.count))
         assert export(network, loaded).SerializeToString(deterministic=True) == before
+
+
+def test_sets_can_be_narrowed_one_by_one() -> None:
+    for case in CASES.values():
+        _, together = zeroed_and_narrowed(case.model, [(channels, [1]) for channels in case.expected])
+        network, loaded = network_of(case.model)
+        for channels in case.expected:
+            narrow(network, channels.makers, [1], unseen=False)
+        one_by_one = export(network, loaded)
+        shapes = [sorted(tuple(tensor.dims) for tensor in one.graph.initializer) for one in (together, one_by_one)]
+        assert shapes[0] == shapes[1]
+
+
+def test_no_set_is_narrowed_twice() -> None:
+    network, _ = network_of(CASES["squeeze and excitation"].model)
+    with pytest.raises(ValidationError, match="twice"):
+        narrow_together(network, [(["a"], [1]), (["s"], [1])], unseen=False)
 
 
 def test_a_copy_keeps_the_channels() -> None:

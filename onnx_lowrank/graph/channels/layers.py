@@ -55,9 +55,9 @@ def fully_connected(tracing: Tracing, node: gs.Node) -> Layout | str | None:
 
 
 def _depthwise(tracing: Tracing, node: gs.Node, x: Layout, filters: int) -> Layout:
-    """Follow a convolution of one channel a group: filters·channels⁻¹ responses for each channel."""
+    """Follow a convolution of one channel a group, which has one response or several for each."""
     y = x.repeated(filters // x.size)
-    tracing.carriers.append(Carrier(node.outputs[0].name, x))
+    tracing.carriers.append(Carrier(node.outputs[0].name, x, filters // x.size))
     if node.op == "Conv":
         tracing.cut(node, 1, 0, y, Role.PARAMETER)
     else:

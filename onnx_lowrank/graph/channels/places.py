@@ -66,7 +66,7 @@ class Extent:
 
 @dataclass(frozen=True)
 class Carrier:
-    """A depthwise convolution, whose attribute ``group`` counts the entries of a layout.
+    """A convolution of one channel a group, whose attribute ``group`` counts the entries of a layout.
 
     Attributes
     ----------
@@ -74,7 +74,10 @@ class Carrier:
         Its output.
     layout
         What it reads.
+    filters
+        The number of responses to every entry.
     """
 
     node: str
     layout: Layout
+    filters: int = 1

@@ -7,7 +7,7 @@ then.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -27,18 +27,26 @@ _SUFFIX = re.compile(r"/narrowed(_\d+)?$")
 """The end of the name of a constant that has lost entries before."""
 
 
-def narrow(network: Network, makers: Iterable[str], keep: Sequence[int]) -> None:
-    """Remove channels from a network, in place.
+def narrow(network: Network, makers: Iterable[str], keep: Sequence[int], *, unseen: bool = True) -> None:
+    """Remove channels of one set from a network, in place; see ``narrow_together``."""
+    narrow_together(network, [(makers, keep)], unseen=unseen)
+
+
+def narrow_together(
+    network: Network, choices: Iterable[tuple[Iterable[str], Sequence[int]]], *, unseen: bool = True
+) -> None:
+    """Remove channels of several sets from a network, in place.
 
     Parameters
     ----------
     network
         It stays as it is where an error is raised.
-    makers
-        The outputs of the layers of one set (``HiddenChannels.makers``). Chains may have taken the place of layers, as
-        long as they make and read the same tensors.
-    keep
-        The indices of the channels that stay, ascending; one at least.
+    choices
+        For every set the outputs of the layers that make its channels (``HiddenChannels.makers``), and the indices of
+        the channels that stay, ascending and one at least. Chains may have taken the place of layers, as long as they
+        make and read the same tensors.
+    unseen
+        Whether nobody may see the channels that are to go: then no layer that reads them may have weights for them.
 
     Raises
     ------
@@ -46,13 +54,18 @@ def narrow(network: Network, makers: Iterable[str], keep: Sequence[int]) -> None
         If the channels are not one set, if something else sees them, or if a layer that reads one of those that are to
         go has a column for it that is not zero.
     """
-    trace = trace_channels(network)
-    root = _root(trace, tuple(makers))
-    stay, count = np.asarray(keep, np.intp), trace.filters[root]
-    if not len(stay) or stay[0] < 0 or stay[-1] >= count or (np.diff(stay) < 1).any():
-        raise ValidationError(f"{root!r}: the {len(stay)} channels that stay are no ascending choice out of {count}")
-    if len(stay) < count:
-        _Narrowing(network, trace, root, stay).run()
+    trace, stay = trace_channels(network), dict[str, Entries]()
+    for makers, keep in choices:
+        root, own = _root(trace, tuple(makers)), np.asarray(keep, np.intp)
+        count = trace.filters[root]
+        if not len(own) or own[0] < 0 or own[-1] >= count or (np.diff(own) < 1).any():
+            raise ValidationError(f"{root!r}: the {len(own)} channels that stay are no ascending choice out of {count}")
+        if root in stay:
+            raise ValidationError(f"the channels of {root!r} are to be removed twice")
+        stay[root] = own
+    shrinking = {root: own for root, own in stay.items() if len(own) < trace.filters[root]}
+    if shrinking:
+        _Narrowing(network, trace, shrinking).run(unseen=unseen)
 
 
 def _root(trace: ChannelTrace, makers: Sequence[str]) -> str:
@@ -72,7 +85,7 @@ def _root(trace: ChannelTrace, makers: Sequence[str]) -> str:
 
 
 class _Narrowing:
-    """The removal of some channels of one set.
+    """The removal of some channels.
 
     Parameters
     ----------
@@ -80,24 +93,22 @@ class _Narrowing:
         The network that is edited.
     trace
         Its channels.
-    root
-        The layer that stands for the set.
     stay
-        The channels that stay.
+        The channels that stay of every set, by the layer that stands for it.
     """
 
-    def __init__(self, network: Network, trace: ChannelTrace, root: str, stay: Entries) -> None:
-        self._network, self._trace, self._root, self._stay = network, trace, root, stay
+    def __init__(self, network: Network, trace: ChannelTrace, stay: Mapping[str, Entries]) -> None:
+        self._network, self._trace, self._stay = network, trace, stay
         self._constants = ComputedConstants(network)
         self._taken = network.taken_names()
         self._made: dict[tuple[str, int, bytes], gs.Constant] = {}
         self._nodes = {node.outputs[0].name: node for node in network.nodes if node.outputs}
 
-    def run(self) -> None:
-        """Check that nobody sees the channels that are to go, and remove them."""
+    def run(self, *, unseen: bool) -> None:
+        """Remove the channels, after a check that nobody sees them where that is to be so."""
         cuts = [cut for cut in self._trace.cuts if self._concerns(cut.layout)]
         for cut in cuts:
-            if cut.role is Role.COLUMN:
+            if unseen and cut.role is Role.COLUMN:
                 self._check(cut.node, cut.operand, cut.axis, self._entries(cut.layout))
         for cut in cuts:
             self._cut(cut.node, cut.operand, cut.axis, self._entries(cut.layout))
@@ -112,16 +123,14 @@ class _Narrowing:
                 self._network.narrowed[name] = (layout.rank, layout.axis, len(self._entries(layout)))
 
     def _concerns(self, layout: Layout) -> bool:
-        return any(self._is_ours(source) for source in layout.sources)
-
-    def _is_ours(self, source: str | None) -> bool:
-        return source is not None and self._trace.coupling.root(source) == self._root
+        return any(self._trace.coupling.root(source) in self._stay for source in layout.sources)
 
     def _entries(self, layout: Layout) -> Entries:
         """Return the entries of a layout that stay."""
         kept: list[Entries] = []
         for first, part in layout.starts():
-            channels = self._stay if self._is_ours(part.source) else np.arange(part.count)
+            root = None if part.source is None else self._trace.coupling.root(part.source)
+            channels = self._stay.get(root or "", np.arange(part.count))
             kept.append(first + (channels[:, None] * part.repeat + np.arange(part.repeat)).reshape(-1))
         return np.concatenate(kept)
 

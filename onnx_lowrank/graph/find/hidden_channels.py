@@ -47,7 +47,8 @@ class HiddenChannels:
         The outputs of the layers whose filter j makes channel j, in topological order. There are several where a gate
         multiplies the features that it is computed from.
     carriers
-        The outputs of the depthwise convolutions that the channels pass through, in topological order.
+        The outputs of the depthwise convolutions that the channels pass through, in topological order: filter j of each
+        belongs to channel j.
     readers
         In topological order. A layer that reads the same channels at several places stands there as often; one that
         makes a gate may be a maker as well.
@@ -92,10 +93,10 @@ def survey_channels(network: Network, untouchable: Collection[str] = ()) -> Chan
         Outputs of layers that stay as they are: a set in which one of them takes part is not returned.
     """
     trace = trace_channels(network)
-    candidates, shared = _candidates(trace), _shared_weights(network)
+    candidates, obstacles = _candidates(trace), _unsuitable_carriers(trace) | _shared_weights(network)
     reasons = dict(trace.held)
     for root, channels in candidates.items():
-        reason = _obstacle(channels, untouchable, shared)
+        reason = _obstacle(channels, untouchable, obstacles)
         if reason:
             reasons.setdefault(root, reason)
     sets = tuple(channels for root, channels in candidates.items() if root not in reasons)
@@ -135,7 +136,7 @@ def _candidates(trace: ChannelTrace) -> dict[str, HiddenChannels]:
     }
 
 
-def _obstacle(channels: HiddenChannels, untouchable: Collection[str], shared: Collection[str]) -> str | None:
+def _obstacle(channels: HiddenChannels, untouchable: Collection[str], obstacles: Mapping[str, str]) -> str | None:
     """Return why a set that is complete stays all the same; None if it need not."""
     layers = (*channels.makers, *channels.carriers, *(reader.output for reader in channels.readers))
     if not channels.readers:
@@ -145,12 +146,25 @@ def _obstacle(channels: HiddenChannels, untouchable: Collection[str], shared: Co
     for layer in layers:
         if layer in untouchable:
             return f"{layer!r} stays as it is"
-        if layer in shared:
-            return f"the weight of {layer!r} has other readers"
+        if layer in obstacles:
+            return obstacles[layer]
     return None
 
 
-def _shared_weights(network: Network) -> set[str]:
-    """Return the outputs of the nodes whose second operand has other readers."""
+def _shared_weights(network: Network) -> dict[str, str]:
+    """Return what is wrong with the nodes whose second operand has other readers, by their outputs."""
     readers = count_readers(network)
-    return {node.outputs[0].name for node in network.nodes if len(node.inputs) > 1 and readers[node.inputs[1].name] > 1}
+    shared = (node for node in network.nodes if len(node.inputs) > 1 and readers[node.inputs[1].name] > 1)
+    return {node.outputs[0].name: f"the weight of {node.outputs[0].name!r} has other readers" for node in shared}
+
+
+def _unsuitable_carriers(trace: ChannelTrace) -> dict[str, str]:
+    """Return what is wrong with depthwise convolutions whose filter j is not that of channel j, by their outputs."""
+    wrong: dict[str, str] = {}
+    for carrier in trace.carriers:
+        parts = carrier.layout.parts
+        if len(parts) != 1:
+            wrong[carrier.node] = f"{carrier.node!r} reads other channels beside them"
+        elif (carrier.filters, parts[0].repeat) != (1, 1):
+            wrong[carrier.node] = f"{carrier.node!r} has several filters for each of them"
+    return wrong
