@@ -18,7 +18,7 @@ from onnx_lowrank.calibration.shard import ProfileQuestion
 from onnx_lowrank.calibration.shards import open_shards
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.factorise.forms.preparation import PreparedKernel
-from onnx_lowrank.graph.edit.narrow import narrow as narrow_network
+from onnx_lowrank.graph.edit.narrow import narrow_together
 from onnx_lowrank.graph.find.families import families
 from onnx_lowrank.graph.find.sites import ConvSite, find_sites
 from onnx_lowrank.graph.gather import gathered
@@ -73,10 +73,9 @@ def narrow(run: Run, prepared: Prepared, stack: contextlib.ExitStack) -> Prepare
     with run.times.stage("plan"):
         kept = kept_channels(prepared)
         network = prepared.read.network.copy()
-        for width in plan.widths:
-            one = prepared.widths[width.name]
-            stay = kept.made[one.channels.makers[0]]
-            narrow_network(network, one.channels.makers, stay.tolist(), unseen=False)
+        chosen = [prepared.widths[width.name].channels for width in plan.widths]
+        choices = [(channels.makers, kept.made[channels.makers[0]].tolist()) for channels in chosen]
+        narrow_together(network, choices, unseen=False)
         counted = _counted(run, prepared, network)
         fitted = replace(plan, sites=plan.fitted(counted.shapes, forms=run.forms).sites)
         planned = replace(prepared.planned, plan=fitted, macs=planned_macs(fitted, counted.shapes, run.forms))
