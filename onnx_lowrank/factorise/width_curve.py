@@ -17,8 +17,9 @@ from onnx_lowrank.factorise.elimination import ReaderMoments, Sweep, best_map, l
 
 Array = NDArray[Any]
 
-RIDGES = (1e-3, 1e-2, 1e-1)
-"""Strengths of the hold on W, in units of the columns' mean variance; the first one stands unless the judges object."""
+RIDGES = (1e-2, 1e-3, 1e-1)
+"""Strengths of the hold on W, in units of the columns' mean variance. The first one decides the order in which channels
+go, which hardly depends on it."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,6 @@ def width_curve(readings: Sequence[Reading], widths: Sequence[int]) -> WidthCurv
     middle = found.kept(count, widths[len(widths) // 2])
     errors = {ridge: judged(readings, middle, ridge) for ridge in RIDGES}
     best = min(errors, key=errors.__getitem__)
-    if best != ridge:
-        found = sweep([_with_ridge(reading, best) for reading in readings], fewest)
     at_widths = [judged(readings, found.kept(count, width), best) for width in widths[:-1]]
     # A smaller width cannot be better than a larger one, which could leave the same channels unused.
     falling = np.maximum.accumulate(np.array([*at_widths, 0.0])[::-1])[::-1]

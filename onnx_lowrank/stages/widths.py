@@ -31,7 +31,7 @@ Array = NDArray[Any]
 SAMPLES = 200
 """The number of samples from which the covariances are estimated."""
 
-PATCHES = 12_000
+PATCHES = 10_000
 """About how many patches of a layer that reads channels are taken."""
 
 JUDGE_EVERY = 3
@@ -147,10 +147,11 @@ def _collect(run: Run, sampled: Sampled, shard: Shard, layers: Mapping[str, Conv
     if not layers:
         return {}
     batches = sampling.first_batches(SAMPLES)
+    samples = sum(len(batch) for batch in sampling.batches[:batches])
     question = ProfileQuestion(
         sites=tuple(layers.values()),
         dense=(),
-        per_sample=dict.fromkeys(names, PATCHES),
+        per_sample=dict.fromkeys(names, -(-PATCHES // samples)),
         patches=frozenset(names),
         patch_batches=batches,
         patches_per_site=PATCHES,
