@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from onnx_lowrank.data.messages import reason
+from onnx_lowrank.data.photos.placement import placement
 from onnx_lowrank.data.photos.preprocess import OpenSize, Preprocess, Size
 from onnx_lowrank.files import placeholder_at
 
@@ -71,6 +72,22 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
+def upright_size(path: Path) -> Size:
+    """Return the height and width that a photo has when it is turned upright, without decoding it.
+
+    Raises
+    ------
+    OSError
+        If the file is no photo.
+    """
+    with Image.open(path) as image:
+        try:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        except Exception:  # see ``_upright``
+            turned = False
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
 def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
     """Convert any image to 8 bits a channel; ``mode`` is "RGB" or "L"."""
     if image.mode == "F":
@@ -82,63 +99,10 @@ def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _fit(photo: Image.Image, wanted: OpenSize, preprocess: Preprocess) -> Image.Image:
-    """Resize and crop a photo to the size that is wanted, as :mod:`~onnx_lowrank.data.photos.preprocess` describes.
-
-    Raises
-    ------
-    ValueError
-        If the options forbid the resampling that this photo would need.
-    """
-    actual = (photo.height, photo.width)
-    height, width = wanted
-    if height is None or width is None:
-        own = _own_size(actual, preprocess)
-        size: Size = (own[0] if height is None else height, own[1] if width is None else width)
-        resized = own
-    else:
-        size = (height, width)
-        resized = _resized(actual, size, preprocess)
-    if resized[0] < size[0] or resized[1] < size[1] or (preprocess.crop is None and resized != size):
-        sides = "x".join("?" if side is None else str(side) for side in wanted)
-        cause = "resize=none forbids resampling"
-        if preprocess.resize is not None:
-            cause = f"resize={preprocess.resize} makes it {resized[0]}x{resized[1]}"
-        raise ValueError(f"it is {actual[0]}x{actual[1]}, not {sides}, and {cause}")
-    if resized != actual:
-        photo = photo.resize((resized[1], resized[0]), _FILTERS[preprocess.interpolation])
-    if resized == size:
+    """Resize and crop a photo to the size that is wanted; see ``placement`` for the errors."""
+    place = placement((photo.height, photo.width), wanted, preprocess)
+    if place.resized != (photo.height, photo.width):
+        photo = photo.resize((place.resized[1], place.resized[0]), _FILTERS[preprocess.interpolation])
+    if place.resized == place.size:
         return photo
-    top, left = (
-        round((side - cropped) / 2) for side, cropped in zip(resized, size, strict=True)
-    )  # as torchvision rounds
-    return photo.crop((left, top, left + size[1], top + size[0]))
-
-
-def _own_size(actual: Size, preprocess: Preprocess) -> Size:
-    """Return the size of a photo that keeps its own, or its aspect ratio."""
-    shorter = preprocess.resize
-    return _cover(actual, (shorter, shorter)) if isinstance(shorter, int) else actual
-
-
-def _resized(actual: Size, size: Size, preprocess: Preprocess) -> Size:
-    """Return the size to resample to before the crop."""
-    resize = preprocess.resize
-    if resize is None:
-        return actual
-    if isinstance(resize, tuple):
-        return resize
-    if isinstance(resize, int):
-        covering = _cover(actual, (resize, resize))
-        # An elongated input may need more than the given shorter side.
-        return covering if covering[0] >= size[0] and covering[1] >= size[1] else _cover(actual, size)
-    if actual == size or preprocess.crop is None:
-        return size
-    return _cover(actual, (round(size[0] * 256 / 224), round(size[1] * 256 / 224)))
-
-
-def _cover(actual: Size, target: Size) -> Size:
-    """Return the smallest size with the aspect ratio of ``actual`` that covers ``target``."""
-    height, width = actual
-    if target[0] * width >= target[1] * height:
-        return target[0], max(target[1], width * target[0] // height)
-    return max(target[0], height * target[1] // width), target[1]
+    return photo.crop((place.left, place.top, place.left + place.size[1], place.top + place.size[0]))
