@@ -60,6 +60,8 @@ def compress(
     exclude: str | None = DEFAULTS.exclude,
     images: int = DEFAULTS.images,
     require: str | None = DEFAULTS.require,
+    task: str = DEFAULTS.task,
+    boxes: str = DEFAULTS.boxes,
     input_shapes: Mapping[str, tuple[int, ...]] | str = DEFAULTS.input_shapes,
     seed: int = DEFAULTS.seed,
     memory: int = DEFAULTS.memory,
@@ -98,7 +100,10 @@ def compress(
         See ``Options``.
     require
         A floor for the top-1 agreement ("agreement=0.95") or a ceiling for the centred error ("error=0.02") of the
-        outputs. A result that misses it raises QualityError. "none" accepts any result; None stands for "error=0.5".
+        outputs, or a limit for another of the ``quality.MEASURES``. A result that misses it raises QualityError. "none"
+        accepts any result; None stands for "error=0.5".
+    task, boxes
+        See ``Options``.
     preset
         "tensorrt" or "tensorrt-int8" changes some of the options that are at their default; see ``presets``.
     input_shapes
@@ -108,7 +113,7 @@ def compress(
     plan
         Forms and ranks that replace the search; no preset changes them.
     test
-        Labelled samples on which the accuracy is measured before and after; nothing else uses them.
+        Samples with labelled classes, boxes or masks, on which both models are measured; nothing else uses them.
     progress, warn
         Functions that receive progress and warnings.
 
@@ -142,6 +147,8 @@ def compress(
         exclude=exclude,
         images=images,
         require=require,
+        task=task,
+        boxes=boxes,
         input_shapes=parse_shapes([input_shapes]) if isinstance(input_shapes, str) else input_shapes,
         seed=seed,
         memory=memory,

@@ -12,6 +12,7 @@ import numpy as np
 
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.factorise.forms import table
+from onnx_lowrank.measures.table import HEAD_CHOICES, TASK_CHOICES
 from onnx_lowrank.quality import Requirement, parse_requirement
 
 AUTO = table.AUTO
@@ -70,7 +71,7 @@ _TYPES: tuple[tuple[tuple[str, ...], Callable[[object], bool], str], ...] = (
     (("speedup",), _is_number, "a number, such as 2.5"),
     (("images", "seed", "threads"), _is_whole, "a whole number"),
     (("memory",), _is_number, "a number of bytes, such as 4 * 2**30"),
-    (("form", "width", "solver", "ranks", "objective", "target"), _is_text, "a name as text"),
+    (("form", "width", "solver", "ranks", "objective", "target", "task", "boxes"), _is_text, "a name as text"),
     (("symmetric", "residual", "refit", "include_gemm"), _is_flag, "True or False"),
     (("providers",), _is_names, 'a tuple of names, such as ("cuda", "cpu")'),
     (("input_shapes",), _is_shapes, 'shapes by the names of the inputs, such as {"x": (1, 3, 224, 224)}'),
@@ -144,8 +145,14 @@ class Options:
         judges the result.
     require
         What the result has to keep in order to be written: "agreement=0.95" is a floor for the top-1 agreement with the
-        original, "error=0.02" a ceiling for the centred error of every output, and "none" accepts any result. None
-        stands for "error=0.5", above which a result is ruined.
+        original, "error=0.02" a ceiling for the centred error of every output, and "none" accepts any result. The
+        other measures are in ``quality``. None stands for "error=0.5", above which a result is ruined.
+    task
+        What the outputs are for, which decides how a result is measured: one of ``TASK_CHOICES``. "auto" recognises it
+        from the original's answers where they prove it, and measures nothing of that kind elsewhere.
+    boxes
+        The head of a detector, which says where boxes are: one of ``HEAD_CHOICES``. Any but "auto" implies the task
+        "detection".
     input_shapes
         Shapes by the input's name, for sizes that the model leaves open, including the batch. The name "" stands for
         the only input.
@@ -184,6 +191,8 @@ class Options:
     exclude: str | None = None
     images: int = 300
     require: str | None = None
+    task: str = AUTO
+    boxes: str = AUTO
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
     memory: int = 4 * GIB
@@ -204,6 +213,8 @@ class Options:
             ("objective", self.objective, OBJECTIVES),
             ("target", self.target, TARGETS),
             ("preset", self.preset, (*PRESET_CHOICES, None)),
+            ("task", self.task, TASK_CHOICES),
+            ("boxes", self.boxes, HEAD_CHOICES),
         ):
             if value not in allowed:
                 raise UsageError(f"{name} is {value!r}: choose one of {', '.join(filter(None, allowed))}")
@@ -215,6 +226,8 @@ class Options:
         if self.images < 1:
             raise UsageError(f"images is {self.images}: give at least 1, and a few hundred for good ranks")
         parse_requirement(self.require)
+        if self.boxes != AUTO and self.task not in (AUTO, "detection"):
+            raise UsageError(f"boxes is {self.boxes!r}, which the task {self.task} has none of: drop one of the two")
         for name, shape in self.input_shapes.items():
             if min(shape, default=1) < 1:
                 raise UsageError(f"input_shapes has {list(shape)} for {name or 'the input'!r}: sizes start at 1")

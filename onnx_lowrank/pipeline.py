@@ -53,6 +53,7 @@ from onnx_lowrank.stages.request import Request
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.sample import sample, sample_shapes
 from onnx_lowrank.stages.steps import steps
+from onnx_lowrank.stages.tasks import check_tasks
 from onnx_lowrank.stages.verdict import check_declared, judge
 from onnx_lowrank.stages.walk import walk
 from onnx_lowrank.stages.weigh import weigh
@@ -123,7 +124,7 @@ def compress(request: Request, listener: Listener = NOBODY, forms: FormTable = F
         walked = walk(run, prepared.read.network, queue, prepared.shard)
     model = check(run, prepared, walked.network)
     measured = measure(run, prepared, model)
-    judged = judge(run, prepared, measured.outputs)
+    judged = judge(run, prepared, measured)
     found = report(run, prepared, walked, measured, judged, model)
     if judged.refusal:
         raise QualityError(judged.refusal, found)
@@ -156,6 +157,7 @@ def prepare(run: Run, stack: contextlib.ExitStack) -> Prepared:
     model = read(run)
     check_declared(run.options.requirement, model.outputs)
     sampled = sample(run, model).keyed(model.network.chance)
+    check_tasks(run, model, sampled)
     counted = count(run, model, sampled)
     reached = reach(run, model, sampled, counted)
     fitted = fit(run, model, sampled)

@@ -13,8 +13,72 @@ LIMITS = ((KEPT, 0.02), (DEGRADED, 0.1), (DAMAGED, 0.5))
 LIMIT_OF = dict(LIMITS)
 """The largest centred error of a verdict, by its name."""
 
-ERROR, AGREEMENT, NONE = "error", "agreement", "none"
-"""What a requirement may be about: the centred error, the top-1 agreement, or nothing."""
+ERROR, AGREEMENT, ACCURACY, NONE = "error", "agreement", "accuracy", "none"
+"""What a requirement may be about: the centred error, the top-1 agreement, the loss on labelled samples, or nothing."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One thing that can be asked of a result.
+
+    Attributes
+    ----------
+    name
+        The name in options and in the report.
+    higher_is_better
+        Whether a limit is a floor; otherwise it is a ceiling.
+    example
+        A sensible limit.
+    meaning
+        What the limit says, for messages.
+    most
+        The largest value.
+    title
+        The name in tables and messages.
+    """
+
+    name: str
+    higher_is_better: bool
+    example: str
+    meaning: str
+    most: float = math.inf
+    title: str = ""
+
+    def allows(self, limit: float) -> bool:
+        """Return whether the limit is one that a value can miss and can reach."""
+        return 0 < limit <= self.most and limit < math.inf if self.higher_is_better else 0 <= limit < math.inf
+
+    def keeps(self, value: float, limit: float) -> bool:
+        """Return whether a value is at least as good as the limit; what is no number is not."""
+        return value >= limit if self.higher_is_better else value <= limit
+
+    def shown(self, value: float) -> str:
+        """Return a value as readers like it; ratios of signal and noise, the only ones without a bound, are in dB."""
+        if not self.higher_is_better:
+            return f"{value:.3g}"
+        return f"{value:.1f} dB" if math.isinf(self.most) else f"{value:.3f}"
+
+
+_SHARE = "the smallest share that is accepted, between 0 and 1"
+
+_POINTS = "the most points that may be lost on the labelled samples of --test"
+
+MEASURES = {
+    measure.name: measure
+    for measure in (
+        Measure(AGREEMENT, True, "0.95", _SHARE, 1.0, "top-1 agreement"),
+        Measure(ERROR, False, "0.02", "the largest centred error that is accepted", title="centred error"),
+        Measure(ACCURACY, False, "0.5", _POINTS, title="points lost on labelled samples"),
+        Measure("ap50", True, "0.9", _SHARE, 1.0, "AP50"),
+        Measure("ap75", True, "0.8", _SHARE, 1.0, "AP75"),
+        Measure("miou", True, "0.9", _SHARE, 1.0, "mIoU"),
+        Measure("psnr", True, "40", "the lowest signal-to-noise ratio that is accepted, in dB", title="PSNR"),
+        Measure("ssim", True, "0.95", _SHARE, 1.0, "SSIM"),
+        Measure("cosine", True, "0.95", _SHARE, 1.0, "cosine"),
+    )
+}
+"""Everything that can be asked of a result, by name. What is no error, agreement or accuracy belongs to a task; the
+files of ``measures`` define those."""
 
 
 def verdict(centred_error: float) -> str:
@@ -29,9 +93,9 @@ class Requirement:
     Attributes
     ----------
     measure
-        ``ERROR``, ``AGREEMENT`` or ``NONE``.
+        The name of one of the ``MEASURES``, or ``NONE``.
     limit
-        The largest centred error, at least 0, or the smallest agreement, above 0 and at most 1; 0 with ``NONE``.
+        The smallest value of a measure of which more is better, and the largest of any other; 0 with ``NONE``.
     given
         Whether the user asked for it. What only holds by default is no reason to refuse a model that cannot be
         measured.
@@ -44,6 +108,15 @@ class Requirement:
     def __str__(self) -> str:
         """Return the text that ``require`` reads."""
         return NONE if self.measure == NONE else f"{self.measure}={self.limit:g}"
+
+    @property
+    def of_a_task(self) -> bool:
+        """Whether it is about what the outputs are for, such as the boxes of a detector."""
+        return self.measure not in (ERROR, AGREEMENT, ACCURACY, NONE)
+
+    def met_by(self, value: float) -> bool:
+        """Return whether a value of the measure is good enough."""
+        return self.measure == NONE or MEASURES[self.measure].keeps(value, self.limit)
 
 
 BY_DEFAULT = Requirement(ERROR, LIMIT_OF[DAMAGED], given=False)
@@ -62,20 +135,37 @@ def parse_requirement(text: str | None) -> Requirement:
         return BY_DEFAULT
     if not isinstance(text, str):
         raise UsageError(f"require is {text!r}: give a text, such as {AGREEMENT}=0.95, {ERROR}=0.02 or {NONE}")
-    measure, equals, value = (part.strip().lower() for part in text.partition("="))
-    if measure == NONE and not equals:
+    if text.strip().lower() == NONE:
         return Requirement(NONE)
+    return parse_limit("require", text, f", or {NONE}")
+
+
+def parse_limit(option: str, text: str, otherwise: str = "") -> Requirement:
+    """Read a measure with its limit, such as "agreement=0.95".
+
+    Parameters
+    ----------
+    option
+        The name of the option, for messages.
+    text
+        Its value.
+    otherwise
+        What else the option takes, for messages.
+
+    Raises
+    ------
+    UsageError
+        If the text has no meaning.
+    """
+    name, _, value = (part.strip().lower() for part in text.partition("="))
     try:
         limit = float(value)
     except ValueError:
         limit = math.nan
-    if measure == ERROR and math.isfinite(limit) and limit >= 0:
-        return Requirement(ERROR, limit)
-    if measure == AGREEMENT and 0 < limit <= 1:
-        return Requirement(AGREEMENT, limit)
-    advice = {
-        ERROR: f"give the largest centred error that is accepted, such as {ERROR}=0.02",
-        AGREEMENT: f"give the smallest share that is accepted, between 0 and 1, such as {AGREEMENT}=0.95",
-    }
-    choices = f"give {AGREEMENT}=0.95, {ERROR}=0.02 or the like, or {NONE}"
-    raise UsageError(f"require is {text!r}: {advice.get(measure, choices)}")
+    measure = MEASURES.get(name)
+    if measure is not None and measure.allows(limit):
+        return Requirement(name, limit)
+    advice = f"give {AGREEMENT}=0.95, {ERROR}=0.02 or the like{otherwise}; the measures are {', '.join(MEASURES)}"
+    if measure is not None:
+        advice = f"give {measure.meaning}, such as {name}={measure.example}"
+    raise UsageError(f"{option} is {text!r}: {advice}")

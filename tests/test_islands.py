@@ -17,7 +17,7 @@ FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.r
 
 FLOORS = (
     ("_version", "errors", "interface", "progress"),
-    ("factorise",),
+    ("factorise", "measures"),
     ("plan", "files", "quality"),
     ("options",),
     ("report", "presets", "graph", "data"),
@@ -32,7 +32,7 @@ FLOORS = (
 )
 """The folders and loose modules from the ground up. Each imports from itself and from lower floors only."""
 
-MATHEMATICS = ("factorise", "plan")
+MATHEMATICS = ("factorise", "measures", "plan")
 
 GRAPH_LIBRARIES = {"onnx", "onnx_graphsurgeon"}
 OUTSIDE_THE_GRAPH = {

@@ -12,7 +12,7 @@ import pytest
 from onnx_lowrank import errors, pipeline
 from onnx_lowrank.cli import bench, compress
 from onnx_lowrank.factorise.forms.table import AUTO, FORMS
-from onnx_lowrank.report import latency_schema, output_schema, schema
+from onnx_lowrank.report import latency_schema, output_schema, schema, task_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "onnx_lowrank"
@@ -252,6 +252,9 @@ def test_every_field_of_the_report_is_on_its_page() -> None:
         schema.MacsReport,
         schema.SkippedReport,
         schema.AccuracyReport,
+        task_schema.TaskReport,
+        task_schema.MeasureReport,
+        task_schema.LabelledReport,
     ]
     names = {field.name for kind in classes for field in fields(kind)}
     assert {name for name in names if f"`{name}`" not in page} == set()

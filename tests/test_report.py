@@ -110,6 +110,8 @@ SCHEMA: dict[str, Any] = {
     "rank_multiple": int,
     "latency_plan": {None},
     "importance": {None},
+    "tasks": [],
+    "labelled": {None},
     "fit": {
         "inputs": {
             "*": {"source": str, "preset": {str, None}, "low": {float, None}, "high": {float, None}},

@@ -13,8 +13,9 @@ from onnx_lowrank import Result, compress
 from onnx_lowrank.errors import ModelError, ValidationError
 from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.progress import Listener
+from onnx_lowrank.stages.declared import DeclaredShapes
 from onnx_lowrank.stages.session_pair import SessionPair
-from onnx_lowrank.stages.validate import DeclaredShapes, compare_outputs
+from onnx_lowrank.stages.validate import compare_outputs
 
 STEM = {"w1": weights(1, 8, 3, 3, 3), "w2": weights(2, 12, 8, 3, 3)}
 STEM_NODES = [conv("conv1", "x", "w1", "c1"), relu("c1", "r1"), conv("conv2", "r1", "w2", "c2"), relu("c2", "r2")]

@@ -19,9 +19,10 @@ from onnx_lowrank.errors import ValidationError
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.progress import Listener
 from onnx_lowrank.report.output_schema import OutputReport
+from onnx_lowrank.stages.declared import DeclaredShapes
 from onnx_lowrank.stages.difference import Difference
 from onnx_lowrank.stages.session_pair import SessionPair
-from onnx_lowrank.stages.validate import DeclaredShapes, compare_outputs
+from onnx_lowrank.stages.validate import compare_outputs
 
 Array = NDArray[Any]
 

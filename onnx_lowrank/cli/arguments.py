@@ -106,16 +106,26 @@ def _check_measurement(args: argparse.Namespace, given: Mapping[str, Any]) -> No
     """Refuse ``--measure-latency`` without a table, or with what a measurement does not use."""
     if "latency_table" not in given:
         raise UsageError("--measure-latency fills a table: name it with --latency-table FILE")
-    for name in ("out", "data", "test", "require", "plan", "report", "dry_run", "latency_device"):
+    for name in ("out", "data", "test", "require", "task", "boxes", "plan", "report", "dry_run", "latency_device"):
         if getattr(args, name, None):
             shown = "OUT" if name == "out" else _option(name)
             raise UsageError(f"--measure-latency only measures: drop {shown}")
 
 
+_NOTHING_TO = (
+    ("report", "write"),
+    ("test", "measure"),
+    ("task", "measure"),
+    ("boxes", "measure"),
+    ("require", "judge"),
+)
+"""What a dry run has no use for, and what for it would be."""
+
+
 def _check_run(args: argparse.Namespace, given: Mapping[str, Any]) -> None:
     """Refuse a missing OUT, and options that have no use in a dry run or with a plan."""
     if args.dry_run:
-        for name, purpose in (("report", "write"), ("test", "measure"), ("require", "judge")):
+        for name, purpose in _NOTHING_TO:
             if getattr(args, name, None):
                 raise UsageError(f"--dry-run leaves nothing to {purpose}: drop --{name} or --dry-run")
     elif args.out is None:

@@ -14,6 +14,7 @@ from onnx_lowrank.cli import tables as draw
 from onnx_lowrank.cli.arguments import CommandLine, arguments
 from onnx_lowrank.cli.compress_parser import PROGRAM, SHORT_USAGE
 from onnx_lowrank.cli.progress_bars import ProgressBars
+from onnx_lowrank.cli.task_tables import labelled_measure, labelled_table, main_measure, tasks_table
 from onnx_lowrank.errors import DataError, QualityError, UsageError
 from onnx_lowrank.files import write_text
 from onnx_lowrank.graph.files.load import weights_files
@@ -94,6 +95,7 @@ def _compress(line: CommandLine, out: Path, pipeline: Pipeline, listener: Listen
         draw.costs_table(report.macs, report, report.latency_plan),
         draw.outputs_table(report.outputs),
         *_width_tables(report),
+        *_task_tables(report),
         draw.sites_table(report.sites),
         draw.refitted_table(report.refitted),
         draw.skipped_table(report.skipped, _layers(line)),
@@ -129,6 +131,10 @@ def _fit_tables(report: Report | PlanReport) -> list[Table]:
 def _width_tables(report: Report | PlanReport) -> list[Table]:
     """Return the table of the channels that became fewer, if any did."""
     return [draw.widths_table(report.widths)] if any(one.after < one.before for one in report.widths) else []
+def _task_tables(report: Report) -> list[Table]:
+    """Return the tables of what the outputs are for, as far as that was measured."""
+    tables = [tasks_table(report.tasks)] if report.tasks else []
+    return [*tables, labelled_table(report.labelled)] if report.labelled else tables
 
 
 def _measure(line: CommandLine, pipeline: Pipeline, listener: Listener) -> Printout:
@@ -192,6 +198,9 @@ def _summary(report: Report) -> str:
         parts.append(f"{report.verdict} with a centred error of {draw.centred(report.outputs[name])}")
     if name := least_agreeing(report.outputs):
         parts.append(f"top-1 agreement {draw.agreement(report.outputs[name])}")
+    parts += [f"{name} {value}" for name, value in map(main_measure, report.tasks)]
+    if report.labelled:
+        parts.append("on labelled samples {} {} → {}".format(*labelled_measure(report.labelled)))
     if report.accuracy:
         parts.append(f"top-1 accuracy {draw.percent(report.accuracy.before)} → {draw.percent(report.accuracy.after)}")
     return ", ".join(parts)

@@ -15,6 +15,7 @@ from onnx_lowrank.cli.parser import (
     rank_multiple,
 )
 from onnx_lowrank.factorise.forms.table import FORMS
+from onnx_lowrank.measures.table import HEAD_CHOICES, TASK_CHOICES
 from onnx_lowrank.options import (
     ALLOCATION_CHOICES,
     DEFAULTS,
@@ -25,7 +26,7 @@ from onnx_lowrank.options import (
     TARGETS,
     WIDTHS,
 )
-from onnx_lowrank.quality import BY_DEFAULT
+from onnx_lowrank.quality import AGREEMENT, BY_DEFAULT, ERROR, MEASURES
 
 PROGRAM = "onnx-lowrank"
 
@@ -171,8 +172,21 @@ def _add_data(parser: Parser) -> None:
         metavar="LIMIT",
         default=argparse.SUPPRESS,
         help="what the result must keep to be written: agreement=0.95 is a floor for the top-1 agreement with the "
-        f"original, error=0.02 a ceiling for the centred error of its outputs, none accepts anything (default: "
-        f"{BY_DEFAULT})",
+        f"original, error=0.02 a ceiling for the centred error of its outputs, none accepts anything; other measures "
+        f"are {', '.join(name for name in MEASURES if name not in (AGREEMENT, ERROR))} (default: {BY_DEFAULT})",
+    )
+    add(
+        "--task",
+        **one_of(TASK_CHOICES),
+        default=argparse.SUPPRESS,
+        help="what the outputs are for, which decides how the result is measured against the original; auto recognises "
+        f"it where the answers prove it (default: {DEFAULTS.task})",
+    )
+    add(
+        "--boxes",
+        **one_of(HEAD_CHOICES),
+        default=argparse.SUPPRESS,
+        help=f"how the outputs of a detector say where boxes are (default: {DEFAULTS.boxes})",
     )
     add(
         "--input-shapes",
@@ -186,8 +200,8 @@ def _add_data(parser: Parser) -> None:
         "--test",
         metavar="PATH",
         type=path_argument,
-        help="labelled samples that measure the accuracy before and after: an .npz, or a folder with a sub-folder for "
-        "each class",
+        help="labelled samples that measure both models: an .npz, a folder with a sub-folder for each class, a COCO "
+        "JSON of boxes, or a folder with images and masks",
     )
 
 

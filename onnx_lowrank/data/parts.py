@@ -25,6 +25,9 @@ from onnx_lowrank.progress import Warn
 LABEL_KEYS = ("labels", "label", "y")
 """Names of arrays that hold class numbers and feed no input."""
 
+MASK_KEYS = ("masks", "mask")
+"""Names of arrays that hold the class of every pixel, and feed no input where another array could."""
+
 _COMMON_KEYS = ("input", "data", "images", "x")
 
 Samples: TypeAlias = NDArray[Any] | list[NDArray[Any]]
@@ -170,6 +173,7 @@ def match_keys(stored: Mapping[str, Header], specs: tuple[TensorSpec, ...], orig
     if all(spec.name in stored for spec in specs):
         return {spec.name: stored[spec.name] for spec in specs}
     others = {key: header for key, header in stored.items() if key not in LABEL_KEYS}
+    others = {key: header for key, header in others.items() if key not in MASK_KEYS} or others
     candidates: Sequence[Header] = ()
     if len(specs) == 1:
         rank = None if specs[0].shape is None else len(specs[0].shape) + (specs[0].axis is None)

@@ -14,6 +14,7 @@ from onnx_lowrank.report.importance_schema import ImportanceReport
 from onnx_lowrank.report.latency_schema import Latency, LatencyPlanReport
 from onnx_lowrank.report.output_schema import OutputReport
 from onnx_lowrank.report.width_schema import WidthReport
+from onnx_lowrank.report.task_schema import LabelledReport, TaskReport
 
 SCHEMA = 1
 """The version of the report, which rises when the meaning of a field changes. New fields leave it as it is."""
@@ -235,7 +236,7 @@ class Report:
     sites, skipped, refitted
         The eligible layers, those that are not eligible, and the fully connected layers that could be fitted again.
     accuracy
-        The accuracy on labelled samples; None without such samples.
+        The accuracy on samples with labelled classes; None without such samples.
     cost
         The resources that the run took.
     warnings
@@ -250,6 +251,10 @@ class Report:
         How the plan weighed the layers; None where they all weighed the same from the start.
     widths
         The sets of channels that could become fewer, in the order of the network.
+    tasks
+        What the outputs are for, and how well the result does that; empty where nothing is sure.
+    labelled
+        How well both models do that on samples with labelled boxes or masks; None without such samples.
     """
 
     schema: int
@@ -276,6 +281,8 @@ class Report:
     fit: FitReport | None = None
     importance: ImportanceReport | None = None
     widths: tuple[WidthReport, ...] = ()
+    tasks: tuple[TaskReport, ...] = ()
+    labelled: LabelledReport | None = None
 
     def to_json(self) -> str:
         """Return the report as JSON text, with the keys in the order of the fields."""

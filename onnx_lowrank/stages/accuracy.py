@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from onnx_lowrank.calibration.sampling import Sampling
-from onnx_lowrank.data.labels import Labelled
+from onnx_lowrank.data.labelled import Labelled
+from onnx_lowrank.data.labels import Labelled as Classified
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.progress import Progress
@@ -12,7 +15,7 @@ from onnx_lowrank.stages.session_pair import SessionPair
 
 
 def check_labelled(labelled: Labelled, output: TensorSpec, sampling: Sampling) -> None:
-    """Refuse labelled samples that cannot measure the accuracy, as far as the first output's declaration tells.
+    """Refuse labelled samples that do not fill a batch, and classes that the first output's declaration does not fit.
 
     Raises
     ------
@@ -21,6 +24,10 @@ def check_labelled(labelled: Labelled, output: TensorSpec, sampling: Sampling) -
         fill a batch.
     """
     source, labels = labelled
+    if not sampling.like(source):
+        raise DataError(f"--test has {len(labels)} samples, fewer than the batch that the model demands: give more")
+    if not isinstance(labels, np.ndarray):
+        return
     one_by_one = sampling.fixed and len(sampling.single) == 1
     if output.shape is not None and len(output.shape) not in ((1, 2) if one_by_one else (2,)):
         raise _no_scores(output.name, output.shape)
@@ -30,12 +37,10 @@ def check_labelled(labelled: Labelled, output: TensorSpec, sampling: Sampling) -
             f"--test has label {labels.max()}, and output {output.name!r} has {classes} classes, counted from 0: "
             "correct the labels"
         )
-    if not sampling.like(source):
-        raise DataError(f"--test has {len(labels)} samples, fewer than the batch that the model demands: give more")
 
 
 def measure_accuracy(
-    sessions: SessionPair, labelled: Labelled, sampling: Sampling, progress: Progress
+    sessions: SessionPair, labelled: Classified, sampling: Sampling, progress: Progress
 ) -> AccuracyReport:
     """Measure the top-1 accuracy of both models' first output.
 

@@ -1,20 +1,28 @@
 """The stage that measures the rewritten model beside the original, on samples that no solver saw and by the clock."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
+from onnx_lowrank.measures.task import Task
 from onnx_lowrank.progress import Listener
 from onnx_lowrank.report.latency_schema import Latency
 from onnx_lowrank.report.output_schema import OutputReport
 from onnx_lowrank.report.schema import AccuracyReport
+from onnx_lowrank.report.task_schema import LabelledReport, TaskReport
 from onnx_lowrank.stages.accuracy import measure_accuracy
 from onnx_lowrank.stages.comparable import comparable
+from onnx_lowrank.stages.declared import DeclaredShapes
+from onnx_lowrank.stages.labelled import Labelling, measure_labelled
 from onnx_lowrank.stages.prepared import Prepared
 from onnx_lowrank.stages.run import Run
+from onnx_lowrank.stages.sample import Sampled
 from onnx_lowrank.stages.session_pair import SessionPair
 from onnx_lowrank.stages.speed import check_faster, measure_latency
-from onnx_lowrank.stages.validate import DeclaredShapes, compare_outputs, note_placement
+from onnx_lowrank.stages.tasks import Tallies, find_tasks
+from onnx_lowrank.stages.validate import compare_outputs, note_placement
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,11 @@ class Measured:
     latency
         The times of both models.
     accuracy
-        The accuracy of both models on labelled samples; None where there are none.
+        The accuracy of both models on samples with labelled classes; None where there are none.
+    tasks
+        What the outputs are for, and how well the result does that.
+    labelled
+        How well both models do that on samples with labelled boxes or masks; None where there are none.
     provider
         The execution provider that ran it.
     """
@@ -36,6 +48,8 @@ class Measured:
     outputs: dict[str, OutputReport]
     latency: Latency
     accuracy: AccuracyReport | None
+    tasks: tuple[TaskReport, ...]
+    labelled: LabelledReport | None
     provider: str
 
 
@@ -63,8 +77,11 @@ def measure(run: Run, prepared: Prepared, model: onnx.ModelProto) -> Measured:
             run.warn("too few samples to spare any: the outputs are compared on samples that the solver saw")
         declared = DeclaredShapes.of(read.inputs, read.outputs, sampled.output_axes)
         batches = sampling.validation or sampling.batches
-        outputs = compare_outputs(compared, sampled.source, batches, declared, Listener(run.progress, run.warn))
-        accuracy = measure_accuracy(compared, sampled.labelled, sampling, run.progress) if sampled.labelled else None
+        listener = Listener(run.progress, run.warn)
+        tasks = find_tasks(compared.original, sampled, declared, options)
+        tallies = Tallies(tasks, declared, run.warn)
+        outputs = compare_outputs(compared, sampled.source, batches, declared, listener, tallies)
+        accuracy, labelled = _on_labels(compared, sampled, tasks, declared, listener)
         provider = sessions.rewritten.provider
         del original, sessions, compared  # Their memory is for the process that measures the latency.
         run.progress("latency", 0, 1)
@@ -73,4 +90,18 @@ def measure(run: Run, prepared: Prepared, model: onnx.ModelProto) -> Measured:
         latency = measure_latency((read.loaded.proto, model), feeds, len(batch), options, run.warn)
         check_faster(latency, planned.plan, options, run.warn, user_plan=planned.by_clock is None)
         run.progress("latency", 1, 1)
-    return Measured(outputs, latency, accuracy, provider)
+    return Measured(outputs, latency, accuracy, tallies.reports(), labelled, provider)
+
+
+def _on_labels(
+    sessions: SessionPair, sampled: Sampled, tasks: Sequence[Task], declared: DeclaredShapes, listener: Listener
+) -> tuple[AccuracyReport | None, LabelledReport | None]:
+    """Measure both models on labelled samples, with classes or with boxes or masks."""
+    if sampled.labelled is None:
+        return None, None
+    source, labels = sampled.labelled
+    if isinstance(labels, np.ndarray):
+        return measure_accuracy(sessions, (source, labels), sampled.sampling, listener.progress), None
+    task = next(task for task in tasks if task.name == sampled.labelled_task)  # checked before the long work
+    labelling = Labelling(task, source, labels, sampled.sampling, declared)
+    return None, measure_labelled(sessions, labelling, listener)

@@ -96,6 +96,8 @@ def report(
         fit=prepared.fit,
         importance=_importance(prepared.planned.importance),
         widths=_widths(prepared),
+        tasks=measured.tasks,
+        labelled=measured.labelled,
     )
 
 

@@ -11,6 +11,7 @@ from onnx_lowrank.data.photos.preprocess import Preprocess, parse
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.quality import ACCURACY
 
 ModelLike: TypeAlias = str | os.PathLike[str] | onnx.ModelProto
 """A path, or a model in memory."""
@@ -64,6 +65,8 @@ class Request:
             raise UsageError(f"plan is {_described(self.plan)}: give what Plan.from_json makes of a plan's text")
         if not (self.test is None or _is_path(self.test)):
             raise UsageError(f"test is {_described(self.test)}: give the path of labelled samples")
+        if self.options.requirement.measure == ACCURACY and self.test is None:
+            raise UsageError(f"require is {str(self.options.require)!r}: that needs labelled samples, so give test")
 
     @property
     def parsed_preprocess(self) -> Preprocess:

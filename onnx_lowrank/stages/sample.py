@@ -8,7 +8,7 @@ from onnx_lowrank.calibration.sampling import Sampling, demanded_batch, split
 from onnx_lowrank.calibration.sizes import check_sizes
 from onnx_lowrank.calibration.together import Together, run_together
 from onnx_lowrank.data.input_shapes import with_shapes
-from onnx_lowrank.data.labels import Labelled, load_labelled
+from onnx_lowrank.data.labelled import Labelled, load_test, task_of
 from onnx_lowrank.data.open import open_source
 from onnx_lowrank.data.photos.preprocess import Preprocess
 from onnx_lowrank.data.source import Source
@@ -65,6 +65,11 @@ class Sampled:
         return replace(self, sampling=replace(sampling, source=source), labelled=labelled)
 
     @property
+    def labelled_task(self) -> str | None:
+        """The task that the labels are for; None for class numbers, which serve the accuracy, and without labels."""
+        return task_of(self.labelled[1]) if self.labelled else None
+
+    @property
     def source(self) -> Source:
         """The source of the calibration samples."""
         return self.sampling.source
@@ -93,7 +98,7 @@ def sample(run: Run, read: Read) -> Sampled:
         if not test:
             return sampled
         # The labelled samples are used at the very end, but they are checked before the long work.
-        labelled = load_labelled(test, specs, sampled.preprocess, on_warning=run.warn)
+        labelled = load_test(test, specs, sampled.preprocess, on_warning=run.warn)
         check_labelled(labelled, read.outputs[0], sampling)
         return replace(sampled, labelled=labelled)
 

@@ -1,16 +1,20 @@
 """Verdict: what the errors of the outputs mean, and whether the result may be written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_lowrank.errors import ModelError
 from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.quality import AGREEMENT, DAMAGED, DEGRADED, ERROR, LIMIT_OF, NONE, RUINED, Requirement, verdict
-from onnx_lowrank.report.output_schema import OutputReport, farthest, least_agreeing
+from onnx_lowrank.report.output_schema import OutputReport, farthest
+from onnx_lowrank.stages.demand import demand, unmeasurable
+from onnx_lowrank.stages.measure import Measured
 from onnx_lowrank.stages.prepared import Prepared
 from onnx_lowrank.stages.run import Run
+
+REFUSED = "nothing was written; {}; --require moves the limit"
+"""The end of a refusal, with advice."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Judged:
     refusal: str | None = None
 
 
-def judge(run: Run, prepared: Prepared, outputs: Mapping[str, OutputReport]) -> Judged:
+def judge(run: Run, prepared: Prepared, measured: Measured) -> Judged:
     """Judge the result by its farthest output, and warn of one that is damaged and written all the same.
 
     Parameters
@@ -38,40 +42,36 @@ def judge(run: Run, prepared: Prepared, outputs: Mapping[str, OutputReport]) -> 
         The surroundings; its options say what is required.
     prepared
         The samples and the plan.
-    outputs
-        The errors of the outputs, by name.
+    measured
+        The errors of the outputs, and the measures of what they are for.
 
     Raises
     ------
     ModelError
         If what is required cannot be measured on these outputs.
     """
-    required = run.options.requirement
-    far, scores = farthest(outputs), least_agreeing(outputs)
-    if required.measure == AGREEMENT and scores is None:
-        raise _unmeasurable(required, "class scores [samples, classes]", sorted(outputs))
+    required, outputs = run.options.requirement, measured.outputs
+    asked, far = demand(required, measured), farthest(outputs)
     if far is None:
         if required.measure == ERROR and required.given:
-            raise _unmeasurable(required, "floating-point outputs that can be compared", ())
-        return Judged(None)
+            raise unmeasurable(required, "floating-point outputs that can be compared", ())
+        if asked is None or asked.met:
+            return Judged(None)
+        return Judged(None, f"the result is not good enough: {asked.text}: {REFUSED.format('lower --speedup')}")
     error = outputs[far].centred_error
     found = verdict(error)
     seen = "no solver saw" if prepared.sampled.sampling.validation else "the solver saw"
     bad = found in (DAMAGED, RUINED)
     told = f"the result is {found if bad else 'not good enough'}: {_centred(far, outputs[far])} that {seen}"
-    if required.measure == AGREEMENT and scores is not None:
-        met = (outputs[scores].top1_agreement or 0.0) >= required.limit
-        limit = f"{_agreement(scores, outputs[scores])} and at least {100 * required.limit:g} % is required"
-    else:
-        met = required.measure == NONE or error <= required.limit
-        limit = f"at most {required.limit:g} is accepted"
+    met = asked.met if asked else required.measure == NONE or error <= required.limit
+    limit = asked.text if asked else f"at most {required.limit:g} is accepted"
     if met and not bad:
         return Judged(found)  # The advice costs a search for ranks at every speedup that it considers.
-    # An agreement says nothing about the error that goes with it, and what is accepted may be more than is good.
+    # A measure of another kind says nothing about the error that goes with it, and what is accepted may be too much.
     wanted = min(required.limit, LIMIT_OF[DEGRADED]) if required.measure == ERROR else LIMIT_OF[DEGRADED]
     advice = _advice(prepared, error, wanted)
     if not met:
-        return Judged(found, f"{told}, and {limit}: nothing was written; {advice}; --require moves the limit")
+        return Judged(found, f"{told}, and {limit}: {REFUSED.format(advice)}")
     run.warn(f"{told}; {advice}")
     return Judged(found)
 
@@ -89,15 +89,9 @@ def check_declared(required: Requirement, outputs: Sequence[TensorSpec]) -> None
     declared = [f"{spec.name} {_shape(spec)}" for spec in outputs]
     scores = [spec for spec in known if spec.shape is None or (len(spec.shape) == 2 and spec.shape[1] != 1)]
     if required.measure == AGREEMENT and not scores:
-        raise _unmeasurable(required, "class scores [samples, classes]", declared)
+        raise unmeasurable(required, "class scores [samples, classes]", declared)
     if required.measure == ERROR and required.given and not known:
-        raise _unmeasurable(required, "floating-point outputs", declared)
-
-
-def _unmeasurable(required: Requirement, needs: str, found: Sequence[str]) -> ModelError:
-    outputs = f"the model has the outputs {', '.join(found)}" if found else "the model has none"
-    other = f"require an {ERROR} instead, or {NONE}" if required.measure == AGREEMENT else f"require {NONE}"
-    return ModelError(f"--require {required} needs {needs}, and {outputs}: {other}")
+        raise unmeasurable(required, "floating-point outputs", declared)
 
 
 def _shape(spec: TensorSpec) -> str:
@@ -115,11 +109,6 @@ def _centred(name: str, output: OutputReport) -> str:
     if output.centred_low is not None:
         interval = f" ({output.centred_low:.3g} to {output.centred_high:.3g})"
     return f"output {name!r} has a centred error of {output.centred_error:.3g}{interval} on {_samples(output)}"
-
-
-def _agreement(name: str, output: OutputReport) -> str:
-    share, low, high = (100 * (part or 0.0) for part in (output.top1_agreement, output.top1_low, output.top1_high))
-    return f"output {name!r} names the same class on {share:.1f} % of {_samples(output)} ({low:.1f} to {high:.1f} %),"
 
 
 def _advice(prepared: Prepared, error: float, wanted: float) -> str:

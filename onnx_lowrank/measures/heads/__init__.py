@@ -1,0 +1,1 @@
+"""The heads of detectors: how their outputs say where boxes are."""

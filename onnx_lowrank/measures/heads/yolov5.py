@@ -1,0 +1,74 @@
+"""The decoded head of YOLOv5, YOLOv7 and their like: [samples, A, 5 + classes], boxes in pixels.
+
+A row holds the centre, width and height in pixels of the input, the score of the object and those of the classes, all
+of them probabilities. The score of a box is the product of both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_lowrank.measures.batch import Batch
+from onnx_lowrank.measures.boxes import Boxes
+from onnx_lowrank.measures.heads.dense import decoded_boxes
+from onnx_lowrank.measures.heads.grid import grid_of, in_unit, on_their_cells
+from onnx_lowrank.measures.heads.head import Head, HeadKind
+
+Array = NDArray[Any]
+
+SCORES = 0.3
+"""A score that says that there is something."""
+
+
+@dataclass(frozen=True)
+class Yolov5:
+    """The head with its output."""
+
+    output: str
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the outputs."""
+        return (self.output,)
+
+    def boxes(self, batch: Batch) -> list[Boxes] | None:
+        """Return the boxes in every image."""
+        rows = batch.each(self.output, 2)
+        return None if rows is None else [decoded_boxes(each) for each in rows]
+
+
+def find(batches: Sequence[Batch], sure: bool) -> Head | None:
+    """Look for an output whose rows are decoded boxes on a grid."""
+    for name in batches[0].outputs:
+        rows = [each for batch in batches for each in batch.each(name, 2) or ()]
+        if not rows or rows[0].shape[1] < 6 or len(rows[0]) <= rows[0].shape[1]:
+            continue
+        images = [image for batch in batches for image in batch.images or ()]
+        if not sure or (len(images) == len(rows) and _proven(rows, images)):
+            return Yolov5(name)
+    return None
+
+
+def _proven(rows: Sequence[Array], images: Sequence[Array]) -> bool:
+    """Return whether the values are those of such a head."""
+    for each, image in zip(rows, images, strict=True):
+        grid = grid_of(image.shape[1:], len(each))
+        if grid is None or not on_their_cells([each[:, :2]], grid) or not in_unit(each[:, 4:]):
+            return False
+    return has_objectness(rows)
+
+
+def has_objectness(rows: Sequence[Array]) -> bool:
+    """Return whether the fifth column says that there is an object, and is not just the first of the classes.
+
+    Where there is an object, one of the classes scores as well; where a class scores, other classes rarely do.
+    """
+    values = np.concatenate(rows)[:, 4:]
+    some = values[values[:, 0] >= SCORES]
+    return bool(not len(some) or np.median(some[:, 1:].max(axis=1)) >= SCORES)
+
+
+YOLOV5 = HeadKind("yolov5", "an output [samples, boxes, 5 + classes] in pixels", find)
