@@ -125,10 +125,9 @@ def _class_precision(hits: NDArray[np.bool_], weights: NDArray[np.float64], true
     tried = np.cumsum(weights, axis=1)
     precision = found / np.maximum(tried, 1e-12)
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    recall = found / np.maximum(true, 1e-12)[:, None]
+    recall = found / np.where(true > 0, true, 1)[:, None]
     results = np.empty(len(weights))
     for draw in range(len(weights)):
-        # A recall that is a hundredth but for rounding counts as that hundredth.
-        places = np.searchsorted(recall[draw], RECALLS - 1e-12)
+        places = np.searchsorted(recall[draw], RECALLS)
         results[draw] = precision[draw, places[places < end]].sum() / len(RECALLS)
     return results

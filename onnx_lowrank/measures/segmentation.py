@@ -5,8 +5,8 @@ to it, on all samples together. mIoU is its mean over the classes that occur. A 
 what it marks.
 
 An output is a map of classes if it is as large as the input or a fraction of that (down to an eighth), and holds whole
-numbers; or the scores of two or more classes, of which one stands out nearly everywhere and nearly always in
-neighbouring pixels together; or one channel with nearly all values at 0 or 1, or logits that are as decided. Maps of
+numbers; or the scores of two or more classes, of which one mostly stands out, and in most neighbouring pixels the same;
+or one channel with most values near 0 or 1, or logits that are as decided. Maps of
 heat, depth or features are not.
 """
 
@@ -37,7 +37,7 @@ SMALLEST = 0.12
 
 MOST_CLASSES = 1000
 
-DECIDED = 0.8
+DECIDED, TOGETHER = 0.5, 0.8
 """The share of pixels at which a class stands out, and that of neighbours with the same class."""
 
 SURE = 0.8
@@ -199,7 +199,7 @@ def _proven(task: Segmentation, maps: Sequence[Array]) -> bool:
     if not 2 <= len(numbers) <= MOST_CLASSES or numbers[0] < 0:
         return False
     same = [float((each[:, 1:] == each[:, :-1]).mean()) for each in classes if each.shape[1] > 1]
-    if not same or min(same) < DECIDED:
+    if not same or min(same) < TOGETHER:
         return False
     return task.kind == NUMBERS or all(_decided(task, each) >= DECIDED for each in maps)
 

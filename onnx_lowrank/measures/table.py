@@ -79,13 +79,13 @@ def recognise(batches: Sequence[Batch], task: str = AUTO, head: str = AUTO) -> t
         If a task or a head is given that no output fits.
     """
     if head != AUTO:
-        heads: tuple[Task, ...] = detection.find(batches, sure=False, head=head)
+        # What is proven goes before what only has the shape.
+        heads: tuple[Task, ...] = detection.find(batches, head=head) or detection.find(batches, sure=False, head=head)
         return heads or _refused(batches, f"--boxes {head} needs {HEADS[head].needs}", "name another head")
     if task in WITHOUT or not batches:
         return ()
     if task != AUTO:
         kind = TASKS[task]
-        # What is proven goes before what only has the shape.
         given = kind.find(batches) or kind.find(batches, sure=False)
         return given or _refused(batches, f"--task {task} needs {kind.needs}", "name another task, or none")
     found: tuple[Task, ...] = ()

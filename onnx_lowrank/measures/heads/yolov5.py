@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.measures.batch import Batch
@@ -16,11 +15,9 @@ from onnx_lowrank.measures.boxes import Boxes
 from onnx_lowrank.measures.heads.dense import decoded_boxes
 from onnx_lowrank.measures.heads.grid import grid_of, in_unit, on_their_cells
 from onnx_lowrank.measures.heads.head import Head, HeadKind
+from onnx_lowrank.measures.heads.objectness import has_objectness
 
 Array = NDArray[Any]
-
-SCORES = 0.3
-"""A score that says that there is something."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +56,6 @@ def _proven(rows: Sequence[Array], images: Sequence[Array]) -> bool:
         if grid is None or not on_their_cells([each[:, :2]], grid) or not in_unit(each[:, 4:]):
             return False
     return has_objectness(rows)
-
-
-def has_objectness(rows: Sequence[Array]) -> bool:
-    """Return whether the fifth column says that there is an object, and is not just the first of the classes.
-
-    Where there is an object, one of the classes scores as well; where a class scores, other classes rarely do.
-    """
-    values = np.concatenate(rows)[:, 4:]
-    some = values[values[:, 0] >= SCORES]
-    return bool(not len(some) or np.median(some[:, 1:].max(axis=1)) >= SCORES)
 
 
 YOLOV5 = HeadKind("yolov5", "an output [samples, boxes, 5 + classes] in pixels", find)

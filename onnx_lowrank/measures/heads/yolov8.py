@@ -17,7 +17,7 @@ from onnx_lowrank.measures.boxes import Boxes, from_centres
 from onnx_lowrank.measures.heads.dense import dense_boxes
 from onnx_lowrank.measures.heads.grid import grid_of, in_unit, on_their_cells
 from onnx_lowrank.measures.heads.head import Head, HeadKind
-from onnx_lowrank.measures.heads.yolov5 import has_objectness
+from onnx_lowrank.measures.heads.objectness import has_objectness
 
 Array = NDArray[Any]
 

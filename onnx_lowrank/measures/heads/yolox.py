@@ -16,6 +16,7 @@ from onnx_lowrank.measures.boxes import Boxes, from_centres
 from onnx_lowrank.measures.heads.dense import decoded_boxes, dense_boxes
 from onnx_lowrank.measures.heads.grid import Grid, grid_of, in_unit, on_their_cells
 from onnx_lowrank.measures.heads.head import Head, HeadKind
+from onnx_lowrank.measures.heads.objectness import has_objectness
 
 Array = NDArray[Any]
 
@@ -78,7 +79,7 @@ def _proven(rows: Sequence[Array], decoded: bool) -> bool:
         return False
     values = np.concatenate(rows)
     if decoded:
-        return bool((values[:, 2:4] >= 0).mean() > 0.99)
+        return bool((values[:, 2:4] >= 0).mean() > 0.99) and has_objectness(rows)
     near = np.abs(values[:, :2]).mean() < FAR
     return bool(near and values[:, :4].min() < 0 and np.abs(values[:, 2:4]).max() < LARGEST_LOG)
 
