@@ -77,7 +77,8 @@ def load_masks(
     asked = tuple(spec for spec in specs if spec.read) or specs
     source, readable = open_images(paired, folder / "images", asked, preprocess, Draw(None, warn=once(warn)))
     pairs = [(paired[index], masks[_key(paired[index], folder / "images")]) for index in readable.tolist()]
-    binary = all(_is_binary(mask) for _, mask in pairs)
+    one_class = [_has_one_class(np.unique(_checked(photo, mask))) for photo, mask in pairs]
+    binary = all(one_class)
 
     def read(index: int) -> Map:
         return _placed(*pairs[index], source.target.size, preprocess, binary)
@@ -133,8 +134,19 @@ def _open(path: Path) -> Image.Image:
     return mask
 
 
-def _is_binary(path: Path) -> bool:
-    return _has_one_class(np.unique(np.asarray(_open(path))))
+def _checked(photo: Path, path: Path) -> NDArray[np.generic]:
+    """Return the values of a mask that is turned as its photo is.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, has several channels, or lies on its side.
+    """
+    mask = _open(path)
+    actual = upright_size(photo)
+    if (mask.height, mask.width) == actual[::-1] != actual:
+        raise DataError(f"mask {path} lies on its side beside {photo.name}: turn it as the photo is shown")
+    return np.asarray(mask)
 
 
 def _has_one_class(values: NDArray[np.generic]) -> bool:
@@ -144,12 +156,8 @@ def _has_one_class(values: NDArray[np.generic]) -> bool:
 
 def _placed(photo: Path, path: Path, size: OpenSize, preprocess: Preprocess, binary: bool) -> Map:
     """Return the classes of a mask where the pixels of its photo come to lie."""
-    mask = _open(path)
-    values = np.asarray(mask)
-    actual = upright_size(photo)
-    if (mask.height, mask.width) == actual[::-1] != actual:
-        raise DataError(f"mask {path} lies on its side beside {photo.name}: turn it as the photo is shown")
-    place = placement(actual, size, preprocess)
+    values = _checked(photo, path)
+    place = placement(upright_size(photo), size, preprocess)
     rows, columns = (
         np.minimum((np.arange(wanted) + start + 0.5) * given / resized, given - 1).astype(np.int64)
         for wanted, start, given, resized in zip(
