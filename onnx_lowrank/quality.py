@@ -58,6 +58,12 @@ class Measure:
             return f"{value:.3g}"
         return f"{value:.1f} dB" if math.isinf(self.most) else f"{value:.3f}"
 
+    def shown_within(self, value: float, low: float | None, high: float | None) -> str:
+        """Return a value with its confidence interval, for example 41.7 dB (40.9 to 42.4 dB)."""
+        if low is None or high is None:
+            return self.shown(value)
+        return f"{self.shown(value)} ({self.shown(low).removesuffix(' dB')} to {self.shown(high)})"
+
 
 _SHARE = "the smallest share that is accepted, between 0 and 1"
 

@@ -209,6 +209,7 @@ LOOK_ALIKES: dict[str, Callable[[], Array]] = {
     "tokens": lambda: _rng().normal(size=(6, 197, 6)),
     "offsets of anchors": lambda: _rng().normal(size=(6, 252, 4)),
     "maps of one level of a detector": lambda: _rng().normal(size=(6, 24, 12, 16)),
+    "probabilities of one sample alone": lambda: _softmax(_rng().normal(size=(1, 10)), 1),
     "one number": lambda: _rng().random((6, 1)),
     "nothing": lambda: np.zeros((6, 0, 6)),
 }

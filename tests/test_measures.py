@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.measures.batch import Batch
 from onnx_lowrank.measures.image import Image
-from onnx_lowrank.measures.segmentation import Segmentation
+from onnx_lowrank.measures.segmentation import Areas, Segmentation
 from onnx_lowrank.measures.similarity import structural_similarity
 from onnx_lowrank.measures.table import TASKS, recognise
 from onnx_lowrank.measures.tally import Tally
@@ -132,9 +132,11 @@ def test_one_sample_has_no_interval_and_none_has_no_value(task: str) -> None:
 
 
 @every_task
-def test_outputs_of_another_shape_are_not_measured(task: str) -> None:
-    other = batch({name: np.zeros((SAMPLES, 2, 2, 2, 2), np.float32) for name in ORIGINALS[task]})
-    assert tally(task, 0.0).with_batch(batch(ORIGINALS[task]), other) is None
+@pytest.mark.parametrize("shape", [(2, 2, 2, 2), (0,), (3, 0, 0), ()], ids=str)
+def test_outputs_of_another_shape_are_not_measured(task: str, shape: tuple[int, ...]) -> None:
+    other = batch({name: np.zeros((SAMPLES, *shape), np.float32) for name in ORIGINALS[task]})
+    for pair in ((batch(ORIGINALS[task]), other), (other, batch(ORIGINALS[task]))):
+        assert tally(task, 0.0).with_batch(*pair) is None
 
 
 def test_psnr_has_the_range_of_the_originals_pictures_for_a_peak() -> None:
@@ -164,13 +166,19 @@ def test_similarity_is_that_of_the_windows() -> None:
 def test_small_pictures_are_compared_too(side: int) -> None:
     picture = np.random.default_rng(1).random((3, side, side))
     score = Image("y", 1.0).score(picture, picture + 0.1)
-    assert 0 < score.similarity < 1 and score.squared == pytest.approx(0.01 * picture.size)
+    assert score is not None and 0 < score.similarity < 1 and score.squared == pytest.approx(0.01 * picture.size)
+
+
+def areas_of(task: Segmentation, truth: Array, answer: Array) -> Areas:
+    areas = task.score(truth, answer)
+    assert areas is not None
+    return areas
 
 
 def test_overlaps_of_classes_are_over_all_samples() -> None:
     task = Segmentation("y", "class numbers")
     truth, answer = np.array([[0, 0, 1, 2]]), np.array([[0, 1, 1, -1]])
-    scores = [task.score(truth, answer), task.score(np.array([[3, -1]]), np.array([[0, 5]]))]
+    scores = [areas_of(task, truth, answer), areas_of(task, np.array([[3, -1]]), np.array([[0, 5]]))]
     (value,) = task.values(scores, np.ones((1, 2)))["miou"]
     # Class 0: 1 of 3 (once only answered); class 1: 1 of 2; class 3: 0 of 1. Classes 2 and 5 never count.
     assert value == pytest.approx((1 / 3 + 1 / 2 + 0) / 3)
@@ -181,14 +189,14 @@ def test_a_mask_is_measured_by_what_it_marks() -> None:
     truth = np.zeros((10, 10), np.int64)
     truth[:2, :2] = 1
     answer = np.roll(truth, 1, axis=1)
-    (value,) = task.values([task.score(truth, answer)], np.ones((1, 1)))["miou"]
+    (value,) = task.values([areas_of(task, truth, answer)], np.ones((1, 1)))["miou"]
     assert value == pytest.approx(2 / 6)
-    (of_labels,) = task.values([task.score(255 * truth, answer)], np.ones((1, 1)))["miou"]
+    (of_labels,) = task.values([areas_of(task, 255 * truth, answer)], np.ones((1, 1)))["miou"]
     assert of_labels == value
 
 
 def test_a_smaller_map_is_compared_at_the_size_of_the_true_one() -> None:
     task = Segmentation("y", "scores")
     small = np.arange(6).reshape(2, 3)
-    areas = task.score(np.kron(small, np.ones((4, 5), np.int64)), small)
+    areas = areas_of(task, np.kron(small, np.ones((4, 5), np.int64)), small)
     np.testing.assert_array_equal(areas.both, np.full(6, 20))

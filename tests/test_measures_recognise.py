@@ -6,13 +6,16 @@ import answers_for_tests as answers
 import numpy as np
 import pytest
 from answers_for_tests import FORMS, HEIGHT, LOOK_ALIKES, WIDTH, Form, images, scene, smooth, stated
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.measures.batch import Batch
 from onnx_lowrank.measures.detection import Detection
 from onnx_lowrank.measures.heads.table import HEADS
-from onnx_lowrank.measures.table import TASKS, recognise
+from onnx_lowrank.measures.table import TASK_CHOICES, TASKS, recognise
+from onnx_lowrank.measures.tally import Tally
 
 Array = NDArray[Any]
 
@@ -52,8 +55,14 @@ def test_a_head_that_is_given_reads_the_same(form: Form) -> None:
 
 @pytest.mark.parametrize("name", LOOK_ALIKES)
 def test_what_only_looks_alike_is_left_alone(name: str) -> None:
-    value = LOOK_ALIKES[name]()
-    assert recognise([batch(y=value.astype(np.float32))]) == ()
+    value = LOOK_ALIKES[name]().astype(np.float32)
+    assert recognise([Batch(len(value), {"x": images(len(value))}, {"y": value})]) == ()
+
+
+def test_scores_of_a_small_image_are_no_box_in_its_only_cell() -> None:
+    scores = np.random.default_rng(0).random((8, 1, 10)).astype(np.float32)
+    seen = [Batch(1, {"x": images(1, height=32, width=32)}, {"y": value}) for value in scores]
+    assert recognise(seen) == ()
 
 
 def test_outputs_that_look_alike_do_not_disturb_each_other() -> None:
@@ -141,3 +150,37 @@ def test_numbers_that_are_none_do_no_harm(form: Form) -> None:
     }
     for boxes in task.answers(Batch(6, batches[0].inputs, broken)) or ():
         assert len(boxes) == 0
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_any_outputs_are_looked_at_without_harm(data: st.DataObject) -> None:
+    """Whatever is recognised can be measured, or is said not to be."""
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    samples = data.draw(st.integers(1, 3))
+    shapes = st.lists(st.sampled_from([0, 1, 2, 4, 6, 7, 20, 21, 32, 63]), max_size=3)
+    given_shapes = data.draw(st.lists(shapes, min_size=1, max_size=3))
+    choice = data.draw(st.sampled_from([*((task, "auto") for task in TASK_CHOICES), *(("auto", h) for h in HEADS)]))
+    dtype = data.draw(st.sampled_from([np.float32, np.float16, np.int64, np.bool_]))
+
+    def answered(number: int) -> Batch:
+        rng = np.random.default_rng([seed, number])
+        outputs = {}
+        for index, shape in enumerate(given_shapes):
+            values = rng.normal(size=(samples, *shape)) * 10.0 ** rng.integers(-2, 4)
+            values[rng.random(values.shape) < 0.1 * rng.integers(0, 2)] = rng.choice([np.nan, np.inf, 0])
+            with np.errstate(all="ignore"):
+                outputs[f"y{index}"] = (
+                    np.nan_to_num(values).astype(dtype) if dtype is np.int64 else values.astype(dtype)
+                )
+        return Batch(samples, {"x": images(samples, height=32, width=32)}, outputs)
+
+    try:
+        found = recognise([answered(0), answered(1)], *choice)
+    except ModelError:
+        return
+    for task in found:
+        added = Tally(task).with_batch(answered(0), answered(2))
+        if added is not None:
+            assert all(np.isfinite(each.value) for each in added.estimates().values())
+            task.details(added.scores)

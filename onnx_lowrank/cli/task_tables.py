@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from onnx_lowrank.cli.tables import NONE, empty_table, one_line, within
+from onnx_lowrank.cli.tables import NONE, empty_table, one_line
 from onnx_lowrank.quality import MEASURES
 from onnx_lowrank.report.task_schema import LabelledReport, MeasureReport, TaskReport
 
@@ -58,9 +58,4 @@ def labelled_measure(report: LabelledReport) -> tuple[str, str, str]:
 
 def measured(name: str, value: MeasureReport | None) -> str:
     """Format the value of a measure with its confidence interval, for example 0.934 (0.901 to 0.958)."""
-    if value is None:
-        return NONE
-    shown = MEASURES[name].shown
-    if value.low is None or value.high is None:
-        return shown(value.value)
-    return within(shown(value.value), shown(value.low), shown(value.high))
+    return NONE if value is None else MEASURES[name].shown_within(value.value, value.low, value.high)

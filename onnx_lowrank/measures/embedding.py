@@ -46,8 +46,10 @@ class Embedding:
         """Return the embedding as it is."""
         return answer
 
-    def score(self, truth: Array, answer: Array) -> float:
+    def score(self, truth: Array, answer: Array) -> float | None:
         """Return the cosine of the angle between two embeddings; two of length 0 have the same direction."""
+        if truth.shape != answer.shape:
+            return None
         one, other = truth.astype(np.float64), answer.astype(np.float64)
         scale = float(np.linalg.norm(one) * np.linalg.norm(other))
         return float(one @ other) / scale if scale > 0 else float(np.array_equal(one, other))

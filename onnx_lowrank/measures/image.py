@@ -78,8 +78,10 @@ class Image:
         """Return the picture as it is."""
         return answer
 
-    def score(self, truth: Array, answer: Array) -> Pair:
+    def score(self, truth: Array, answer: Array) -> Pair | None:
         """Compare two pictures."""
+        if truth.shape != answer.shape:
+            return None
         difference = np.square(answer.astype(np.float64) - truth)
         similarity = structural_similarity(truth, answer, self.peak)
         return Pair(float(difference.sum()), truth.size, float(truth.min()), float(truth.max()), similarity)

@@ -37,6 +37,9 @@ SMALLEST = 0.12
 
 MOST_CLASSES = 1000
 
+FEWEST_PIXELS = 12
+"""The smallest height or width of a map of classes that is recognised: in a smaller one, chance looks like order."""
+
 DECIDED, TOGETHER = 0.5, 0.8
 """The share of pixels at which a class stands out, and that of neighbours with the same class."""
 
@@ -95,8 +98,10 @@ class Segmentation:
         """Return the map as it is."""
         return answer
 
-    def score(self, truth: NDArray[np.int64], answer: NDArray[np.int64]) -> Areas:
+    def score(self, truth: NDArray[np.int64], answer: NDArray[np.int64]) -> Areas | None:
         """Count the pixels of every class; a true map may be larger than the answer, whose pixels are then repeated."""
+        if not (truth.size and answer.size):
+            return None
         if truth.shape != answer.shape:
             rows, columns = (
                 np.arange(wanted) * given // wanted for wanted, given in zip(truth.shape, answer.shape, strict=True)
@@ -182,7 +187,9 @@ def _read(name: str, kind: str, maps: Sequence[Array], images: Sequence[Array]) 
 
 
 def _fills(maps: Sequence[Array], images: Sequence[Array], sides: Sequence[tuple[int, ...]] | None = None) -> bool:
-    """Return whether maps of these heights and widths show whole images."""
+    """Return whether maps of these heights and widths show whole images, or no image is known."""
+    if not images:
+        return True
     for image, (height, width) in zip(images, sides or [each.shape for each in maps], strict=True):
         ratios = height / image.shape[1], width / image.shape[2]
         # An odd side may have been rounded.
@@ -194,6 +201,8 @@ def _fills(maps: Sequence[Array], images: Sequence[Array], sides: Sequence[tuple
 
 def _proven(task: Segmentation, maps: Sequence[Array]) -> bool:
     """Return whether the values are those of a map of classes."""
+    if min(side for each in maps for side in _sides(task, each)) < FEWEST_PIXELS:
+        return False
     classes = [task.classes(each) for each in maps]
     numbers = np.unique(np.concatenate([np.unique(each) for each in classes]))
     if not 2 <= len(numbers) <= MOST_CLASSES or numbers[0] < 0:
@@ -202,6 +211,11 @@ def _proven(task: Segmentation, maps: Sequence[Array]) -> bool:
     if not same or min(same) < TOGETHER:
         return False
     return task.kind == NUMBERS or all(_decided(task, each) >= DECIDED for each in maps)
+
+
+def _sides(task: Segmentation, values: Array) -> tuple[int, ...]:
+    """Return the height and width of a map."""
+    return values.shape if values.ndim == 2 else values.shape[:2] if task.last else values.shape[1:]
 
 
 def _decided(task: Segmentation, values: Array) -> float:

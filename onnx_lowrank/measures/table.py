@@ -4,6 +4,8 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
+import numpy as np
+
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.measures import detection, embedding, image, segmentation
 from onnx_lowrank.measures.batch import Batch
@@ -56,6 +58,7 @@ TASK_CHOICES = (AUTO, *TASKS, *WITHOUT)
 HEAD_CHOICES = (AUTO, *HEADS)
 
 
+@np.errstate(all="ignore")  # the answers of a network may be anything
 def recognise(batches: Sequence[Batch], task: str = AUTO, head: str = AUTO) -> tuple[Task, ...]:
     """Return what the outputs of a network are for.
 

@@ -55,6 +55,7 @@ class Tally:
     task: Task
     scores: tuple[Any, ...] = ()
 
+    @np.errstate(all="ignore")  # an answer may be anything
     def with_batch(self, original: Batch, answered: Batch) -> "Tally | None":
         """Return the scores with another batch, of which the original's answers are the truth.
 
@@ -65,11 +66,13 @@ class Tally:
             return None
         return self.with_answers([self.task.truth(answer) for answer in truth], answers)
 
-    def with_answers(self, truth: Sequence[Any], answers: Sequence[Any]) -> "Tally":
-        """Return the scores with more answers, of which the truth is known."""
-        pairs = zip(truth, answers, strict=True)
-        return replace(self, scores=(*self.scores, *(self.task.score(true, answer) for true, answer in pairs)))
+    @np.errstate(all="ignore")
+    def with_answers(self, truth: Sequence[Any], answers: Sequence[Any]) -> "Tally | None":
+        """Return the scores with more answers, of which the truth is known; None if they cannot be compared."""
+        scores = [self.task.score(true, answer) for true, answer in zip(truth, answers, strict=True)]
+        return None if any(score is None for score in scores) else replace(self, scores=(*self.scores, *scores))
 
+    @np.errstate(all="ignore")
     def estimates(self) -> dict[str, Estimate]:
         """Return the measures that these samples have, by name.
 

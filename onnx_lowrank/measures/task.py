@@ -37,7 +37,10 @@ class Task(Protocol):
         """Return what of the original's answer another network has to give."""
 
     def score(self, truth: Any, answer: Any) -> Any:
-        """Compare an answer with the truth; the scores of all samples give the ``values``."""
+        """Compare an answer with the truth; the scores of all samples give the ``values``.
+
+        None stands for answers that cannot be compared, such as pictures of several sizes.
+        """
 
     def values(self, scores: Sequence[Any], weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return the measures of some samples, counted with weights.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx_lowrank.errors import ModelError
+from onnx_lowrank.errors import DataError, ModelError
 from onnx_lowrank.quality import ACCURACY, AGREEMENT, ERROR, MEASURES, NONE, Requirement
 from onnx_lowrank.report.output_schema import OutputReport, least_agreeing
 from onnx_lowrank.report.task_schema import MeasureReport, TaskReport
@@ -33,6 +33,8 @@ def demand(required: Requirement, measured: Measured) -> Demand | None:
     ------
     ModelError
         If it was not measured on these outputs.
+    DataError
+        If the samples give no value.
     """
     if required.measure == AGREEMENT:
         name = least_agreeing(measured.outputs)
@@ -47,7 +49,11 @@ def demand(required: Requirement, measured: Measured) -> Demand | None:
         return None
     reports = [report for report in measured.tasks if required.measure in report.measures]
     if not reports:
-        raise unmeasurable(required, f"outputs of which {MEASURES[required.measure].title} can be told", ())
+        # The outputs were recognised before the long work, or the run would not have come this far.
+        raise DataError(
+            f"--require {required} cannot be judged: the original's answers to the samples that judge have no "
+            f"{MEASURES[required.measure].title}, such as images without any box; give more samples"
+        )
     worst = min(reports, key=lambda report: report.measures[required.measure].value)
     return Demand(required.met_by(worst.measures[required.measure].value), _value(required, worst))
 
@@ -70,12 +76,9 @@ def _loss(required: Requirement, measured: Measured) -> Demand:
 
 def _value(required: Requirement, report: TaskReport) -> str:
     measure, found = MEASURES[required.measure], report.measures[required.measure]
-    interval = ""
-    if found.low is not None and found.high is not None:
-        interval = f" ({measure.shown(found.low)} to {measure.shown(found.high)})"
     samples = f"{report.samples} sample" + ("s" if report.samples != 1 else "")
-    outputs = ", ".join(map(repr, report.outputs))
-    value = f"{measure.title} of {outputs} is {measure.shown(found.value)}{interval} on {samples}"
+    value = f"{measure.title} of {', '.join(map(repr, report.outputs))} is "
+    value += f"{measure.shown_within(found.value, found.low, found.high)} on {samples}"
     return f"{value}, and at least {measure.shown(required.limit)} is required"
 
 

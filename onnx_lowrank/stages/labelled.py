@@ -6,8 +6,10 @@ labels tell: of all ways, the one in which the original finds most of the labell
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.data.labelled_boxes import BoxLabels
@@ -15,7 +17,6 @@ from onnx_lowrank.data.labelled_masks import MaskLabels
 from onnx_lowrank.data.source import Source
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.measures.batch import Batch
-from onnx_lowrank.measures.boxes import Boxes
 from onnx_lowrank.measures.detection import Detection
 from onnx_lowrank.measures.tally import Tally
 from onnx_lowrank.measures.task import Task
@@ -27,6 +28,32 @@ from onnx_lowrank.stages.tasks import as_batch, as_reports
 
 FEW_FOUND = 0.05
 """The AP50 of an original below which its classes are hardly those of the labels."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way in which the boxes and classes of a network may be meant, and both models measured in this way.
+
+    Attributes
+    ----------
+    way
+        The task, which knows the order of the coordinates.
+    numbers
+        The class number of every category, in the order of their ids.
+    before, after
+        The scores of the original and of the result.
+    """
+
+    way: Detection
+    numbers: NDArray[np.int64]
+    before: Tally
+    after: Tally
+
+    @property
+    def value(self) -> float:
+        """The AP50 of the original; −1 where there is no box to be found."""
+        estimate = self.before.task.values(self.before.scores, np.ones((1, len(self.before.scores))))["ap50"][0]
+        return float(np.nan_to_num(estimate, nan=-1.0))
 
 
 @dataclass(frozen=True)
@@ -49,10 +76,19 @@ class Labelling:
             yield samples, tuple(as_batch(len(samples), feeds, model(feeds), self.declared) for model in models)
             listener.progress("test", done, len(batches))
 
-    @property
-    def refusal(self) -> DataError:
-        """The error for outputs that no longer look as they did when the task was recognised."""
-        return DataError(f"--test: {', '.join(self.task.outputs)} have another shape on some samples: leave --test out")
+    def added(self, tally: Tally, truth: Sequence[Any], answers: Sequence[Any] | None) -> Tally:
+        """Return a tally with more answers.
+
+        Raises
+        ------
+        DataError
+            If they no longer look as they did when the task was recognised.
+        """
+        more = None if answers is None else tally.with_answers(truth, answers)
+        if more is None:
+            names = ", ".join(self.task.outputs)
+            raise DataError(f"--test: outputs {names} have another shape on some samples: leave --test out")
+        return more
 
 
 def measure_labelled(sessions: SessionPair, labelling: Labelling, listener: Listener) -> LabelledReport:
@@ -79,50 +115,37 @@ def _masks(sessions: SessionPair, labelling: Labelling, listener: Listener) -> t
     assert isinstance(labelling.labels, MaskLabels)
     for samples, (original, rewritten) in labelling.runs(sessions, listener):
         truth = [labelling.labels.read(sample) for sample in samples]
-        answers = [labelling.task.answers(batch) for batch in (original, rewritten)]
-        if answers[0] is None or answers[1] is None:
-            raise labelling.refusal
-        before, after = before.with_answers(truth, answers[0]), after.with_answers(truth, answers[1])
+        before = labelling.added(before, truth, labelling.task.answers(original))
+        after = labelling.added(after, truth, labelling.task.answers(rewritten))
     return before, after
 
 
 def _boxes(
     sessions: SessionPair, labelling: Labelling, task: Detection, labels: BoxLabels, listener: Listener
 ) -> tuple[Tally, Tally]:
-    ways = task.readings
-    order = list[int]()
-    found: dict[Detection, tuple[list[Boxes], list[Boxes]]] = {way: ([], []) for way in ways}
+    readings = [Reading(way, each, Tally(way), Tally(way)) for way in task.readings for each in _numberings(labels.ids)]
     for samples, batches in labelling.runs(sessions, listener):
-        order += samples
-        for way in ways:
-            for place, batch in enumerate(batches):
-                boxes = way.answers(batch)
-                if boxes is None:
-                    raise labelling.refusal
-                found[way][place].extend(boxes)
-    best, least = None, -1.0
-    for way in ways:
-        for numbers in _numberings(labels.ids):
-            truth = [_numbered(labels.boxes[sample], numbers) for sample in order]
-            tally = Tally(way).with_answers(truth, found[way][0])
-            value = float(way.values(tally.scores, np.ones((1, len(order))))["ap50"][0])
-            if value > least:
-                best, least = (tally, Tally(way).with_answers(truth, found[way][1])), value
-    if best is None:
+        answers = {way: [way.answers(batch) for batch in batches] for way in task.readings}
+        added = []
+        for reading in readings:
+            true = [labels.boxes[sample] for sample in samples]
+            truth = [replace(boxes, classes=reading.numbers[boxes.classes]) for boxes in true]
+            pairs = zip((reading.before, reading.after), answers[reading.way], strict=True)
+            before, after = (labelling.added(tally, truth, found) for tally, found in pairs)
+            added.append(replace(reading, before=before, after=after))
+        readings = added
+    best = max(readings, key=lambda reading: reading.value)
+    if best.value < 0:
         raise DataError("--test has no box in any of its images: give labels with boxes")
-    if least < FEW_FOUND:
+    if best.value < FEW_FOUND:
         listener.warn(
-            f"the original itself finds hardly any of the labelled boxes (AP50 {least:.3f}): the categories of --test "
-            "are not its classes, or --preprocess is wrong"
+            f"the original itself finds hardly any of the labelled boxes (AP50 {best.value:.3f}): the categories of "
+            "--test are not its classes, or --preprocess is wrong"
         )
-    return best
+    return best.before, best.after
 
 
-def _numberings(ids: tuple[int, ...]) -> list[np.ndarray]:
+def _numberings(ids: tuple[int, ...]) -> list[NDArray[np.int64]]:
     """Return the numbers that networks give to the categories: from 0, from 1 behind a background, or their ids."""
     places = np.arange(len(ids))
     return [places, places + 1, np.array(ids)]
-
-
-def _numbered(boxes: Boxes, numbers: np.ndarray) -> Boxes:
-    return replace(boxes, classes=numbers[boxes.classes])

@@ -3,6 +3,7 @@
 The original's answers are the truth, so no labels are needed.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -142,7 +143,7 @@ class Tallies:
             measures = as_reports(tally.estimates())
             if measures:
                 task, count = tally.task, len(tally.scores)
-                details = task.details(tally.scores)
+                details = {name: each for name, each in task.details(tally.scores).items() if math.isfinite(each)}
                 reports.append(TaskReport(task.name, task.kind, task.outputs, count, measures, details))
             else:
                 self._warn(f"{tally.task.name} is not measured: the original's answers to these samples are empty")

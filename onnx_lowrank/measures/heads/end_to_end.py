@@ -56,7 +56,7 @@ class EndToEnd:
     def boxes(self, batch: Batch) -> list[Boxes] | None:
         """Return the boxes in every image."""
         rows = _rows(batch, self.output)
-        if rows is None:
+        if rows is None or any(self.order not in ORDERS[each.shape[1]] for each in rows):
             return None
         return [self._image(each, factor) for each, factor in zip(rows, self.scale.factors(batch), strict=True)]
 

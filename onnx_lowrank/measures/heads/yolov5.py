@@ -34,7 +34,9 @@ class Yolov5:
     def boxes(self, batch: Batch) -> list[Boxes] | None:
         """Return the boxes in every image."""
         rows = batch.each(self.output, 2)
-        return None if rows is None else [decoded_boxes(each) for each in rows]
+        if rows is None or any(each.shape[1] < 6 for each in rows):
+            return None
+        return [decoded_boxes(each) for each in rows]
 
 
 def find(batches: Sequence[Batch], sure: bool) -> Head | None:

@@ -41,6 +41,8 @@ class Yolov8:
         if maps is None:
             return None
         rows = [each if self.rows else each.T for each in maps]
+        if any(each.shape[1] < 4 + self.classes for each in rows):
+            return None
         return [dense_boxes(from_centres(each[:, :4]), each[:, 4 : 4 + self.classes]) for each in rows]
 
 

@@ -23,6 +23,9 @@ Array = NDArray[Any]
 FAR = 16.0
 """No cell of a trained network predicts a centre further away than this, in strides, on the average."""
 
+FEWEST_CELLS = 16
+"""The smallest number of rows; fewer may be anything, such as the class scores of a single sample."""
+
 LARGEST_LOG = 12.0
 """The largest logarithm of a side in strides, against overflow."""
 
@@ -42,7 +45,7 @@ class Yolox:
     def boxes(self, batch: Batch) -> list[Boxes] | None:
         """Return the boxes in every image."""
         rows, images = batch.each(self.output, 2), batch.images
-        if rows is None or images is None:
+        if rows is None or images is None or any(each.shape[1] < 6 for each in rows):
             return None
         if self.decoded:
             return [decoded_boxes(each) for each in rows]
@@ -75,7 +78,7 @@ def find(batches: Sequence[Batch], sure: bool) -> Head | None:
 
 def _proven(rows: Sequence[Array], decoded: bool) -> bool:
     """Return whether the values are those of such a head."""
-    if not all(in_unit(each[:, 4:]) for each in rows):
+    if len(rows[0]) < FEWEST_CELLS or not all(in_unit(each[:, 4:]) for each in rows):
         return False
     values = np.concatenate(rows)
     if decoded:
