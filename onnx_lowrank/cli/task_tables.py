@@ -1,16 +1,18 @@
 """The tables of what the outputs are for, with and without labels."""
 
+from collections.abc import Callable
+
 from rich.table import Table
 
 from onnx_lowrank.cli.tables import NONE, empty_table, one_line
 from onnx_lowrank.quality import MEASURES
 from onnx_lowrank.report.task_schema import LabelledReport, MeasureReport, TaskReport
 
-DETAILS = {
-    "true_boxes": "{:.0f} boxes of the original",
-    "peak": "peak {:.4g}",
-    "classes": "{:.0f} classes",
-    "lowest": "lowest {:.3f}",
+DETAILS: dict[str, Callable[[float], str]] = {
+    "true_boxes": lambda value: f"{value:.0f} {'box' if value == 1 else 'boxes'} of the original",
+    "peak": "peak {:.4g}".format,
+    "classes": lambda value: f"{value:.0f} {'class' if value == 1 else 'classes'}",
+    "lowest": "lowest {:.3f}".format,
 }
 """How the details of a task are written."""
 
@@ -24,7 +26,7 @@ def tasks_table(tasks: tuple[TaskReport, ...]) -> Table:
     )
     for report in tasks:
         task = f"{report.task}, {report.kind}" if report.kind else report.task
-        details = ", ".join(DETAILS[name].format(value) for name, value in report.details.items() if name in DETAILS)
+        details = ", ".join(DETAILS[name](value) for name, value in report.details.items() if name in DETAILS)
         for name, value in report.measures.items():
             outputs = one_line(", ".join(report.outputs))
             table.add_row(task, outputs, MEASURES[name].title, measured(name, value), str(report.samples), details)
