@@ -21,6 +21,9 @@ Array = NDArray[Any]
 
 RECALLS = np.linspace(0, 1, 101)
 
+MOST_AT_ONCE = 1 << 20
+"""The largest number of boxes, counted in every draw, that are ranked at once."""
+
 HIT, MISS, NEITHER = 1, 0, -1
 
 
@@ -108,8 +111,15 @@ def average_precision(
     total, counted = np.zeros(len(weights)), np.zeros(len(weights))
     for number in np.unique(np.concatenate(true_classes)):
         true = weights @ np.array([(numbers == number).sum() for numbers in true_classes], np.float64)
-        own = (classes == number) & (outcomes != NEITHER)
-        precisions = _class_precision(outcomes[own] == HIT, weights[:, image[own]], true)
+        own = np.flatnonzero((classes == number) & (outcomes != NEITHER))
+        hits = outcomes[own] == HIT
+        end = int(np.flatnonzero(hits)[-1]) + 1 if hits.any() else 0  # misses behind the last hit cost nothing
+        own, hits = own[:end], hits[:end]
+        precisions = np.zeros(len(weights))
+        together = max(1, MOST_AT_ONCE // max(1, end))
+        for start in range(0, len(weights), together):
+            some = slice(start, start + together)
+            precisions[some] = _class_precision(hits, weights[some][:, image[own]], true[some])
         total += np.where(true > 0, precisions, 0)
         counted += true > 0
     return np.where(counted > 0, total / np.maximum(counted, 1), np.nan)
@@ -119,15 +129,12 @@ def _class_precision(hits: NDArray[np.bool_], weights: NDArray[np.float64], true
     """Return the average precision of one class by draw: hits [m] in order, weights [draws, m], true boxes [draws]."""
     if not hits.any():
         return np.zeros(len(weights))
-    end = int(np.flatnonzero(hits)[-1]) + 1  # misses behind the last hit cost nothing
-    hits, weights = hits[:end], weights[:, :end]
     found = np.cumsum(weights * hits, axis=1)
-    tried = np.cumsum(weights, axis=1)
-    precision = found / np.maximum(tried, 1e-12)
+    precision = found / np.maximum(np.cumsum(weights, axis=1), 1e-12)
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     recall = found / np.where(true > 0, true, 1)[:, None]
     results = np.empty(len(weights))
     for draw in range(len(weights)):
         places = np.searchsorted(recall[draw], RECALLS)
-        results[draw] = precision[draw, places[places < end]].sum() / len(RECALLS)
+        results[draw] = precision[draw, places[places < len(hits)]].sum() / len(RECALLS)
     return results

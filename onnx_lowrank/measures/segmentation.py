@@ -228,5 +228,5 @@ def _decided(task: Segmentation, values: Array) -> float:
         axis = -1 if task.last else 0
         sums = values.sum(axis=axis, dtype=np.float64)
         probable = in_unit(values) and np.abs(sums - 1).max() < 1e-2
-        sure = (values if probable else softmax(values.astype(np.float64), axis=axis)).max(axis=axis)
+        sure = (values if probable else softmax(values.astype(np.float32), axis=axis)).max(axis=axis)
     return float((sure >= SURE).mean())
