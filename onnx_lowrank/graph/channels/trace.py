@@ -16,7 +16,7 @@ from onnx_lowrank.graph.channels.coupling import Coupling
 from onnx_lowrank.graph.channels.layout import Layout
 from onnx_lowrank.graph.channels.places import Carrier, Cut, Extent
 from onnx_lowrank.graph.channels.tracing import Tracing, label
-from onnx_lowrank.graph.kinds import STANDARD, is_convolution, is_product
+from onnx_lowrank.graph.kinds import STANDARD, is_convolution, is_dense
 from onnx_lowrank.graph.network import Network
 
 Rule = Callable[[Tracing, gs.Node], Layout | str | None]
@@ -115,7 +115,7 @@ def _visit(tracing: Tracing, node: gs.Node) -> None:
     rule = _RULES.get(node.op) if node.domain in STANDARD and node.inputs and node.outputs else None
     layout = rule(tracing, node) if rule else f"{label(node)} is not followed"
     if not isinstance(layout, Layout):
-        if layout and (is_convolution(node) or is_product(node)):
+        if layout and (is_convolution(node) or is_dense(node)):
             tracing.refused[node.outputs[0].name] = layout
         _hold(tracing, tracing.network.reads(node), layout or f"{label(node)} computes with their number")
         return
