@@ -24,6 +24,12 @@ Array = NDArray[Any]
 every_kind = pytest.mark.parametrize("kind", FORMS.kinds, ids=FORMS.names)
 """Run a test for every kind of the table: a new kind is tested by being listed."""
 
+OF_CONV = tuple(kind for kind in FORMS if kind.takes(ConvShape(4, 4, (3, 3), (1, 1), (1, 1))))
+"""The kinds that replace a Conv; there are others for a ConvTranspose alone."""
+
+every_kind_of_conv = pytest.mark.parametrize("kind", OF_CONV, ids=[kind.name for kind in OF_CONV])
+"""Run a test for all of them."""
+
 
 def shape_of(kernel: Array) -> ConvShape:
     """The geometry of a convolution of one group with this kernel [d, c, *sizes], on one pixel."""

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.forms.channel import CHANNEL
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.forms.input import INPUT
 from onnx_lowrank.factorise.forms.table import FORMS
 from onnx_lowrank.factorise.forms.three_d import THREE_D
 from onnx_lowrank.options import AUTO
@@ -39,8 +40,8 @@ def full_rank_plan(request: Request) -> Plan:
 
 
 def _site(name: str, shape: ConvShape, form: str) -> SitePlan:
-    kind = THREE_D if form == AUTO else FORMS[form]
-    kind = kind if kind.takes(shape) else CHANNEL
+    wanted = (THREE_D, INPUT) if form == AUTO else (FORMS[form],)
+    kind = next((kind for kind in wanted if kind.takes(shape)), CHANNEL)
     return SitePlan(name, kind.name, kind.highest_ranks(shape))
 
 

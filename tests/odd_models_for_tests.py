@@ -106,19 +106,19 @@ def with_function() -> onnx.ModelProto:
 def odd_convolutions() -> onnx.ModelProto:
     """Build a convolution of every kind that is left alone, and an eligible one, "fine"."""
     stored = {
-        "w0": weights(1, 6, 3, 3, 3), "wg": weights(2, 6, 1, 3, 3), "wt": weights(3, 6, 6, 3, 3),
-        "wq": np.ones((6, 6, 3, 3), np.int8), "scale": np.array(0.05, np.float32), "w1d": weights(4, 6, 6, 3),
+        "w0": weights(1, 6, 3, 3, 3), "wg": weights(2, 6, 1, 3, 3), "wt": weights(3, 6, 1, 3, 3),
+        "wq": np.ones((6, 6, 3, 3), np.int8), "scale": np.array(0.05, np.float32), "w1d": weights(4, 6, 1, 3),
         "flat": np.array([0, 6, -1], np.int64), "wf": weights(5, 6, 6, 3, 3), "wd": weights(6, 6, 6, 3, 3),
         "image": np.array([0, 6, 12, -1], np.int64), "noise": np.array(1.0, np.float32),
     }  # fmt: skip
     nodes = [
         conv("first", "x", "w0", "c0"), conv("depthwise", "c0", "wg", "c1", group=6),
-        helper.make_node("ConvTranspose", ["c1", "wt"], ["c2"], "transposed", pads=[1] * 4),
+        helper.make_node("ConvTranspose", ["c1", "wt"], ["c2"], "transposed", group=6, pads=[1] * 4),
         helper.make_node("DequantizeLinear", ["wq", "scale"], ["wdq"]), conv("quantised", "c2", "wdq", "c3"),
         helper.make_node("ReduceMean", ["x"], ["mean"], keepdims=0), helper.make_node("Mul", ["wd", "mean"], ["wdyn"]),
         conv("dynamic", "c3", "wdyn", "c4"),
         helper.make_node("Reshape", ["c4", "flat"], ["f"]),
-        helper.make_node("ConvTranspose", ["f", "w1d"], ["c5"], "transposed_1d", pads=[1, 1]),
+        helper.make_node("ConvTranspose", ["f", "w1d"], ["c5"], "transposed_1d", group=6, pads=[1, 1]),
         helper.make_node("Reshape", ["c5", "image"], ["g"]),
         helper.make_node("FusedConv", ["g", "wf"], ["c6"], "fused", domain="com.microsoft", pads=[1] * 4),
         conv("fine", "c6", "wf", "y"),

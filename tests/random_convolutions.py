@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 from random_drafts import Draft, Tensor
 
+LARGE = 12
+"""A size from which a transposed convolution does not make a map any larger."""
+
 
 def conv(draft: Draft, x: Tensor) -> Tensor:
     """Add a convolution of some kind."""
@@ -82,11 +85,55 @@ def geometry(draft: Draft, sizes: Sequence[int], kernel: Sequence[int]) -> tuple
 
 
 def transposed(draft: Draft, x: Tensor) -> Tensor:
-    """Add a ConvTranspose."""
-    filters, kernel = draft.pick(1, 2, 3), tuple(draft.pick(1, 2) for _ in x.sizes)
-    kernel_name = draft.store_weight(draft.random(x.channels, filters, *kernel))
-    y = draft.add("ConvTranspose", [x.name, kernel_name])
-    return Tensor(y, filters, tuple(size + k - 1 for size, k in zip(x.sizes, kernel, strict=True)))
+    """Add a ConvTranspose of some kind."""
+    n = len(x.sizes)
+    kind = draft.pick("plain", "plain", "grouped", "depthwise", "varying")
+    divisors = [groups for groups in range(2, x.channels) if x.channels % groups == 0] or [1]
+    groups = {"grouped": draft.pick(*divisors), "depthwise": x.channels}.get(kind, 1)
+    filters, kernel = groups * draft.pick(1, 2, 3), tuple(draft.pick(1, 2, 2, 3, 4) for _ in range(n))
+    attributes, sizes = transposed_geometry(draft, x.sizes, kernel)
+    if groups > 1 or draft.sometimes():
+        attributes["group"] = groups
+    if draft.sometimes():
+        attributes["kernel_shape"] = kernel
+    reads = [x.name, weight(draft, (x.channels, filters // groups, *kernel), kind, x)]
+    if draft.pick(False, True):
+        reads.append(draft.store_weight(draft.random(filters)))
+    return Tensor(draft.add("ConvTranspose", reads, **attributes), filters, sizes)
+
+
+def transposed_geometry(
+    draft: Draft, sizes: Sequence[int], kernel: Sequence[int]
+) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """Return the attributes of a ConvTranspose with a kernel, and the sizes of its response."""
+    n = len(sizes)
+    strides = [draft.pick(1, 2, 2, 3) if size < LARGE else 1 for size in sizes]
+    dilations = [draft.pick(1, 1, 1, 2) for _ in range(n)]
+    attributes: dict[str, Any] = {}
+    for key, values in (("strides", strides), ("dilations", dilations)):
+        if set(values) != {1} or draft.sometimes():
+            attributes[key] = values
+    sides = zip(sizes, strides, kernel, dilations, strict=True)
+    full = [(size - 1) * stride + (k - 1) * dilation + 1 for size, stride, k, dilation in sides]
+    way = draft.pick("plain", "pads", "pads", "VALID", "SAME_UPPER", "SAME_LOWER", "shape")
+    if way.startswith("SAME"):
+        grown = tuple(size * stride for size, stride in zip(sizes, strides, strict=True))
+        # Where the whole response is smaller than that, ONNX and ONNX Runtime do not agree on its size.
+        if all(own <= whole for own, whole in zip(grown, full, strict=True)):
+            return attributes | {"auto_pad": way}, grown
+    if way == "shape":  # at least as large as the input, or ONNX's shape inference goes astray
+        stated = [max(size, whole - draft.pick(0, 1, 2)) for size, whole in zip(sizes, full, strict=True)]
+        return attributes | {"output_shape": stated}, tuple(stated)
+    if way == "VALID":
+        return attributes | {"auto_pad": way}, tuple(full)
+    pads, more = [0] * (2 * n), [0] * n
+    if way == "pads":
+        pads = [draft.pick(0, 0, 1) if whole > 2 else 0 for whole in (*full, *full)]
+        more = [draft.pick(0, stride - 1) for stride in strides]
+        attributes["pads"] = pads
+        if any(more) or draft.sometimes():
+            attributes["output_padding"] = more
+    return attributes, tuple(full[axis] - pads[axis] - pads[n + axis] + more[axis] for axis in range(n))
 
 
 def projection(draft: Draft, source: Tensor, x: Tensor) -> str:

@@ -14,7 +14,7 @@ import pytest
 from forms_for_tests import dense, form_at
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from input_form import INPUT
+from mirrored_form import MIRRORED
 from models_for_tests import run_model
 from numpy.typing import NDArray
 
@@ -35,7 +35,7 @@ from onnx_lowrank.stages.request import Request
 Array = NDArray[Any]
 
 
-TABLE = FormTable((*FORMS.kinds, INPUT))
+TABLE = FormTable((*FORMS.kinds, MIRRORED))
 
 every_kind = pytest.mark.parametrize("kind", TABLE.kinds, ids=TABLE.names)
 
@@ -86,9 +86,12 @@ def layers(draw: st.DrawFn) -> Layer:
     kernel = draw(st.sampled_from([(), (3,), (3, 3), (1, 3), (2, 3), (1, 1), (3, 1, 2), (2, 2, 2)]))
     sizes = st.integers(4, 9)
     read = tuple(draw(sizes) for _ in kernel)
-    written = tuple(-(-size // draw(st.integers(1, 2))) for size in read)
+    transposed = bool(kernel) and draw(st.booleans())
+    strides = [draw(st.integers(1, 2)) for _ in kernel]
+    sides = list(zip(read, strides, strict=True))
+    written = tuple(size * stride if transposed else -(-size // stride) for size, stride in sides)
     group = draw(st.integers(1, 3)) if kernel else 1
-    shape = ConvShape(draw(st.integers(1, 20)), draw(st.integers(1, 20)), kernel, read, written, group)
+    shape = ConvShape(draw(st.integers(1, 20)), draw(st.integers(1, 20)), kernel, read, written, group, transposed)
     return Layer(shape, draw(st.integers(0, 99)))
 
 
@@ -112,8 +115,8 @@ def test_names_are_unique_and_none_is_the_word_for_all_of_them() -> None:
         assert kind.summary and kind.needs
     assert TABLE.allowed(AUTO) == TABLE
     choices = ", ".join((AUTO, *FORMS.names))
-    with pytest.raises(UsageError, match=re.escape(f"form is 'input': choose one of {choices}")):
-        FORMS.allowed("input")
+    with pytest.raises(UsageError, match=re.escape(f"form is 'mirrored': choose one of {choices}")):
+        FORMS.allowed("mirrored")
 
 
 @every_kind
@@ -145,8 +148,10 @@ def test_the_cost_is_that_of_the_links_and_rises_with_every_rank(kind: FormKind,
     ranks = drawn_ranks(kind, shape, seed)
     sizes, cost = list(shape.input), 0
     for link in kind.links((shape.filters, shape.channels, *shape.kernel), ranks):
+        before = sizes
         sizes = [out if own else size for out, own, size in zip(shape.output, link.carries, sizes, strict=True)]
-        cost += shape.group * math.prod(link.kernel_shape(shape.kernel)) * math.prod(sizes)
+        applied = before if shape.transposed and any(link.carries) else sizes
+        cost += shape.group * math.prod(link.kernel_shape(shape.kernel)) * math.prod(applied)
     assert kind.cost(shape, ranks) == cost
     assert all(kind.cost(shape, higher) > cost for higher in raised(kind, shape, ranks))
 
@@ -247,10 +252,10 @@ def relative_error(model: onnx.ModelProto) -> float:
 
 
 def test_a_model_is_compressed_in_a_new_form_alone() -> None:
-    result = compress(request(form="input", speedup=2.0), forms=TABLE)
+    result = compress(request(form="mirrored", speedup=2.0), forms=TABLE)
     report = result.report
     factorised = [site for site in report.sites if not site.kept]
-    assert factorised and {site.form for site in factorised} == {"input"}
+    assert factorised and {site.form for site in factorised} == {"mirrored"}
     assert all(list(site.ranks) == ["c'"] for site in factorised)
     assert report.speedup.macs >= 2
     kernels = {tensor.name: tuple(tensor.dims) for tensor in result.model.graph.initializer}
@@ -259,14 +264,14 @@ def test_a_model_is_compressed_in_a_new_form_alone() -> None:
         rank = site.ranks["c'"]
         assert kernels[f"{site.name}/rank-1of2.weight"] == (rank, c, 1, 1)
         assert kernels[f"{site.name}/rank-2of2.weight"] == (d, rank, 3, 3)
-    blind = compress(request(form="input", speedup=2.0, solver="weights"), forms=TABLE)
+    blind = compress(request(form="mirrored", speedup=2.0, solver="weights"), forms=TABLE)
     assert relative_error(result.model) < relative_error(blind.model)
 
 
 def test_a_new_form_competes_with_the_others() -> None:
-    both = FormTable((CHANNEL, INPUT))
+    both = FormTable((CHANNEL, MIRRORED))
     sites = plan_only(request(speedup=2.0, solver="weights"), forms=both).sites
-    assert {site.form for site in sites if not site.kept} == {"channel", "input"}
+    assert {site.form for site in sites if not site.kept} == {"channel", "mirrored"}
     report = compress(request(speedup=2.0), forms=TABLE).report
     assert report.speedup.macs >= 2 and {site.form for site in report.sites} <= {*TABLE.names, None}
 
@@ -277,7 +282,7 @@ def plans_with_the_new_form() -> Iterator[Plan]:
     kinds = [kind for kind in FORMS if all(kind.takes(geometry(site)) for site in sites)]
     others = len(sites) - 1
     for first in range(0, len(kinds), others):
-        chosen = (INPUT, *kinds[first : first + others])
+        chosen = (MIRRORED, *kinds[first : first + others])
         yield Plan(tuple(halved(site, kind) for site, kind in zip(sites, chosen, strict=False)))
 
 
@@ -299,7 +304,7 @@ def test_a_plan_with_a_new_form_is_saved_and_replayed_beside_the_others() -> Non
         text = plan.to_json()
         replayed = Plan.from_json(text, forms=TABLE)
         assert replayed == plan
-        with pytest.raises(DataError, match=re.escape(f'has form "input"; use one of {known}, null')):
+        with pytest.raises(DataError, match=re.escape(f'has form "mirrored"; use one of {known}, null')):
             Plan.from_json(text)
         factorised = [site for site in compress(request(replayed), forms=TABLE).report.sites if not site.kept]
         assert [(site.name, site.form) for site in factorised] == [(site.name, site.form) for site in plan.sites]
@@ -310,4 +315,4 @@ def test_a_plan_with_a_new_form_is_saved_and_replayed_beside_the_others() -> Non
 def test_a_plan_asks_a_new_form_for_no_more_than_it_has() -> None:
     names = [site.name for site in plan_only(request(speedup=1.0)).sites]
     with pytest.raises(DataError, match=r"c' = 49 for .*; it can be 48 at most"):
-        compress(request(Plan((SitePlan(names[1], "input", (49,)),))), forms=TABLE)
+        compress(request(Plan((SitePlan(names[1], "mirrored", (49,)),))), forms=TABLE)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from forms_for_tests import dense, every_kind, form_at, highest_ranks, shape_of
+from forms_for_tests import dense, every_kind_of_conv, form_at, highest_ranks, shape_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from models_for_tests import OPSET, one_conv, photo, plain, residual, run_model, weights
@@ -105,7 +105,7 @@ def test_an_exact_chain_computes_the_dense_convolution(
     np.testing.assert_allclose(run_model(same, {"x": x})["y"], expected, atol=2e-5)
 
 
-@every_kind
+@every_kind_of_conv
 @settings(deadline=None, max_examples=50)
 @given(size=ANY_CONV["size"], image=ANY_CONV["image"], geometry=GEOMETRY, padding=PADDING, weighted=st.booleans())
 def test_what_the_solver_makes_of_the_weights_at_full_rank_computes_the_dense_convolution(

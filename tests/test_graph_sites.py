@@ -39,10 +39,10 @@ def test_each_obstacle_has_its_reason() -> None:
     assert found.pop("first").startswith("the first convolution: it sees raw pixels")
     assert found == {
         "depthwise": "depthwise convolution (group=6)",
-        "transposed": "ConvTranspose is not supported",
+        "transposed": "depthwise convolution (group=6)",
         "quantised": "weights are quantised: compress before quantising",
         "dynamic": "weights are not constant",
-        "transposed_1d": "ConvTranspose is not supported",
+        "transposed_1d": "depthwise convolution (group=6)",
         "fused": "FusedConv of the domain 'com.microsoft' is not supported",
     }
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from choices_for_tests import ALONE, Decays, Kinds, layer, shares_of, some_layers, square
-from forms_for_tests import every_kind
+from forms_for_tests import every_kind_of_conv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -165,7 +165,7 @@ def test_a_plan_is_fitted_to_the_sites() -> None:
     assert Plan((SitePlan("b", None),)).fitted({"a": SQUARE}, {"b": "excluded"}).sites == (SitePlan("a", None),)
 
 
-@every_kind
+@every_kind_of_conv
 def test_a_plan_takes_ranks_up_to_the_highest(kind: FormKind) -> None:
     highest = kind.highest_ranks(SQUARE)
     plan = Plan((SitePlan("b", kind.name, highest),))

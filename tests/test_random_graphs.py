@@ -26,6 +26,9 @@ from onnx_lowrank.pipeline import Result, compress
 from onnx_lowrank.report.schema import Report
 from onnx_lowrank.stages.request import Request
 
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+"""Operators that are rewritten."""
+
 FOLDED = ("BatchNormalization", "Add", "Sub", "Mul", "Div")
 """Operators that may become a part of the convolution before them."""
 
@@ -174,11 +177,11 @@ def assert_other_nodes_are_there(model: onnx.ModelProto, new: onnx.ModelProto, r
         if expected in remaining[at:]:
             at = remaining.index(expected, at) + 1
         elif node.op_type in FOLDED:
-            assert makers[node.output[0]].op_type in ("Conv", "Transpose")
+            assert makers[node.output[0]].op_type in (*CONVOLUTIONS, "Transpose")
         elif node.op_type in ("Constant", "Identity", "Cast"):
             assert node.output[0] not in makers  # its output was a weight that is no longer there
         else:
-            assert node.op_type == "Conv", node
+            assert node.op_type in CONVOLUTIONS, node
             missing += 1
             if node.output[0] in makers:
                 last = makers[node.output[0]]
@@ -187,8 +190,8 @@ def assert_other_nodes_are_there(model: onnx.ModelProto, new: onnx.ModelProto, r
 
 
 def without_weights(node: onnx.NodeProto) -> onnx.NodeProto:
-    """Return a Conv or a Transpose without everything that folding changes, and any other node as it is."""
-    if node.op_type not in ("Conv", "Transpose"):
+    """Return a convolution or a Transpose without everything that folding changes, and any other node as it is."""
+    if node.op_type not in (*CONVOLUTIONS, "Transpose"):
         return node
     bare = onnx.NodeProto()
     bare.CopyFrom(node)

@@ -73,6 +73,7 @@ SCHEMA: dict[str, Any] = {
             "kernel": [int],
             "channels": [int],
             "group": int,
+            "transposed": bool,
             "ranks": {"*": int},
             "macs_before": int,
             "macs_after": int,
@@ -182,8 +183,12 @@ def test_a_replayed_plan_asks_for_no_speedup_and_gives_its_reasons() -> None:
     [
         ("channel", 1, "left alone: the planner reaches the speedup without it"),
         ("channel", 8, "left alone: no rank that is a multiple of 8 saves MACs here"),
-        ("spatial", 1, "left alone: the form spatial needs a kernel that extends in two directions"),
-        ("3d", 1, "left alone: the form 3d needs a kernel that extends in two directions"),
+        (
+            "spatial",
+            1,
+            "left alone: the form spatial needs a Conv with a kernel that extends in two directions",
+        ),
+        ("3d", 1, "left alone: the form 3d needs a Conv with a kernel that extends in two directions"),
         ("cp", 1, "left alone: the form cp needs a kernel that extends beyond a pixel"),
     ],
 )

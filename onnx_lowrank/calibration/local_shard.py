@@ -13,6 +13,7 @@ from onnx_lowrank.calibration.positions import gather_patches, gather_points
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.calibration.shard import LayerSample, ProfileQuestion, RowsQuestion, SiteRows
 from onnx_lowrank.calibration.sizes import run_of_any_size
+from onnx_lowrank.calibration.transposed_patches import transposed_patches
 from onnx_lowrank.factorise.forms.form import Form
 from onnx_lowrank.graph.edit.reweight import replace_weights
 from onnx_lowrank.graph.edit.rewrite import Replacement, rewrite_together
@@ -201,6 +202,8 @@ def pieces(x: Array, positions: NDArray[np.int64], most: int) -> Iterator[tuple[
 
 def site_patches(site: ConvSite, x: Array, positions: NDArray[np.int64]) -> list[Array]:
     """Return the patches [n, c of a group, *sizes] that every group reads of x [N, c, ...] at some output positions."""
+    if site.transposition:
+        return np.split(transposed_patches(site, x, positions), site.group, axis=1)
     pads = site.padding(x.shape[2:])
     patches = gather_patches(x, positions, site.kernel.shape[2:], site.strides, site.dilations, pads)
     return np.split(patches, site.group, axis=1)

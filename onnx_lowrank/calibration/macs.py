@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnx_lowrank.calibration.sampling import Sampling
-from onnx_lowrank.graph.count_macs import counted_tensors, dense_outputs, macs_by_output
+from onnx_lowrank.graph.count_macs import CONVOLUTIONS, counted_tensors, dense_outputs, macs_by_output
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.runtime.carrying_session import open_carrying
@@ -74,7 +74,7 @@ def measure_macs(
     per_sample = {name: (op, macs // len(batch)) for name, (op, macs) in counted.items()}
     return Macs(
         all={name: macs for name, (_, macs) in per_sample.items()},
-        conv={name: macs for name, (op, macs) in per_sample.items() if op == "Conv"},
+        conv={name: macs for name, (op, macs) in per_sample.items() if op in CONVOLUTIONS},
         dense={name: per_sample[name][1] for name in dense_outputs(network)} if gemm else {},
         shapes=shapes,
         samples=len(batch),

@@ -78,20 +78,58 @@ def gather_patches(
     ValueError
         If a position lies outside the output map.
     """
-    images, channels, *sizes = x.shape
-    axes, count = len(sizes), len(positions)
+    sizes = x.shape[2:]
+    axes = len(sizes)
     outputs = [
         (sizes[a] + pads[a] + pads[axes + a] - dilations[a] * (kernel[a] - 1) - 1) // strides[a] + 1
         for a in range(axes)
     ]
-    if count and (positions.min() < 0 or positions.max() >= math.prod(outputs)):
-        raise ValueError(f"positions {positions.min()}..{positions.max()} lie outside the {math.prod(outputs)} outputs")
+    return gather_pixels(
+        x,
+        [
+            own[:, None] * strides[a] - pads[a] + np.arange(kernel[a]) * dilations[a]
+            for a, own in enumerate(coordinates(positions, outputs))
+        ],
+    )
+
+
+def coordinates(positions: NDArray[np.int64], size: Sequence[int]) -> tuple[NDArray[np.int64], ...]:
+    """Return the coordinates [count] of positions in an output map along every spatial axis.
+
+    Raises
+    ------
+    ValueError
+        If a position lies outside the map.
+    """
+    available = math.prod(size)
+    if len(positions) and (positions.min() < 0 or positions.max() >= available):
+        raise ValueError(f"positions {positions.min()}..{positions.max()} lie outside the {available} outputs")
+    return np.unravel_index(positions, size) if len(size) else ()
+
+
+def gather_pixels(x: NDArray[np.floating], taps: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
+    """Gather the pixels under the taps of a kernel at some output positions.
+
+    Parameters
+    ----------
+    x
+        Input, shape [N, c, *size].
+    taps
+        The input coordinates of the taps along every spatial axis, shape [count, kernel size] each; a tap outside x
+        sees zero.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        Patches, as :func:`gather_patches` returns them.
+    """
+    images, channels, *sizes = x.shape
+    count = len(taps[0]) if taps else 1
     pixel, inside = np.zeros((count, 1), np.int64), np.ones((count, 1), bool)
-    for a, coordinates in enumerate(np.unravel_index(positions, outputs) if axes else ()):
-        taps = coordinates[:, None] * strides[a] - pads[a] + np.arange(kernel[a]) * dilations[a]
-        within = (taps >= 0) & (taps < sizes[a])
+    for own, size in zip(taps, sizes, strict=True):
+        within = (own >= 0) & (own < size)
         inside = (inside[:, :, None] & within[:, None, :]).reshape(count, -1)
-        pixel = (pixel[:, :, None] * sizes[a] + np.clip(taps, 0, sizes[a] - 1)[:, None, :]).reshape(count, -1)
+        pixel = (pixel[:, :, None] * size + np.clip(own, 0, size - 1)[:, None, :]).reshape(count, -1)
     # One table of addresses in the final order serves all images: each image costs one pass that writes its output
     # in sequence, with neither a padded copy of x nor a transposition. A tap outside x reads a neighbour, which is set
     # to zero at the end.
@@ -105,7 +143,7 @@ def gather_patches(
     position, tap = np.nonzero(~inside)
     if len(position):
         patches[:, position, :, tap] = 0
-    return patches.reshape(images * count, channels, *kernel)
+    return patches.reshape(images * count, channels, *(own.shape[1] for own in taps))
 
 
 def gather_points(y: NDArray[np.floating], positions: NDArray[np.int64]) -> NDArray[np.float32]:

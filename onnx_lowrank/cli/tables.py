@@ -202,7 +202,7 @@ def sites_table(sites: Sequence[SiteReport]) -> Table:
     for site in sites:
         table.add_row(
             one_line(site.name),
-            "×".join(map(str, site.kernel)) or NONE,
+            ("×".join(map(str, site.kernel)) or NONE) + (" transposed" if site.transposed else ""),
             _channels(site.channels, site.group),
             " + ".join(filter(None, ("shortcut" if site.shortcut else None, site.activation))) or NONE,
             site.form or NONE,

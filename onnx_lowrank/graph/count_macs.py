@@ -15,7 +15,9 @@ import onnx_graphsurgeon as gs
 from onnx_lowrank.graph.kinds import STANDARD, is_dense
 from onnx_lowrank.graph.network import Network
 
-_CONVS = ("Conv", "ConvTranspose")
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+"""The operators whose costs are those of convolutions."""
+
 _PRODUCTS = ("Gemm", "MatMul")
 
 
@@ -65,7 +67,7 @@ def dense_outputs(network: Network) -> tuple[str, ...]:
 
 
 def _counted(network: Network) -> Iterator[gs.Node]:
-    return (node for node in network.nodes if node.op in (*_CONVS, *_PRODUCTS) and node.domain in STANDARD)
+    return (node for node in network.nodes if node.op in (*CONVOLUTIONS, *_PRODUCTS) and node.domain in STANDARD)
 
 
 def _macs(node: gs.Node, shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -19,6 +19,16 @@ def is_conv(node: gs.Node) -> bool:
     return node.op == "Conv" and node.domain in STANDARD
 
 
+def is_transposed(node: gs.Node) -> bool:
+    """Whether the node is a ConvTranspose of the standard domain."""
+    return node.op == "ConvTranspose" and node.domain in STANDARD
+
+
+def is_plain_convolution(node: gs.Node) -> bool:
+    """Whether the node is a Conv or a ConvTranspose of the standard domain."""
+    return is_conv(node) or is_transposed(node)
+
+
 def is_convolution(node: gs.Node) -> bool:
     """Whether the node is a convolution of any kind and domain."""
     return _CONVOLUTION.search(node.op) is not None

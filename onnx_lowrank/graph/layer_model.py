@@ -23,6 +23,7 @@ from onnx_lowrank.graph.edit.rewrite import rewrite
 from onnx_lowrank.graph.files.load import load
 from onnx_lowrank.graph.files.save import export
 from onnx_lowrank.graph.find.sites import ConvSite, find_sites
+from onnx_lowrank.graph.find.transposition import swap_channels
 
 IR, OPSET = 8, 17
 """Versions that every runtime of the last years reads; float16 and bfloat16 are among their types."""
@@ -51,6 +52,9 @@ class ConvGeometry:
         The number of groups that channels and filters are divided into.
     relu
         Whether a ReLU follows, which the runtime makes part of the convolution.
+    output_padding
+        The pixels behind the output along every spatial axis, where the convolution is transposed; None where it is
+        not.
     """
 
     dtype: str
@@ -62,6 +66,7 @@ class ConvGeometry:
     pads: tuple[int, ...]
     group: int
     relu: bool
+    output_padding: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, site: ConvSite, shape: tuple[int, ...], samples: int) -> "ConvGeometry":
@@ -76,6 +81,7 @@ class ConvGeometry:
             tuple(int(size) for size in site.padding(shape[2:])),
             site.group,
             site.join is None and site.activation is not None and site.activation.name == "Relu",
+            _output_padding(site, shape[2:]) if site.transposition else None,
         )
 
     @property
@@ -87,13 +93,22 @@ class ConvGeometry:
     def bytes(self) -> int:
         """The bytes, about, that a run holds at once: the layer's input and output, and as much between them."""
         _, c, *size = self.input
-        return 4 * self.input[0] * int(np.prod(size)) * (2 * c + self.filters)
+        spread = 1 if self.output_padding is None else int(np.prod(self.strides))
+        return 4 * self.input[0] * int(np.prod(size)) * (2 * c + self.filters * spread)
 
     def __str__(self) -> str:
         """Return a text such as ``64→128 3×3 on 112×112``."""
         kernel, size = ("×".join(map(str, part)) for part in (self.kernel, self.input[2:]))
         groups = f" in {self.group} groups" if self.group > 1 else ""
-        return f"{self.input[1]}→{self.filters}{groups} {kernel} on {size}"
+        transposed = "" if self.output_padding is None else " transposed"
+        return f"{self.input[1]}→{self.filters}{groups} {kernel}{transposed} on {size}"
+
+
+def _output_padding(site: ConvSite, size: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the output padding with which the layer's own padding gives the size that its output has."""
+    pads, axes = site.padding(size), len(size)
+    sides = zip(size, site.strides, site.extents, pads[:axes], pads[axes:], site.output_size(size), strict=True)
+    return tuple(int(out - ((n - 1) * step + extent - t - b)) for n, step, extent, t, b, out in sides)
 
 
 def layer_model(geometry: ConvGeometry, factorization: Factorization | None) -> bytes:
@@ -131,6 +146,8 @@ def _model(geometry: ConvGeometry, *, with_layer: bool) -> onnx.ModelProto:
     if with_layer:
         fan_in = int(np.prod(geometry.weights[1:]))
         stored["weight"] = (rng.random(geometry.weights) - 0.5) * (12 / fan_in) ** 0.5
+        if geometry.output_padding is not None:
+            stored["weight"] = swap_channels(stored["weight"], geometry.group)
         stored["bias"] = np.ones(geometry.filters)
         nodes += _layer_nodes(geometry)
         last, channels = nodes[-1].output[0], geometry.filters
@@ -146,8 +163,9 @@ def _model(geometry: ConvGeometry, *, with_layer: bool) -> onnx.ModelProto:
 
 
 def _layer_nodes(geometry: ConvGeometry) -> list[onnx.NodeProto]:
+    transposed = geometry.output_padding is not None
     layer = helper.make_node(
-        "Conv",
+        "ConvTranspose" if transposed else "Conv",
         ["input", "weight", "bias"],
         ["response"],
         LAYER,
@@ -156,5 +174,6 @@ def _layer_nodes(geometry: ConvGeometry) -> list[onnx.NodeProto]:
         dilations=geometry.dilations,
         pads=geometry.pads,
         group=geometry.group,
+        **({"output_padding": geometry.output_padding} if transposed else {}),
     )
     return [layer, helper.make_node("Relu", ["response"], ["activated"])] if geometry.relu else [layer]

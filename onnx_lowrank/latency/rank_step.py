@@ -82,4 +82,6 @@ def measure_step(geometries: Sequence[ConvGeometry], open_session: Opener, provi
 
 
 def _macs(geometry: ConvGeometry) -> float:
-    return math.prod(geometry.weights) * math.prod(geometry.input) / geometry.input[1] / math.prod(geometry.strides)
+    pixels = math.prod(geometry.input) / geometry.input[1]
+    applications = pixels if geometry.output_padding is not None else pixels / math.prod(geometry.strides)
+    return math.prod(geometry.weights) * applications

@@ -5,7 +5,7 @@ One file may hold the times of several devices, numbers of threads and batch siz
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +184,8 @@ def _setting_json(setting: Setting, times: SettingTimes) -> dict[str, Any]:
 
 
 def _geometry(entry: Mapping[str, Any]) -> ConvGeometry:
-    values = {f.name: entry[f.name] for f in fields(ConvGeometry)}
+    # Tables that were written before transposed convolutions were measured do not know their field.
+    values = {f.name: entry[f.name] for f in fields(ConvGeometry) if f.name in entry or f.default is MISSING}
     lists = {k: tuple(_typed(n, int) for n in v) for k, v in values.items() if isinstance(v, list)}
     return ConvGeometry(**(values | lists))
 

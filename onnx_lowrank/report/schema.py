@@ -116,6 +116,8 @@ class SiteReport:
         The number of groups.
     ms_before, ms_after
         The measured times of the layer and of the chain in milliseconds, if the target is the latency.
+    transposed
+        Whether the convolution is a ConvTranspose.
     shares_weight_with
         The other eligible layers that read the same weight, and get the same factors. The errors are those over all of
         them.
@@ -137,6 +139,7 @@ class SiteReport:
     group: int = 1
     ms_before: float | None = None
     ms_after: float | None = None
+    transposed: bool = False
     shares_weight_with: tuple[str, ...] = ()
 
 

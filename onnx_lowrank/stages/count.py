@@ -155,6 +155,8 @@ def solvable_sites(
             return "it does not read one row of every sample"
         if dense_bytes(site) > options.memory // 2:
             return "it has so many responses that solving it takes too much memory (--memory)"
+        if site.transposition and site.transposition.shrinks(shape[2:]):
+            return "its output_shape is smaller than its input: ONNX does not infer the shapes behind it"
         return None if shape[0] == macs.samples else "its batch is not the model's"
 
     obstacles = {site.name: obstacle(site) for site in sites}
@@ -193,6 +195,8 @@ def conv_shapes(sites: Sequence[ConvSite], macs: Macs) -> dict[str, ConvShape]:
     def shape(site: ConvSite) -> ConvShape:
         d, c, *sizes = site.kernel.shape
         size_in, size_out = (tuple(macs.shapes[name][2:]) for name in (site.input, site.output))
-        return ConvShape(d // site.group, c, tuple(sizes), size_in, size_out, site.group)
+        return ConvShape(
+            d // site.group, c, tuple(sizes), size_in, size_out, site.group, site.transposition is not None
+        )
 
     return {site.name: shape(site) for site in sites}

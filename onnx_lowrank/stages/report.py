@@ -196,6 +196,7 @@ def _site(run: Run, prepared: Prepared, site: ConvSite, solution: Solution | Non
         group=site.group,
         ms_before=round(times[0], 4) if times else None,
         ms_after=round(times[1], 4) if times else None,
+        transposed=site.transposition is not None,
         shares_weight_with=tuple(name for name in prepared.counted.family_of(site.name).names if name != site.name),
     )
 

@@ -32,11 +32,12 @@ class ChannelForm(FormKind):
         return (shape.filters,)
 
     def macs(self, shape: ConvShape, ranks: Array) -> Array:
-        """Return d'·(c·k·k + d)·positions.
+        """Return d'·(c·k·k·applications + d·positions); both are counted by output pixels, unless it is transposed.
 
         The paper's budget (§2.5) leaves out the second convolution, d·d': 11% of a 3×3 layer, all of a 1×1 layer.
         """
-        return np.asarray(ranks[:, 0] * (shape.channels * shape.taps + shape.filters) * shape.positions)
+        each = shape.channels * shape.taps * shape.applications + shape.filters * shape.positions
+        return np.asarray(ranks[:, 0] * each)
 
     def log_energies(self, evidence: Evidence) -> Energies:
         """Return the log-share of the responses' variance that d' principal components hold (§2.5, eq. 13)."""

@@ -20,6 +20,8 @@ class ConvShape:
         The sizes of one sample along the spatial axes.
     group
         The number of groups.
+    transposed
+        Whether the convolution is transposed: every input pixel is spread over the output.
     """
 
     filters: int
@@ -28,6 +30,7 @@ class ConvShape:
     input: tuple[int, ...]
     output: tuple[int, ...]
     group: int = 1
+    transposed: bool = False
 
     @property
     def taps(self) -> int:
@@ -48,6 +51,11 @@ class ConvShape:
         return self.group * math.prod(self.output)
 
     @property
+    def applications(self) -> int:
+        """The number of times that the whole kernel is applied: once per output pixel, or input pixel if transposed."""
+        return self.pixels if self.transposed else self.positions
+
+    @property
     def macs(self) -> int:
-        """The multiply-accumulates of the convolution as it is, d·c·taps·positions."""
-        return self.filters * self.channels * self.taps * self.positions
+        """The multiply-accumulates of the convolution as it is, d·c·taps·applications."""
+        return self.filters * self.channels * self.taps * self.applications

@@ -217,8 +217,8 @@ class CpForm(FormKind):
         return (min(d * c, min(d, c) * shape.taps),)
 
     def macs(self, shape: ConvShape, ranks: Array) -> Array:
-        """Return r·(c·pixels + (k·l + d)·positions): the first 1×1 convolution runs on every pixel of the input."""
-        behind = (shape.taps + shape.filters) * shape.positions
+        """Return r·(c·pixels + k·l·applications + d·positions): the first 1×1 runs on every pixel of the input."""
+        behind = shape.taps * shape.applications + shape.filters * shape.positions
         return np.asarray(ranks[:, 0] * (shape.channels * shape.pixels + behind))
 
     def log_energies(self, evidence: Evidence) -> Energies:

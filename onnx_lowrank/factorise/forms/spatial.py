@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import scipy.linalg
@@ -102,19 +102,19 @@ class Columns:
         return ColumnMoments()
 
     @classmethod
-    def of(cls, kernel: Array, moments: ColumnMoments | None) -> "Columns":
+    def of(cls, kernel: Array, moments: ColumnMoments | None) -> Self:
         """Cut a kernel [d, c, *sizes] for the covariance S of its patch columns, or for S = I (None)."""
         return cls.weighted_by(kernel, moments.covariance if moments else None)
 
     @classmethod
-    def weighted_by(cls, kernel: Array, covariance: Array | None) -> "Columns":
+    def weighted_by(cls, kernel: Array, covariance: Array | None) -> Self:
         """Cut a kernel [d, c, *sizes] for a covariance S [c·k, c·k], or for S = I (None)."""
         d, c, k, width = as_planes(kernel).shape
         A = as_planes(kernel).transpose(3, 0, 1, 2).reshape(width * d, c * k)
         L = root(np.eye(c * k) if covariance is None else covariance)
         return cls(A @ L, L, width)
 
-    def quick(self) -> "Columns":
+    def quick(self) -> Self:
         """Return the cut itself, which takes little time at any rank."""
         return self
 
@@ -152,12 +152,12 @@ class SpatialForm(FormKind):
     name = "spatial"
     summary = "k×1 c→d'', 1×k d''→d"
     rank_names = ("d''",)
-    needs = "a kernel that extends in two directions"
+    needs = "a Conv with a kernel that extends in two directions"
     preparation = Columns
 
     def takes(self, shape: ConvShape) -> bool:
-        """Tell whether k×1 and 1×l are both smaller than the kernel."""
-        return min(two_sizes(shape.kernel)) > 1
+        """Tell whether k×1 and 1×l are both smaller than the kernel; transposed ones have better forms."""
+        return not shape.transposed and min(two_sizes(shape.kernel)) > 1
 
     def statistics_bytes(self, shape: ConvShape) -> int:
         """Return the bytes of ``FACTORS`` matrices [c·k, c·k] for every group."""

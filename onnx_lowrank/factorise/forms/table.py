@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.factorise.forms.channel import CHANNEL
 from onnx_lowrank.factorise.forms.cp import CP
+from onnx_lowrank.factorise.forms.input import INPUT
 from onnx_lowrank.factorise.forms.kind import FormKind
 from onnx_lowrank.factorise.forms.spatial import SPATIAL
 from onnx_lowrank.factorise.forms.three_d import THREE_D
@@ -52,4 +53,4 @@ class FormTable:
         return FormTable((self[choice],))
 
 
-FORMS = FormTable((CHANNEL, SPATIAL, THREE_D, CP))
+FORMS = FormTable((CHANNEL, SPATIAL, THREE_D, CP, INPUT))

@@ -22,7 +22,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_lowrank.graph.constants import ComputedConstants
-from onnx_lowrank.graph.kinds import STANDARD, is_inference_norm, moved_axes
+from onnx_lowrank.graph.kinds import STANDARD, is_inference_norm, is_transposed, moved_axes
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse, make_constant, unique
 from onnx_lowrank.graph.traverse import count_readers
@@ -57,7 +57,7 @@ class _Tail:
     def gain(self) -> NDArray[np.float64]:
         """The gain of all steps together, [d]."""
         gain = self.steps[-1].gain if self.steps else np.ones(1)
-        return np.broadcast_to(gain, self.conv.inputs[1].shape[:1])
+        return np.broadcast_to(gain, (_filters(self.conv),))
 
     def without_gain(self) -> "_Tail":
         """Return the steps before the first gain."""
@@ -74,7 +74,7 @@ def fold(network: Network, convs: Iterable[gs.Node], constants: ComputedConstant
     network
         The folded nodes are removed from it; the output of the last of them keeps its name.
     convs
-        All Conv nodes of its main graph.
+        All nodes of its main graph that are a Conv or a ConvTranspose.
     constants
         The constants of the network.
     taken
@@ -107,8 +107,9 @@ def _tail(network: Network, conv: gs.Node, constants: ComputedConstants) -> _Tai
         return None
     if len(weight.shape) < 3:
         return None
-    offset = np.zeros(weight.shape[0]) if bias is None else constants.find(bias)
-    if offset is None or offset.shape != tuple(weight.shape[:1]):
+    filters = _filters(conv)
+    offset = np.zeros(filters) if bias is None else constants.find(bias)
+    if offset is None or offset.shape != (filters,):
         return None
     element, rank = dtype(weight), len(weight.shape)
     outputs = {id(tensor) for tensor in network.outputs}
@@ -121,7 +122,7 @@ def _tail(network: Network, conv: gs.Node, constants: ComputedConstants) -> _Tai
         if axes is not None:
             channels = axes.index(channels)
         else:
-            affine = _affine(node, tensor, channels, (rank, weight.shape[0]), network.opset, constants)
+            affine = _affine(node, tensor, channels, (rank, filters), network.opset, constants)
             if affine is None:
                 break
             gain, shift = gain * affine[0], shift * affine[0] + affine[1]
@@ -194,8 +195,8 @@ def _reweight(
     ``made`` holds the new weights by the names of the old ones, which other convolutions may read as well.
     """
     weight = conv.inputs[1]
-    filters, element = weight.shape[0], dtype(weight)
-    kernel = array(weight).astype(np.float64) * gain.reshape(-1, *[1] * (len(weight.shape) - 1))
+    filters, element = _filters(conv), dtype(weight)
+    kernel = array(weight).astype(np.float64) * _along_filters(conv, gain)
     if not (np.isfinite(kernel).all() and np.isfinite(shift).all()):
         return False
     bias = conv.inputs[2].name if len(conv.inputs) > 2 and conv.inputs[2].name else f"{weight.name}/bias"
@@ -209,6 +210,22 @@ def _reweight(
         made[weight.name] = new_weight
     conv.inputs = [conv.inputs[0], new_weight, new_bias]
     return True
+
+
+def _filters(conv: gs.Node) -> int:
+    """Return d, the number of filters; the weight is [d, ·, …], that of a ConvTranspose [c, d of a group, …]."""
+    first, second = conv.inputs[1].shape[:2]
+    return int(second * conv.attrs.get("group", 1) if is_transposed(conv) else first)
+
+
+def _along_filters(conv: gs.Node, gain: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return gains, [d] or [1], in a shape in which they multiply the weight filter by filter."""
+    shape = conv.inputs[1].shape
+    behind = [1] * (len(shape) - 2)
+    if not is_transposed(conv) or len(gain) == 1:
+        return gain.reshape(-1, 1, *behind)
+    group = conv.attrs.get("group", 1)
+    return np.repeat(gain.reshape(group, -1), shape[0] // group, axis=0).reshape(*shape[:2], *behind)
 
 
 def _bypass(network: Network, node: gs.Node, operand: gs.Tensor) -> None:

@@ -1,9 +1,9 @@
 """The model in the one form that the rest of the package reads.
 
 Exporters put weights in many places and leave normalisations and biases beside the convolution. Afterwards every
-constant weight and bias of a Conv is a ``gs.Constant``, and what follows a Conv and is affine in every channel is part
-of the Conv (see ``fold``). Nothing else is simplified; the only nodes removed are those that these two edits make
-superfluous.
+constant weight and bias of a Conv or ConvTranspose is a ``gs.Constant``, and what follows one of these and is affine in
+every channel is part of it (see ``fold``). Nothing else is simplified; the only nodes removed are those that these two
+edits make superfluous.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_lowrank.graph.constants import ComputedConstants
 from onnx_lowrank.graph.edit.fold import fold
-from onnx_lowrank.graph.kinds import STANDARD, is_conv, is_product
+from onnx_lowrank.graph.kinds import STANDARD, is_plain_convolution, is_product
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.tensors import FLOATS, make_constant, unique
 
@@ -46,13 +46,13 @@ def normalise(proto: onnx.ModelProto, *, gemm: bool = False) -> Network:
     constants = ComputedConstants(network)
     lifting = _Lifting(network, constants, taken)
     for node in list(network.nodes):
-        if is_conv(node) or (gemm and is_product(node)):
+        if is_plain_convolution(node) or (gemm and is_product(node)):
             lifting.lift(node, 1)
             for add in node.outputs[0].outputs if node.op == "MatMul" else ():
                 if add.op == "Add" and add.domain in STANDARD:
                     lifting.lift(add, 0)
     nodes_before = len(network.nodes)
-    fold(network, [node for node in network.nodes if is_conv(node)], constants, taken)
+    fold(network, [node for node in network.nodes if is_plain_convolution(node)], constants, taken)
     network.folded = nodes_before - len(network.nodes)
     return network
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.errors import ValidationError
 from onnx_lowrank.factorise.factors import Factorization, Link
 from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.find.transposition import Transposition, swap_channels
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.tensors import make_constant, unique
 from onnx_lowrank.graph.traverse import position
@@ -155,6 +156,9 @@ def _link_nodes(
         kernel, attributes = link.kernel, {"transB": 1}
         if site.kernel.ndim > 2:
             link_op, attributes = "Conv", _geometry(site, link)
+            if site.transposition and any(link.carries):
+                link_op, kernel = "ConvTranspose", swap_channels(kernel, attributes.get("group", 1))
+                attributes |= _transposed_geometry(site.transposition, link)
         elif with_bias or (last and op == "Gemm"):
             link_op = "Gemm"
         else:
@@ -216,4 +220,15 @@ def _geometry(site: ConvSite, link: Link) -> dict[str, Any]:
     elif site.auto_pad.startswith("SAME") and any(carries):
         # SAME depends on the input's size. In a direction of kernel 1 and stride 1 it pads nothing.
         attributes["auto_pad"] = site.auto_pad
+    return attributes
+
+
+def _transposed_geometry(transposition: Transposition, link: Link) -> dict[str, Any]:
+    """Return the attributes of a link that only a ConvTranspose has; one link carries all axes."""
+    assert all(link.carries)
+    attributes: dict[str, Any] = {}
+    if any(transposition.output_padding):
+        attributes["output_padding"] = list(transposition.output_padding)
+    if transposition.output_shape is not None:
+        attributes["output_shape"] = list(transposition.output_shape)
     return attributes

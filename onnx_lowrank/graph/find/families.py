@@ -58,7 +58,7 @@ def families(network: Network, sites: Iterable[ConvSite]) -> tuple[Family, ...]:
     sites = tuple(sites)
     alike: dict[Hashable, list[ConvSite]] = defaultdict(list)
     for site in sites:
-        alike[site.kernel.shape, site.dtype, site.group].append(site)
+        alike[site.kernel.shape, site.dtype, site.group, site.transposition is None].append(site)
     # A weight is read in full only where another one has its shape.
     members: dict[str, tuple[ConvSite, ...]] = {}
     for candidates in alike.values():

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_lowrank.factorise.forms.spatial import two_sizes
-from onnx_lowrank.graph.kinds import STANDARD, is_conv, is_convolution, is_dense
+from onnx_lowrank.graph.kinds import STANDARD, is_conv, is_convolution, is_dense, is_plain_convolution, is_transposed
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.tensors import FLOATS, array, dtype, is_sparse
 
@@ -66,7 +66,7 @@ def obstacle(node: gs.Node) -> str | None:
         producer.op == "DequantizeLinear" for tensor in node.inputs[1:2] for producer in tensor.inputs
     ):
         return "weights are quantised: compress before quantising"
-    if not is_conv(node) and not is_dense(node):
+    if not is_plain_convolution(node) and not is_dense(node):
         domain = "" if node.domain in STANDARD else f" of the domain {node.domain!r}"
         return f"{node.op}{domain} is not supported"
     weight = node.inputs[1]
@@ -76,12 +76,14 @@ def obstacle(node: gs.Node) -> str | None:
         return "weights are stored sparse"
     if is_dense(node) and len(weight.shape) != 2:
         return f"weights with {len(weight.shape)} axes"
-    if is_conv(node) and len(weight.shape) < 3:
+    if is_plain_convolution(node) and len(weight.shape) < 3:
         return "its kernel has no size"
-    if is_conv(node) and not _has_geometry(node, len(weight.shape) - 2):
+    if is_plain_convolution(node) and not _has_geometry(node, len(weight.shape) - 2):
         return "its strides, dilations or pads do not fit its kernel"
     group = node.attrs.get("group", 1)
     if is_conv(node) and group > 1 and weight.shape[1] == 1 and not can_be_cut(weight.shape[2:]):
+        return f"depthwise convolution (group={group})"
+    if is_transposed(node) and group > 1 and weight.shape[0] == group:  # no form cuts these in space
         return f"depthwise convolution (group={group})"
     if dtype(weight) not in FLOATS:
         return f"weights of type {dtype(weight)}"
@@ -118,4 +120,11 @@ def _has_geometry(node: gs.Node, dimensions: int) -> bool:
         values = node.attrs.get(key, [least] * count)
         return isinstance(values, (list, tuple)) and len(values) == count and all(value >= least for value in values)
 
-    return fit("strides", dimensions, 1) and fit("dilations", dimensions, 1) and fit("pads", 2 * dimensions, 0)
+    plain = fit("strides", dimensions, 1) and fit("dilations", dimensions, 1) and fit("pads", 2 * dimensions, 0)
+    if not is_transposed(node):
+        return plain
+    group = node.attrs.get("group", 1)
+    if group < 1 or node.inputs[1].shape[0] % group:
+        return False
+    stated = len(node.attrs.get("output_shape", ())) in (0, dimensions, dimensions + 2)
+    return plain and stated and fit("output_padding", dimensions, 0)

@@ -17,7 +17,8 @@ from onnx_lowrank.graph.find.dense import DenseLayer, find_dense
 from onnx_lowrank.graph.find.followers import Followers, Join
 from onnx_lowrank.graph.find.patterns import Pattern
 from onnx_lowrank.graph.find.refusals import FIRST, NOT_PLAIN, first_convolutions, hidden_layers, obstacle
-from onnx_lowrank.graph.kinds import is_convolution, is_dense
+from onnx_lowrank.graph.find.transposition import Transposition, swap_channels
+from onnx_lowrank.graph.kinds import is_convolution, is_dense, is_transposed
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.tensors import array, dtype, unique
 from onnx_lowrank.graph.traverse import varying_tensors
@@ -57,6 +58,8 @@ class ConvSite:
         alone.
     sum_with_bias
         The name of the sum where an Add brings the bias, as behind a MatMul; else None.
+    transposition
+        What a transposed convolution has besides; None for any other.
     """
 
     name: str
@@ -73,6 +76,7 @@ class ConvSite:
     join: Join | None
     group: int = 1
     sum_with_bias: str | None = None
+    transposition: Transposition | None = None
 
     @property
     def target(self) -> str:
@@ -91,12 +95,14 @@ class ConvSite:
 
     def padding(self, size: Sequence[int]) -> tuple[int, ...]:
         """Return the padding for an input of this size along its spatial axes: in front along each, then behind."""
+        if self.transposition:
+            return self.transposition.padding(self, size)
         if self.pads is not None:
             return self.pads
         if self.auto_pad == "VALID":
             return (0,) * (2 * len(size))
         before, after = [], []
-        for length, stride, extent in zip(size, self.strides, self._extents, strict=True):
+        for length, stride, extent in zip(size, self.strides, self.extents, strict=True):
             # SAME means ceil(length / stride) outputs; an odd pixel goes to the side that the attribute names.
             total = max((-(-length // stride) - 1) * stride + extent - length, 0)
             less, more = total // 2, total - total // 2
@@ -106,14 +112,16 @@ class ConvSite:
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Return the size of the output along the spatial axes for an input of this size."""
+        if self.transposition:
+            return self.transposition.output_size(self, size)
         pads, axes = self.padding(size), len(size)
         padded = [length + pads[axis] + pads[axes + axis] for axis, length in enumerate(size)]
-        return tuple((n - e) // s + 1 for n, e, s in zip(padded, self._extents, self.strides, strict=True))
+        return tuple((n - e) // s + 1 for n, e, s in zip(padded, self.extents, self.strides, strict=True))
 
     @property
-    def _extents(self) -> list[int]:
+    def extents(self) -> tuple[int, ...]:
         """The lengths of the dilated kernel along every spatial axis."""
-        return [(k - 1) * step + 1 for k, step in zip(self.kernel.shape[2:], self.dilations, strict=True)]
+        return tuple((k - 1) * step + 1 for k, step in zip(self.kernel.shape[2:], self.dilations, strict=True))
 
 
 @dataclass(frozen=True)
@@ -234,7 +242,9 @@ def _names(nodes: Sequence[gs.Node], taken: set[str]) -> dict[str, str]:
 
 def _conv_site(node: gs.Node, name: str, followers: Followers) -> ConvSite:
     weight, output = node.inputs[1], node.outputs[0]
-    kernel = array(weight).astype(np.float64)
+    kernel, group = array(weight).astype(np.float64), node.attrs.get("group", 1)
+    if is_transposed(node):
+        kernel = swap_channels(kernel, group)
     bias = np.zeros(kernel.shape[0])
     if len(node.inputs) > 2 and node.inputs[2].name:
         bias = array(node.inputs[2]).astype(np.float64)
@@ -254,8 +264,16 @@ def _conv_site(node: gs.Node, name: str, followers: Followers) -> ConvSite:
         auto_pad=auto_pad,
         activation=activation,
         join=join,
-        group=node.attrs.get("group", 1),
+        group=group,
+        transposition=_transposition(node, axes) if is_transposed(node) else None,
     )
+
+
+def _transposition(node: gs.Node, axes: int) -> Transposition:
+    """Return what a ConvTranspose has besides the attributes of a Conv; old files state all axes of the output."""
+    shape = node.attrs.get("output_shape") or ()
+    output_padding = tuple(node.attrs.get("output_padding") or (0,) * axes)
+    return Transposition(output_padding, tuple(shape[-axes:]) if shape else None)
 
 
 def dense_site(layer: DenseLayer, followers: Followers | None = None) -> ConvSite:

@@ -1,4 +1,4 @@
-"""A form that the package does not know: the channel form transposed, 1×1 c→c' and then k×k c'→d.
+"""A form that the package does not know: the channel form mirrored, 1×1 c→c' and then k×k c'→d.
 
 The kernel W (d, c, s) is a matrix [d·s, c] with the singular value decomposition U Σ Vᵀ. The first c' rows of Vᵀ become
 the 1×1 kernel, and those columns of U Σ are H₀ of the regression on c' numbers of every pixel.
@@ -20,10 +20,10 @@ from onnx_lowrank.factorise.forms.kind import Energies, FormKind
 Array = NDArray[Any]
 
 
-class InputForm(FormKind):
+class MirroredForm(FormKind):
     """1×1 c→c', k×k c'→d."""
 
-    name = "input"
+    name = "mirrored"
     summary = "1×1 c→c', k×k c'→d"
     rank_names = ("c'",)
 
@@ -31,7 +31,7 @@ class InputForm(FormKind):
         return (min(shape.channels, shape.filters * shape.taps),)
 
     def macs(self, shape: ConvShape, ranks: Array) -> Array:
-        behind = shape.taps * shape.filters * shape.positions
+        behind = shape.taps * shape.filters * shape.applications
         return np.asarray(ranks[:, 0] * (shape.channels * shape.pixels + behind))
 
     def log_energies(self, evidence: Evidence) -> Energies:
@@ -62,7 +62,7 @@ class InputForm(FormKind):
         return LinkShape(ranks[0], c, (False,) * len(sizes)), LinkShape(d, ranks[0], (True,) * len(sizes))
 
 
-INPUT = InputForm()
+MIRRORED = MirroredForm()
 
 
 def unfolded(kernel: Array) -> Array:
