@@ -86,12 +86,12 @@ def layers(draw: st.DrawFn) -> Layer:
     kernel = draw(st.sampled_from([(), (3,), (3, 3), (1, 3), (2, 3), (1, 1), (3, 1, 2), (2, 2, 2)]))
     sizes = st.integers(4, 9)
     read = tuple(draw(sizes) for _ in kernel)
+    strides: tuple[int, ...] = tuple(draw(st.integers(1, 2)) for _ in kernel)
     transposed = bool(kernel) and draw(st.booleans())
-    strides = [draw(st.integers(1, 2)) for _ in kernel]
-    sides = list(zip(read, strides, strict=True))
-    written = tuple(size * stride if transposed else -(-size // stride) for size, stride in sides)
+    spread = strides if transposed else None
+    written = tuple(n * step if spread else -(-n // step) for n, step in zip(read, strides, strict=True))
     group = draw(st.integers(1, 3)) if kernel else 1
-    shape = ConvShape(draw(st.integers(1, 20)), draw(st.integers(1, 20)), kernel, read, written, group, transposed)
+    shape = ConvShape(draw(st.integers(1, 20)), draw(st.integers(1, 20)), kernel, read, written, group, spread)
     return Layer(shape, draw(st.integers(0, 99)))
 
 

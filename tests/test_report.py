@@ -183,13 +183,13 @@ def test_a_replayed_plan_asks_for_no_speedup_and_gives_its_reasons() -> None:
     [
         ("channel", 1, "left alone: the planner reaches the speedup without it"),
         ("channel", 8, "left alone: no rank that is a multiple of 8 saves MACs here"),
-        (
-            "spatial",
-            1,
-            "left alone: the form spatial needs a Conv with a kernel that extends in two directions",
-        ),
+        ("spatial", 1, "left alone: the form spatial needs a Conv with a kernel that extends in two directions"),
         ("3d", 1, "left alone: the form 3d needs a Conv with a kernel that extends in two directions"),
-        ("cp", 1, "left alone: the form cp needs a kernel that extends beyond a pixel"),
+        (
+            "cp",
+            1,
+            "left alone: the form cp needs a kernel larger than a pixel, or than the stride of a ConvTranspose",
+        ),
     ],
 )
 def test_a_pointwise_convolution_that_is_left_alone(form: str, multiple: int, expected: str) -> None:

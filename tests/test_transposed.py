@@ -37,7 +37,7 @@ from onnx_lowrank.plan.plan import Plan, SitePlan
 
 Array = NDArray[Any]
 
-KINDS = tuple(kind for kind in FORMS if kind.takes(ConvShape(4, 4, (3, 3), (2, 2), (4, 4), transposed=True)))
+KINDS = tuple(kind for kind in FORMS if kind.takes(ConvShape(4, 4, (3, 3), (2, 2), (4, 4), spread=(2, 2))))
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
 
 
@@ -132,8 +132,8 @@ def test_at_full_rank_every_form_computes_the_layer(kind: FormKind, layer: Layer
     network = normalise(loaded.proto)
     (site,) = find_sites(network, include="").sites
     d, c = layer.filters // layer.group, 12 // layer.group
-    shape = ConvShape(d, c, layer.kernel, layer.size, site.output_size(layer.size), layer.group, transposed=True)
-    if not kind.takes(shape):  # the cp form of a kernel of one pixel
+    shape = ConvShape(d, c, layer.kernel, layer.size, site.output_size(layer.size), layer.group, site.strides)
+    if not kind.takes(shape):  # the cp form of a kernel that is no larger than its stride
         return
     patches = site_patches(site, x, np.arange(3)) if weighted and np.prod(shape.output) > 2 else [None] * layer.group
     parts = []
@@ -309,9 +309,10 @@ def test_a_shortcut_that_meets_a_transposed_convolution_is_part_of_its_target() 
 @every_kind
 def test_a_plan_at_full_rank_reproduces_a_unet(kind: FormKind) -> None:
     model = unet(joined=False)
-    shapes = {"up2": ConvShape(32, 64, (2, 2), (), (), transposed=True)}
-    shapes["up1"] = ConvShape(16, 32, (4, 4), (), (), transposed=True)
-    plan = Plan(tuple(SitePlan(name, kind.name, kind.highest_ranks(shape)) for name, shape in shapes.items()))
+    shapes = {"up2": ConvShape(32, 64, (2, 2), (), (), spread=(2, 2))}
+    shapes["up1"] = ConvShape(16, 32, (4, 4), (), (), spread=(2, 2))
+    taken = {name: shape for name, shape in shapes.items() if kind.takes(shape)}
+    plan = Plan(tuple(SitePlan(name, kind.name, kind.highest_ranks(shape)) for name, shape in taken.items()))
     replayed = Plan.from_json(plan.to_json())
     result = compress(model, photo(11, (10, 3, 16, 16)), plan=replayed, threads=1, images=10)
     x = {"x": photo(12, (2, 3, 12, 20))}

@@ -195,8 +195,7 @@ def conv_shapes(sites: Sequence[ConvSite], macs: Macs) -> dict[str, ConvShape]:
     def shape(site: ConvSite) -> ConvShape:
         d, c, *sizes = site.kernel.shape
         size_in, size_out = (tuple(macs.shapes[name][2:]) for name in (site.input, site.output))
-        return ConvShape(
-            d // site.group, c, tuple(sizes), size_in, size_out, site.group, site.transposition is not None
-        )
+        spread = site.strides if site.transposition else None
+        return ConvShape(d // site.group, c, tuple(sizes), size_in, size_out, site.group, spread)
 
     return {site.name: shape(site) for site in sites}

@@ -20,8 +20,8 @@ class ConvShape:
         The sizes of one sample along the spatial axes.
     group
         The number of groups.
-    transposed
-        Whether the convolution is transposed: every input pixel is spread over the output.
+    spread
+        The strides of a transposed convolution, by which it spreads its input over the output; None for any other.
     """
 
     filters: int
@@ -30,12 +30,17 @@ class ConvShape:
     input: tuple[int, ...]
     output: tuple[int, ...]
     group: int = 1
-    transposed: bool = False
+    spread: tuple[int, ...] | None = None
 
     @property
     def taps(self) -> int:
         """The number of pixels that the kernel covers."""
         return math.prod(self.kernel)
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the convolution is transposed."""
+        return self.spread is not None
 
     @property
     def pixels(self) -> int:

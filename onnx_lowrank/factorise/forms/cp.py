@@ -194,12 +194,13 @@ class CpForm(FormKind):
     name = "cp"
     summary = "1×1 c→r, depthwise k×k, 1×1 r→d"
     rank_names = ("r",)
-    needs = "a kernel that extends beyond a pixel"
+    needs = "a kernel larger than a pixel, or than the stride of a ConvTranspose"
     preparation = Polyadic
 
     def takes(self, shape: ConvShape) -> bool:
-        """Tell whether the kernel covers more than one pixel."""
-        return shape.taps > 1
+        """Tell whether a response sees more than one pixel; if not, the input form of the same rank is never worse."""
+        steps = shape.spread or (1,) * len(shape.kernel)
+        return any(size > step for size, step in zip(shape.kernel, steps, strict=True))
 
     def statistics_bytes(self, shape: ConvShape) -> int:
         """Return the bytes of V, of its slices, and of the matrices [s, s] of every slice, for every group."""
