@@ -213,6 +213,18 @@ def test_what_is_affine_behind_a_transposed_convolution_becomes_part_of_it(group
     np.testing.assert_allclose(folded, run_model(model, x)["y"], atol=1e-5)
 
 
+def test_a_weight_that_a_conv_and_a_transposed_one_share_takes_no_gain() -> None:
+    first, stored = norm("c", "y", "bn", 4, 3)
+    second = helper.make_node("BatchNormalization", ["u", *first.input[1:]], ["z"], epsilon=first.attribute[0].f)
+    nodes = [conv("conv", "x", "w", "c"), first, up("up", "x", "w", "u"), second]
+    model = build(nodes, stored | {"w": weights(1, 4, 4, 3, 3)}, ("y", "z"), input_shape=("N", 4, "H", "W"))
+    loaded = load(model)
+    network = normalise(loaded.proto)
+    x = {"x": photo(4, (2, 4, 5, 6))}
+    for name, expected in run_model(model, x).items():
+        np.testing.assert_allclose(run_model(export(network, loaded), x)[name], expected, atol=1e-5)
+
+
 def test_what_cannot_be_replaced_has_its_reason() -> None:
     stored = {
         "depthwise": weights(1, 4, 1, 4, 4),
@@ -250,7 +262,7 @@ def smooth(seed: int, *shape: int) -> Array:
     rng = np.random.default_rng(seed)
     rows, columns = shape[0], int(np.prod(shape[1:]))
     inner = min(rows, columns)
-    factors = rng.normal(size=(rows, inner)) * 0.5 ** np.arange(inner), rng.normal(size=(inner, columns))
+    factors = rng.normal(size=(rows, inner)) * 0.8 ** np.arange(inner), rng.normal(size=(inner, columns))
     product = factors[0] @ factors[1]
     values: Array = (product / np.sqrt(np.square(product).sum() / rows)).reshape(shape)
     return values.astype(np.float32)

@@ -90,11 +90,12 @@ def fold(network: Network, convs: Iterable[gs.Node], constants: ComputedConstant
 
 def _with_common_gains(network: Network, tails: Iterable[_Tail]) -> Iterator[_Tail]:
     """Yield the tails, those of readers of one weight without gains unless these are the same for all its readers."""
-    by_weight: dict[str, list[_Tail]] = {}
+    # One weight has its filters on the first axis for a Conv and on the second for a ConvTranspose.
+    by_weight: dict[tuple[str, bool], list[_Tail]] = {}
     for tail in tails:
-        by_weight.setdefault(tail.weight, []).append(tail)
+        by_weight.setdefault((tail.weight, is_transposed(tail.conv)), []).append(tail)
     readers = count_readers(network) if any(tail.steps for own in by_weight.values() for tail in own) else Counter()
-    for weight, own in by_weight.items():
+    for (weight, _), own in by_weight.items():
         alike = len(own) == readers[weight] and all(np.array_equal(tail.gain, own[0].gain) for tail in own)
         yield from (tail if alike or readers[weight] == 1 else tail.without_gain() for tail in own)
 
