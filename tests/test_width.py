@@ -72,6 +72,32 @@ def chain(halves: bool = True) -> onnx.ModelProto:
     return build(nodes, {"w1": own(1, 32, 3, 3, 3), "w2": own(2, 32, 32, 3, 3), "w3": weights(3, 4, 32, 1, 1)})
 
 
+def u_net() -> onnx.ModelProto:
+    """Build a U-Net of one level, whose channels pass a ConvTranspose, a Concat and a depthwise layer."""
+    stored = {
+        "w1": repeated(1, 32, 3, 3, 3),
+        "w2": repeated(2, 32, 32, 3, 3),
+        "wt": weights(3, 32, 32, 2, 2),
+        "w3": weights(4, 16, 64, 3, 3),
+        "w4": weights(5, 2, 16, 1, 1),
+    }
+    stored["wt"] = np.concatenate([stored["wt"][:, :16]] * 2, axis=1)
+    nodes = [
+        conv("c1", "x", "w1", "a"),
+        relu("a", "ar"),
+        helper.make_node("MaxPool", ["ar"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        conv("c2", "p", "w2", "b"),
+        relu("b", "br"),
+        helper.make_node("ConvTranspose", ["br", "wt"], ["u"], "up", strides=[2, 2]),
+        relu("u", "ur"),
+        helper.make_node("Concat", ["ur", "ar"], ["j"], axis=1),
+        conv("c3", "j", "w3", "c"),
+        relu("c", "cr"),
+        conv("c4", "cr", "w4", "y", pads=POINT),
+    ]
+    return build(nodes, stored)
+
+
 def error(model: onnx.ModelProto, result: onnx.ModelProto) -> float:
     """Return the relative error of the output on photos that no run has seen."""
     (expected,), (answer,) = (tuple(run_model(each, FEEDS).values()) for each in (model, result))
@@ -84,7 +110,7 @@ def kernels(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     return {node.name: stored[node.input[1]] for node in model.graph.node if node.op_type == "Conv"}
 
 
-@pytest.mark.parametrize("builder", [inverted_residuals, chain])
+@pytest.mark.parametrize("builder", [inverted_residuals, chain, u_net])
 def test_channels_that_nobody_misses_go_for_nothing(builder: Any) -> None:
     model = builder()
     result = run(model, DATA, speedup=1.6, width="only")

@@ -131,6 +131,8 @@ def _fit_tables(report: Report | PlanReport) -> list[Table]:
 def _width_tables(report: Report | PlanReport) -> list[Table]:
     """Return the table of the channels that became fewer, if any did."""
     return [draw.widths_table(report.widths)] if any(one.after < one.before for one in report.widths) else []
+
+
 def _task_tables(report: Report) -> list[Table]:
     """Return the tables of what the outputs are for, as far as that was measured."""
     tables = [tasks_table(report.tasks)] if report.tasks else []

@@ -13,8 +13,8 @@ from onnx_lowrank.report.fit_schema import FitReport
 from onnx_lowrank.report.importance_schema import ImportanceReport
 from onnx_lowrank.report.latency_schema import Latency, LatencyPlanReport
 from onnx_lowrank.report.output_schema import OutputReport
-from onnx_lowrank.report.width_schema import WidthReport
 from onnx_lowrank.report.task_schema import LabelledReport, TaskReport
+from onnx_lowrank.report.width_schema import WidthReport
 
 SCHEMA = 1
 """The version of the report, which rises when the meaning of a field changes. New fields leave it as it is."""

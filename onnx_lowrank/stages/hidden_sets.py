@@ -120,7 +120,7 @@ def narrowed_shape(shape: ConvShape, seen: Seen, counts: Mapping[str, int], widt
 def hidden_sets(run: Run, read: Read, counted: Counted, multiple: int) -> tuple[HiddenSet, ...]:
     """Return the sets of channels of which some may go, in the order of the network.
 
-    Only sets whose readers are all solved in the walk take part.
+    Only sets whose readers are all solved in the walk take part, and layers that share their weights keep all channels.
 
     Parameters
     ----------
@@ -135,7 +135,9 @@ def hidden_sets(run: Run, read: Read, counted: Counted, multiple: int) -> tuple[
     if options.width == "none" or options.solver == "weights" or options.target == "latency":
         return ()
     layers = solved_layers(counted)
-    found = find_hidden_channels(read.network, untouchable(read))
+    shared = {name for family in counted.families if len(family.names) > 1 for name in family.names}
+    together = {site.output for site in counted.sites if site.name in shared}
+    found = find_hidden_channels(read.network, untouchable(read) | together)
     suitable = (channels for channels in found if _suits(channels, layers))
     return tuple(
         HiddenSet(_name(read, channels), channels, tuple(widths_of(channels.count, multiple))) for channels in suitable
