@@ -193,6 +193,8 @@ def _rng() -> np.random.Generator:
 
 LOOK_ALIKES: dict[str, Callable[[], Array]] = {
     "heat maps of two channels": lambda: _bumps(2),
+    "a heat map": lambda: _bumps(1),
+    "logits of a heat map": lambda: np.log((_bumps(1) + 1e-4) / (1 - _bumps(1) + 1e-4)),
     "heat maps of two channels, last": lambda: np.moveaxis(_bumps(2), 1, 3),
     "heat maps of key points": lambda: _bumps(17),
     "features of a level": lambda: np.maximum(smooth((6, 64, 24, 32)), 0),

@@ -6,8 +6,8 @@ what it marks.
 
 An output is a map of classes if it is as large as the input or a fraction of that (down to an eighth), and holds whole
 numbers; or the scores of two or more classes, of which one mostly stands out, and in most neighbouring pixels the same;
-or one channel with most values near 0 or 1, or logits that are as decided. Maps of
-heat, depth or features are not.
+or one channel whose values are mostly near 1 where it marks something and near 0 elsewhere, or logits that are as
+decided. Maps of heat, depth or features are not.
 """
 
 from collections.abc import Sequence
@@ -219,7 +219,10 @@ def _sides(task: Segmentation, values: Array) -> tuple[int, ...]:
 
 
 def _decided(task: Segmentation, values: Array) -> float:
-    """Return the share of pixels at which a class stands out."""
+    """Return the share of pixels at which a class stands out, of a mask the least of marked and other pixels.
+
+    Peaks of heat are mostly slopes, and what lies around them is far larger.
+    """
     if task.kind == MASK:
         sure = np.maximum(values, 1 - values)
     elif task.kind == LOGITS:
@@ -229,4 +232,7 @@ def _decided(task: Segmentation, values: Array) -> float:
         sums = values.sum(axis=axis, dtype=np.float64)
         probable = in_unit(values) and np.abs(sums - 1).max() < 1e-2
         sure = (values if probable else softmax(values.astype(np.float32), axis=axis)).max(axis=axis)
-    return float((sure >= SURE).mean())
+    if task.kind == SCORES:
+        return float((sure >= SURE).mean())
+    marked = task.classes(values) > 0
+    return min(float((sure[part] >= SURE).mean()) for part in (marked, ~marked) if part.any())
