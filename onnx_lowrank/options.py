@@ -18,6 +18,9 @@ from onnx_lowrank.quality import Requirement, parse_requirement
 AUTO = table.AUTO
 """The choice that is left to the tool: of the form, or of the rank multiple."""
 
+FILLED_BLOCKS = "blocks"
+"""The rank multiple that fills the blocks of channels of all processors."""
+
 FORM_CHOICES = (AUTO, *table.FORMS.names)
 
 WIDTHS = ("auto", "none", "only")
@@ -73,6 +76,7 @@ _TYPES: tuple[tuple[tuple[str, ...], Callable[[object], bool], str], ...] = (
     (("memory",), _is_number, "a number of bytes, such as 4 * 2**30"),
     (("form", "width", "solver", "ranks", "objective", "target", "task", "boxes"), _is_text, "a name as text"),
     (("symmetric", "residual", "refit", "include_gemm"), _is_flag, "True or False"),
+    (("rank_multiple",), lambda value: _is_whole(value) or _is_text(value), "a whole number, 'blocks' or 'auto'"),
     (("providers",), _is_names, 'a tuple of names, such as ("cuda", "cpu")'),
     (("input_shapes",), _is_shapes, 'shapes by the names of the inputs, such as {"x": (1, 3, 224, 224)}'),
 )
@@ -83,7 +87,6 @@ _OPTIONAL_TYPES: tuple[tuple[tuple[str, ...], Callable[[object], bool], str], ..
     (("include", "exclude"), _is_text, "one regular expression, such as 'conv1|conv2', or None"),
     (("latency_table",), _is_path, "the path of a file, or None"),
     (("latency_batch",), _is_whole, "a whole number, or None"),
-    (("rank_multiple",), lambda value: _is_whole(value) or _is_text(value), "a whole number, 'auto' or None"),
 )
 """Options that may be None."""
 
@@ -132,9 +135,10 @@ class Options:
         that each layer loses by what this does to the outputs of the network, as measured in rehearsals on a few
         samples. The solver "weights" always plans by energies.
     rank_multiple
-        The number that divides every rank. Processors compute channels in groups, for example of 8 or 16, and an
-        incomplete group takes as long as a full one. "auto" measures which multiple pays on this machine. None stands
-        for "auto" with the target "latency" and for 1 with "macs".
+        The number that divides every rank. Processors compute channels in blocks, for example of 8 or 16, and an
+        incomplete block takes as long as a full one. "blocks" takes 16, or 8 in layers that are too small for it, and
+        less where the speedup asks for it; 1 gives the ranks of the paper. "auto" measures which multiple pays on this
+        machine.
     preset
         The runtime that will execute the result, one of ``PRESET_CHOICES``, or None. The run warns about what that
         runtime cannot read. The options that a preset changes are in ``presets``.
@@ -185,7 +189,7 @@ class Options:
     ranks: str = "exact"
     target: str = "macs"
     objective: str = "energies"
-    rank_multiple: int | str | None = None
+    rank_multiple: int | str = FILLED_BLOCKS
     preset: str | None = None
     include: str | None = None
     exclude: str | None = None
@@ -237,9 +241,9 @@ class Options:
             raise UsageError(f"memory is {self.memory} bytes: give at least 1MiB")
         if not 0 <= self.threads <= MOST_THREADS:
             raise UsageError(f"threads is {self.threads}: give 0 (the runtime's own choice) to {MOST_THREADS}")
-        multiple = 1 if self.rank_multiple in (None, AUTO) else self.rank_multiple
+        multiple = 1 if self.rank_multiple in (FILLED_BLOCKS, AUTO) else self.rank_multiple
         if not isinstance(multiple, int) or multiple < 1:
-            raise UsageError(f"rank_multiple is {multiple}: give a whole number of at least 1, or auto")
+            raise UsageError(f"rank_multiple is {multiple}: give a whole number of at least 1, blocks or auto")
         if self.target == "latency" and self.include_gemm:
             raise UsageError("the target latency is for convolutions only: drop include_gemm, or take the target macs")
         if self.latency_batch is not None and self.latency_batch < 1:
@@ -273,13 +277,6 @@ class Options:
             object.__setattr__(self, name, bool(getattr(self, name)))
 
     @property
-    def resolved_rank_multiple(self) -> int | str:
-        """The rank multiple, a number or ``AUTO``."""
-        if self.rank_multiple is not None:
-            return self.rank_multiple
-        return AUTO if self.target == "latency" else 1
-
-    @property
     def requirement(self) -> Requirement:
         """What the result has to keep."""
         return parse_requirement(self.require)
@@ -287,7 +284,7 @@ class Options:
     @property
     def needs_measurement(self) -> bool:
         """Whether the run measures the times of layers."""
-        return self.target == "latency" or self.resolved_rank_multiple == AUTO
+        return self.target == "latency" or self.rank_multiple == AUTO
 
 
 DEFAULTS = Options()

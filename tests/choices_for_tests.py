@@ -13,6 +13,7 @@ from onnx_lowrank.factorise.forms.channel import CHANNEL
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.cp import CP
 from onnx_lowrank.factorise.forms.kind import Energies, FormKind
+from onnx_lowrank.factorise.forms.rank_multiple import RankMultiple
 from onnx_lowrank.factorise.forms.spatial import SPATIAL
 from onnx_lowrank.factorise.forms.table import FORMS
 from onnx_lowrank.factorise.forms.three_d import THREE_D
@@ -70,7 +71,7 @@ def square(size: int, d: int, c: int, k: int) -> ConvShape:
 
 
 def layer(shape: ConvShape, decay: float, kinds: Kinds = FORMS.kinds, multiple: int = 1) -> LayerChoices:
-    return pareto_front("conv", shape, energies_of(kinds, shape, Decays.related(decay)), multiple)
+    return pareto_front("conv", shape, energies_of(kinds, shape, Decays.related(decay)), RankMultiple(multiple))
 
 
 def layers_of(kinds: Kinds, most: int = 16, up_to: int = 5, multiple: int = 1) -> st.SearchStrategy[list[LayerChoices]]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from onnx_lowrank.errors import TargetError
 from onnx_lowrank.factorise.forms.channel import CHANNEL
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.forms.rank_multiple import RankMultiple
 from onnx_lowrank.factorise.forms.table import FORMS
 from onnx_lowrank.plan.allocate import (
     GRID,
@@ -122,7 +123,7 @@ def test_exact_is_the_best_of_all_forms_at_all_ranks_and_of_leaving_layers_alone
 ) -> None:
     layers, everything = [], []
     for shape, decays in zip(shapes, spectra, strict=False):
-        layers.append(pareto_front("conv", shape, energies_of(FORMS.kinds, shape, decays), multiple))
+        layers.append(pareto_front("conv", shape, energies_of(FORMS.kinds, shape, decays), RankMultiple(multiple)))
         # Written out from the definitions, without the front that the planner searches: (cost, log-energy).
         points = [(shape.macs, 0.0)]
         for kind in FORMS:

@@ -17,6 +17,7 @@ from onnx_lowrank.errors import DataError, UsageError
 from onnx_lowrank.factorise.forms.channel import CHANNEL
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.kind import placeholder
+from onnx_lowrank.factorise.forms.rank_multiple import RankMultiple
 from onnx_lowrank.factorise.forms.table import FORMS
 from onnx_lowrank.graph.layer_model import ConvGeometry, layer_input, layer_model, surrounding_model
 from onnx_lowrank.interface import Feeds
@@ -110,7 +111,7 @@ def test_bilinear_costs_are_reproduced_in_a_cell() -> None:
 )
 @settings(max_examples=30, deadline=None)
 def test_the_grid_holds_multiples_of_the_step_that_may_save_something(shape: ConvShape, step: int) -> None:
-    wanted = ranks_to_measure(shape, FORMS, step)
+    wanted = ranks_to_measure(shape, FORMS, RankMultiple(step))
     assert len(wanted) == len(set(wanted)) <= 60
     for form, ranks in wanted:
         assert all(rank % step == 0 for rank in ranks)

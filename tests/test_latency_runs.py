@@ -20,6 +20,7 @@ from onnx_lowrank.factorise.energy import log_shares
 from onnx_lowrank.factorise.forms.channel import CHANNEL
 from onnx_lowrank.factorise.forms.kind import Energies, FormKind
 from onnx_lowrank.factorise.forms.preparation import PreparedKernel
+from onnx_lowrank.factorise.forms.rank_multiple import RankMultiple
 from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files.load import load
@@ -353,10 +354,13 @@ class Machine:
 
         def choices_at(costs: Mapping[str, Costs]) -> list[LayerChoices]:
             energies: dict[FormKind, Energies] = {CHANNEL: lambda ranks: np.asarray(shares[ranks[:, 0] - 1])}
-            return [pareto_front(name, shape, energies, 2, costs[name]) for name, shape in counted.shapes.items()]
+            return [
+                pareto_front(name, shape, energies, RankMultiple(2), costs[name])
+                for name, shape in counted.shapes.items()
+            ]
 
         deployment = deploy(run, network, sampled, counted)
-        clocked = clock_layers(deployment, FormTable((CHANNEL,)), 4, silent, stopwatch)
+        clocked = clock_layers(deployment, FormTable((CHANNEL,)), RankMultiple(4), silent, stopwatch)
         kernels: dict[str, tuple[PreparedKernel, ...]] = {s.name: ({},) * s.group for s in counted.sites}
         return choose_by_clock(clocked, kernels, choices_at)
 

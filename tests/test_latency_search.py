@@ -17,6 +17,7 @@ from onnx_lowrank.factorise.energy import log_shares
 from onnx_lowrank.factorise.forms.channel import CHANNEL
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.kind import Energies
+from onnx_lowrank.factorise.forms.rank_multiple import RankMultiple
 from onnx_lowrank.factorise.forms.spatial import SPATIAL
 from onnx_lowrank.latency.proposals import Found, LayerProposal, ModelProposal, Proposal, TimedLayer, WholeTime
 from onnx_lowrank.latency.search import (
@@ -176,7 +177,7 @@ def fake_layers(count: int, seed: int) -> list[LayerChoices]:
         for column in (4, 8, 16, 20):
             times["spatial", (column,)] = float(untouched * (start / 2 + slope * column / 24))
         energies = {CHANNEL: falling(rng.uniform(0.5, 0.9), 12), SPATIAL: falling(rng.uniform(0.7, 0.9), 30)}
-        layers.append(pareto_front(str(i), shape, energies, 4, LatencyCosts(times)))
+        layers.append(pareto_front(str(i), shape, energies, RankMultiple(4), LatencyCosts(times)))
     return layers
 
 
@@ -306,7 +307,7 @@ def test_interpolated_choices_are_measured_before_they_are_taken() -> None:
     times: dict[Choice, float] = {ORIGINAL: 4.0, ("channel", (2,)): 0.5, ("channel", (14,)): 3.5}
 
     def layers() -> list[TimedLayer]:
-        front = pareto_front("a", shape, {CHANNEL: falling(0.8, 16)}, 2, LatencyCosts(times))
+        front = pareto_front("a", shape, {CHANNEL: falling(0.8, 16)}, RankMultiple(2), LatencyCosts(times))
         return [TimedLayer(front, frozenset(times))]
 
     search = ClockSearch(layers(), original_ms=5.0, speedup=2.0, allocation="exact")

@@ -147,11 +147,9 @@ def test_a_prepared_run_can_be_planned_again_and_its_steps_follow_the_plan() -> 
     with contextlib.ExitStack() as stack:
         prepared = prepare(run, stack)
     counted, profiled = prepared.counted, prepared.profiled
-    layers = layers_to_choose(site_energies(counted, profiled, run.kinds), counted, 1)
-    assert (
-        choose(layers, sum(counted.macs.aimed_at.values()), run.options.speedup, run.options.ranks)
-        == prepared.planned.plan
-    )
+    layers = layers_to_choose(site_energies(counted, profiled, run.kinds), counted, prepared.planned.multiple)
+    all_macs = sum(counted.macs.aimed_at.values())
+    assert choose(layers, all_macs, run.options.speedup, run.options.ranks) == prepared.planned.plan
     factorised = [site.output for site in counted.sites if prepared.planned.plan[site.name].form]
     assert [step.outputs[0] for step in steps(run, prepared)] == factorised + [layer.output for layer in counted.dense]
 

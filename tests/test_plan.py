@@ -13,6 +13,7 @@ from onnx_lowrank.factorise.forms.channel import CHANNEL
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.cp import CP
 from onnx_lowrank.factorise.forms.kind import FormKind
+from onnx_lowrank.factorise.forms.rank_multiple import RankMultiple
 from onnx_lowrank.factorise.forms.spatial import SPATIAL
 from onnx_lowrank.factorise.forms.table import FORMS
 from onnx_lowrank.factorise.forms.three_d import THREE_D
@@ -126,7 +127,7 @@ def test_ranks_are_multiples_and_the_front_is_that_of_all_choices_with_such_rank
 @pytest.mark.parametrize("kinds", [FORMS.kinds, *ALONE], ids=["auto", *FORMS.names])
 @pytest.mark.parametrize("multiple", [1, 2, 3, 4, 8, 100])
 def test_the_lowest_cost_is_that_of_the_cheapest_choice(shape: ConvShape, kinds: Kinds, multiple: int) -> None:
-    assert lowest_macs([shape], kinds, multiple) == layer(shape, 0.7, kinds, multiple).costs[0]
+    assert lowest_macs([shape], kinds, RankMultiple(multiple)) == layer(shape, 0.7, kinds, multiple).costs[0]
 
 
 @pytest.mark.parametrize(("multiple", "step"), [(1, 8), (8, 8), (12, 24)])

@@ -26,6 +26,7 @@ from onnx import TensorProto, helper
 
 from onnx_lowrank import compress
 from onnx_lowrank.factorise.activations.relu import RELU, Activation
+from onnx_lowrank.factorise.forms.rank_multiple import EVERY_RANK
 from onnx_lowrank.factorise.forms.table import FORMS
 from onnx_lowrank.factorise.solve.own_bias import own_bias
 from onnx_lowrank.graph.edit.normalise import normalise
@@ -327,7 +328,9 @@ def test_a_shared_first_convolution_is_taken_where_its_weight_goes_anyway() -> N
 
 def test_choices_of_one_weight_add_up_their_costs() -> None:
     with prepared_run(head()) as (run, prepared):
-        layers = layers_to_choose(site_energies(prepared.counted, prepared.profiled, run.kinds), prepared.counted, 1)
+        layers = layers_to_choose(
+            site_energies(prepared.counted, prepared.profiled, run.kinds), prepared.counted, EVERY_RANK
+        )
         shapes = prepared.counted.shapes
         for layer in layers:
             assert layer.untouched == sum(shapes[name].macs for name in layer.names)

@@ -12,7 +12,7 @@ from typing import Any
 from onnx_lowrank._version import __version__
 from onnx_lowrank.data.photos.preprocess import PRESETS
 from onnx_lowrank.errors import UsageError
-from onnx_lowrank.options import AUTO
+from onnx_lowrank.options import AUTO, FILLED_BLOCKS
 
 EXIT_CODES: Mapping[int, str] = MappingProxyType(
     {
@@ -171,10 +171,10 @@ def whole_numbers(text: str) -> tuple[int, ...]:
 
 
 def rank_multiple(text: str) -> int | str:
-    """Convert a whole number or "auto", for argparse."""
-    if text == AUTO:
-        return AUTO
+    """Convert a whole number, "blocks" or "auto", for argparse."""
+    if text in (FILLED_BLOCKS, AUTO):
+        return text
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor {AUTO}") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor {AUTO} nor {FILLED_BLOCKS}") from None

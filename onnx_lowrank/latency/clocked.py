@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from onnx_lowrank.factorise.forms.rank_multiple import BLOCKS, RankMultiple
 from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.graph.layer_model import ConvGeometry
 from onnx_lowrank.latency.deployment import Deployment
@@ -10,7 +11,7 @@ from onnx_lowrank.latency.rank_grid import ranks_to_measure
 from onnx_lowrank.latency.stopwatch import Stopwatch
 from onnx_lowrank.latency.table import ORIGINAL, Choice
 from onnx_lowrank.latency.time_costs import LatencyCosts
-from onnx_lowrank.options import AUTO
+from onnx_lowrank.options import AUTO, FILLED_BLOCKS
 from onnx_lowrank.plan.plan import SitePlan
 from onnx_lowrank.progress import Progress
 
@@ -33,7 +34,7 @@ class Clocked:
 
     deployment: Deployment
     stopwatch: Stopwatch
-    multiple: int
+    multiple: RankMultiple
     original_ms: float
 
     def costs(self, site: str) -> LatencyCosts:
@@ -56,7 +57,7 @@ class Clocked:
             self.stopwatch.layer(geometry, list(of_geometry))
 
 
-def rank_multiple(deployment: Deployment, progress: Progress) -> int:
+def rank_multiple(deployment: Deployment, progress: Progress) -> RankMultiple:
     """Return the rank multiple of the options; measure it where they say so.
 
     Raises
@@ -67,21 +68,23 @@ def rank_multiple(deployment: Deployment, progress: Progress) -> int:
         If the table cannot be written.
     """
     options = deployment.options
-    if options.resolved_rank_multiple != AUTO:
-        return int(options.resolved_rank_multiple)
+    if options.rank_multiple == FILLED_BLOCKS:
+        return BLOCKS
+    if options.rank_multiple != AUTO:
+        return RankMultiple(int(options.rank_multiple))
     progress("measure", 0, 1)
     stopwatch = deployment.open_stopwatch()
     geometries = [deployment.geometries[site.name] for site in deployment.sites if site.kernel.ndim > 2]
     multiple = stopwatch.step(geometries) if geometries else 1
     stopwatch.save()
     progress("measure", 1, 1)
-    return multiple
+    return RankMultiple(multiple)
 
 
 def clock_layers(
     deployment: Deployment,
     kinds: FormTable,
-    multiple: int,
+    multiple: RankMultiple,
     progress: Progress,
     stopwatch: Stopwatch | None = None,
 ) -> Clocked:
@@ -94,7 +97,7 @@ def clock_layers(
     kinds
         The kinds of form in which its layers are measured.
     multiple
-        The number that all measured ranks are multiples of.
+        The numbers that all measured ranks are multiples of.
     progress
         Receives every step: the whole model, and each distinct layer.
     stopwatch
@@ -122,7 +125,9 @@ def clock_layers(
     return Clocked(deployment, stopwatch, multiple, original_ms)
 
 
-def choices_to_measure(deployment: Deployment, kinds: FormTable, multiple: int) -> dict[ConvGeometry, list[Choice]]:
+def choices_to_measure(
+    deployment: Deployment, kinds: FormTable, multiple: RankMultiple
+) -> dict[ConvGeometry, list[Choice]]:
     """Return the choices of every distinct layer that are measured before any plan is known."""
     distinct = {geometry: deployment.shapes[name] for name, geometry in deployment.geometries.items()}
     return {geometry: [ORIGINAL, *ranks_to_measure(shape, kinds, multiple)] for geometry, shape in distinct.items()}

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.kind import FormKind
+from onnx_lowrank.factorise.forms.rank_multiple import RankMultiple
 
 LEAST = 1 / 16
 """Of a layer's MACs: cheaper choices are out of the table, and so out of reach."""
@@ -21,11 +22,14 @@ SIDE = 4
 """Ranks in each direction of the grid of a form with several ranks."""
 
 
-def ranks_to_measure(shape: ConvShape, kinds: Iterable[FormKind], step: int) -> list[tuple[str, tuple[int, ...]]]:
-    """The forms and ranks of a layer, at multiples of ``step``."""
+def ranks_to_measure(
+    shape: ConvShape, kinds: Iterable[FormKind], multiple: RankMultiple
+) -> list[tuple[str, tuple[int, ...]]]:
+    """The forms and ranks of a layer, at multiples of what ``multiple`` says."""
     wanted: list[tuple[str, tuple[int, ...]]] = []
     for kind in kinds:
-        if not kind.takes(shape):
+        step = multiple.of(kind, shape)
+        if step is None or not kind.takes(shape):
             continue
         highest, own = kind.highest_ranks(shape), kind.rank_step(shape, step)
         if len(highest) == 1:

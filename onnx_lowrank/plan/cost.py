@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.kind import FormKind
+from onnx_lowrank.factorise.forms.rank_multiple import EVERY_RANK, RankMultiple
 
 Array = NDArray[Any]
 
@@ -64,7 +65,7 @@ def together(layers: Sequence[Costs]) -> Costs:
     return layers[0] if len(layers) == 1 else SharedCosts(tuple(layers))
 
 
-def lowest_macs(shapes: Sequence[ConvShape], kinds: Iterable[FormKind], multiple: int = 1) -> int:
+def lowest_macs(shapes: Sequence[ConvShape], kinds: Iterable[FormKind], multiple: RankMultiple = EVERY_RANK) -> int:
     """Return the least MACs that the layers of one weight can have together, all in one form or all as they are.
 
     Parameters
@@ -74,8 +75,9 @@ def lowest_macs(shapes: Sequence[ConvShape], kinds: Iterable[FormKind], multiple
     kinds
         The forms.
     multiple
-        The number that every rank is a multiple of.
+        The numbers of which ranks are multiples.
     """
-    in_form = ([kind.lowest_cost(shape, multiple) for shape in shapes] for kind in kinds)
+    lowest = {kind: rank for kind in kinds if (rank := multiple.lowest(kind, shapes[0]))}
+    in_form = ([kind.lowest_cost(shape, rank) for shape in shapes] for kind, rank in lowest.items())
     sums = [sum(cost for cost in costs if cost is not None) for costs in in_form if None not in costs]
     return min([sum(shape.macs for shape in shapes), *sums])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.kind import Energies, FormKind
+from onnx_lowrank.factorise.forms.rank_multiple import EVERY_RANK, RankMultiple
 from onnx_lowrank.plan.cost import Costs, MacsCosts
 from onnx_lowrank.plan.plan import SitePlan
 
@@ -69,7 +70,7 @@ def pareto_front(
     name: str,
     shape: ConvShape,
     energies: Mapping[FormKind, Energies],
-    multiple: int = 1,
+    multiple: RankMultiple = EVERY_RANK,
     costs: Costs | None = None,
 ) -> LayerChoices:
     """Return the Pareto front of a layer.
@@ -84,7 +85,7 @@ def pareto_front(
         The log-energies that every allowed kind of form is expected to keep. A kind that does not take the kernel has
         no choices.
     multiple
-        A number of which every rank must be a multiple.
+        The numbers of which ranks must be multiples.
     costs
         The costs of the choices; None for their MACs.
     """
@@ -92,7 +93,7 @@ def pareto_front(
     # Point 0 leaves the layer alone. The points of one kind after the other follow.
     points = [_Points(None, np.zeros((1, 0), np.int64), np.array([costs.untouched], np.float64), np.zeros(1))]
     for kind, expected in energies.items():
-        ranks = kind.rank_choices(shape, multiple)
+        ranks = multiple.ranks(kind, shape)
         if len(ranks):
             points.append(_Points(kind.name, ranks, costs.of(kind, ranks), np.minimum(expected(ranks), 0.0)))
     cost, energy = np.concatenate([p.cost for p in points]), np.concatenate([p.energy for p in points])

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.kind import Energies, FormKind
+from onnx_lowrank.factorise.forms.rank_multiple import RankMultiple
 from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.graph.find.families import Family
 from onnx_lowrank.plan.allocate import allocate
@@ -38,7 +39,7 @@ def site_energies(counted: Counted, profiled: Profiled, kinds: FormTable) -> dic
 def layers_to_choose(
     energies: Mapping[str, Mapping[FormKind, Energies]],
     counted: Counted,
-    multiple: int,
+    multiple: RankMultiple,
     costs: Mapping[str, Costs] | None = None,
 ) -> list[LayerChoices]:
     """Return the choices of all families of sites.
@@ -50,7 +51,7 @@ def layers_to_choose(
     counted
         The families, and the geometry of their members.
     multiple
-        The number that every rank is a multiple of.
+        The numbers that ranks are multiples of.
     costs
         The costs by site name; None stands for their MACs.
     """
@@ -64,7 +65,7 @@ def layers_to_choose(
 
 
 def family_choices(
-    family: Family, shape: ConvShape, energies: Mapping[FormKind, Energies], multiple: int, costs: Sequence[Costs]
+    family: Family, shape: ConvShape, energies: Mapping[FormKind, Energies], multiple: RankMultiple, costs: Sequence[Costs]
 ) -> LayerChoices:
     """Return the choices of the sites of one weight.
 
@@ -77,7 +78,7 @@ def family_choices(
     energies
         The log-energies that every form keeps.
     multiple
-        The number that every rank is a multiple of.
+        The numbers that ranks are multiples of.
     costs
         The costs of every member.
     """

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.forms.rank_multiple import RankMultiple
 from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.graph.find.hidden_channels import HiddenChannels, find_hidden_channels
 from onnx_lowrank.graph.find.sites import ConvSite, dense_site
@@ -117,7 +118,7 @@ def narrowed_shape(shape: ConvShape, seen: Seen, counts: Mapping[str, int], widt
     return narrowed
 
 
-def hidden_sets(run: Run, read: Read, counted: Counted, multiple: int) -> tuple[HiddenSet, ...]:
+def hidden_sets(run: Run, read: Read, counted: Counted) -> tuple[HiddenSet, ...]:
     """Return the sets of channels of which some may go, in the order of the network.
 
     Only sets whose readers are all solved in the walk take part, and layers that share their weights keep all channels.
@@ -128,8 +129,6 @@ def hidden_sets(run: Run, read: Read, counted: Counted, multiple: int) -> tuple[
         The surroundings.
     read, counted
         The network and its layers.
-    multiple
-        The number that every rank is a multiple of.
     """
     options = run.options
     if options.width == "none" or options.solver == "weights" or options.target == "latency":
@@ -140,7 +139,7 @@ def hidden_sets(run: Run, read: Read, counted: Counted, multiple: int) -> tuple[
     found = find_hidden_channels(read.network, untouchable(read) | together)
     suitable = (channels for channels in found if _suits(channels, layers))
     return tuple(
-        HiddenSet(_name(read, channels), channels, tuple(widths_of(channels.count, multiple))) for channels in suitable
+        HiddenSet(_name(read, channels), channels, tuple(widths_of(channels.count))) for channels in suitable
     )
 
 
@@ -170,23 +169,15 @@ def _suits(channels: HiddenChannels, layers: Mapping[str, ConvSite]) -> bool:
     return channels.count >= FEWEST_CHANNELS and all(reader.output in layers for reader in channels.readers)
 
 
-def widths_of(count: int, multiple: int = 1) -> list[int]:
-    """Return the widths that are considered for a number of channels, ascending; the last one is all of them.
-
-    Parameters
-    ----------
-    count
-        The number of channels.
-    multiple
-        The number of which ranks are multiples.
-    """
+def widths_of(count: int) -> list[int]:
+    """Return the widths that are considered for a number of channels, ascending; the last one is all of them."""
     step = next((block for block in BLOCKS if count >= FEWEST_STEPS * block), 2)
     widths = [width for width in range(step, count, step) if width >= LEAST_SHARE * count]
     thinned = widths[:: -(-len(widths) // MOST_WIDTHS)] if widths else []
     return [*thinned, count]
 
 
-def least_macs(counted: Counted, sets: Sequence[HiddenSet], kinds: FormTable, multiple: int) -> int:
+def least_macs(counted: Counted, sets: Sequence[HiddenSet], kinds: FormTable, multiple: RankMultiple) -> int:
     """Return about the least MACs of the layers that the speedup is about: every set at its smallest width."""
     counts = {one.name: one.count for one in sets}
     smallest = {one.name: one.widths[0] for one in sets}

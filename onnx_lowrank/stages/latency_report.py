@@ -40,5 +40,10 @@ def measured_report(clocked: Clocked) -> MeasuredReport:
         layers.append(MeasuredLayer(name, str(geometry), times[ORIGINAL], fastest, times[form, ranks], len(times)))
     setting, stopwatch = clocked.stopwatch.setting, clocked.stopwatch
     return MeasuredReport(
-        setting.device, str(setting), clocked.multiple, clocked.original_ms, tuple(layers), stopwatch.measurements
+        setting.device,
+        str(setting),
+        clocked.multiple.narrowest,
+        clocked.original_ms,
+        tuple(layers),
+        stopwatch.measurements,
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from onnx_lowrank.factorise.forms.kind import Energies, FormKind
+from onnx_lowrank.factorise.forms.rank_multiple import RankMultiple
 from onnx_lowrank.graph.find.families import Family
 from onnx_lowrank.plan.allocate import SEARCHES, budget_for, fill
 from onnx_lowrank.plan.cost import MacsCosts
@@ -35,7 +36,7 @@ class WidthPlanner:
     importance
         How the sets are weighed.
     multiple
-        The number that every rank is a multiple of.
+        The numbers that ranks are multiples of.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class WidthPlanner:
         widths: Widths,
         energies: Mapping[str, Mapping[FormKind, Energies]],
         importance: Importance,
-        multiple: int,
+        multiple: RankMultiple,
     ) -> None:
         self._counted, self._energies, self._multiple = counted, energies, multiple
         self._hidden = [one.hidden for one in widths.sets]

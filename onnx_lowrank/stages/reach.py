@@ -8,21 +8,21 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.kind import affordable, worthwhile
-from onnx_lowrank.factorise.forms.table import FormTable
+from onnx_lowrank.factorise.forms.rank_multiple import EVERY_RANK, RankMultiple
 from onnx_lowrank.graph.find.families import Family
 from onnx_lowrank.graph.find.sites import Skip
 from onnx_lowrank.latency.by_clock import check_latency_reach
 from onnx_lowrank.latency.clocked import Clocked, clock_layers, rank_multiple
 from onnx_lowrank.latency.deployment import Deployment
-from onnx_lowrank.options import AUTO
+from onnx_lowrank.options import AUTO, FILLED_BLOCKS
 from onnx_lowrank.plan.allocate import budget_for, check_reach
 from onnx_lowrank.plan.cost import lowest_macs
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.stages.count import Counted
 from onnx_lowrank.stages.hidden_sets import HiddenSet, hidden_sets, least_macs
 from onnx_lowrank.stages.left_alone import left_alone, no_form_takes
+from onnx_lowrank.stages.rank_blocks import most_saved, within_reach
 from onnx_lowrank.stages.read import Read
 from onnx_lowrank.stages.room import statistics_room
 from onnx_lowrank.stages.run import Run
@@ -38,7 +38,7 @@ class Reach:
     deployment
         The model as the stopwatch sees it.
     multiple
-        The number that every rank is a multiple of.
+        The numbers that ranks are multiples of.
     user_plan
         The user's plan, fitted to the sites of this model; None where the planner is to choose.
     clocked
@@ -48,7 +48,7 @@ class Reach:
     """
 
     deployment: Deployment
-    multiple: int = 1
+    multiple: RankMultiple = EVERY_RANK
     user_plan: Plan | None = None
     clocked: Clocked | None = None
     hidden: tuple[HiddenSet, ...] = ()
@@ -69,7 +69,7 @@ def reach(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Reach:
     if run.request.plan:
         skipped = {skip.name: skip.reason for skip in counted.skipped}
         fitted = run.request.plan.fitted(counted.shapes, skipped, run.forms)
-        hidden = hidden_sets(run, read, counted, 1) if fitted.widths else ()
+        hidden = hidden_sets(run, read, counted) if fitted.widths else ()
         return Reach(deployment, user_plan=fitted, hidden=hidden)
     with run.times.stage("measure") if options.needs_measurement else contextlib.nullcontext():
         multiple = rank_multiple(deployment, run.progress)
@@ -78,12 +78,14 @@ def reach(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Reach:
             with left_alone(counted.skipped, counted.macs).explaining():
                 check_latency_reach(clocked, run.kinds)
             return Reach(deployment, multiple, clocked=clocked)
-        hidden = hidden_sets(run, read, counted, multiple)
+        hidden = hidden_sets(run, read, counted)
+        if options.rank_multiple == FILLED_BLOCKS:
+            multiple = next(within_reach(run, counted, hidden))
         check_macs(run, counted, multiple, hidden)
     return Reach(deployment, multiple, hidden=hidden)
 
 
-def check_macs(run: Run, counted: Counted, multiple: int, hidden: Sequence[HiddenSet] = ()) -> None:
+def check_macs(run: Run, counted: Counted, multiple: RankMultiple, hidden: Sequence[HiddenSet] = ()) -> None:
     """Refuse a speedup that the MACs of this network cannot have.
 
     Raises
@@ -106,10 +108,10 @@ def check_macs(run: Run, counted: Counted, multiple: int, hidden: Sequence[Hidde
     if any(worthwhile(run.forms, counted.shapes[skip.name]) for skip in stuck) and run.options.form != AUTO:
         ways_out = (*ways_out, "allow other forms with --form auto")
     with left.explaining():
-        check_reach(before, lowest, speedup, multiple, ways_out)
+        check_reach(before, lowest, speedup, multiple.narrowest, ways_out)
 
 
-def why_stuck(run: Run, counted: Counted, family: Family, multiple: int) -> str | None:
+def why_stuck(run: Run, counted: Counted, family: Family, multiple: RankMultiple) -> str | None:
     """Return why no choice makes the sites of one weight cheaper; None if some choice does."""
     shapes = counted.shapes_of(family)
     fitting = affordable(run.kinds, shapes[0], statistics_room(run.options.memory))
@@ -147,13 +149,3 @@ def deploy(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Deployme
         options=run.options,
         forms=run.forms,
     )
-
-
-def most_saved(counted: Counted, kinds: FormTable, multiple: int, room: int) -> int:
-    """Return the MACs that all layers together save at their lowest ranks if statistics may take ``room`` bytes."""
-
-    def saved(shapes: tuple[ConvShape, ...]) -> int:
-        lowest = lowest_macs(shapes, affordable(kinds, shapes[0], room), multiple)
-        return sum(shape.macs for shape in shapes) - lowest
-
-    return sum(saved(counted.shapes_of(family)) for family in counted.families)

@@ -107,15 +107,21 @@ class FormKind(ABC):
         """Return the multiply-accumulates of one sample at one choice of ranks."""
         return int(self.macs(shape, np.array([ranks]))[0])
 
-    def rank_choices(self, shape: ConvShape, multiple: int = 1) -> Array:
+    def rank_choices(self, shape: ConvShape, multiple: int = 1, least: int = 0) -> Array:
         """Return all ranks [m, number of ranks] that the form can have, in lexicographic order.
 
-        There are none where the form does not take the kernel.
+        There are none where the form does not take the kernel. If ``least`` is not 0, it and its multiples by powers of
+        two are ranks as well, up to the first multiple.
         """
         if not self.takes(shape):
             return np.empty((0, len(self.rank_names)), np.int64)
         step = self.rank_step(shape, multiple)
-        sides = [np.arange(step, highest + 1, step) for highest in self.highest_ranks(shape)]
+        below = [least << power for power in range(step.bit_length())] if least else []
+        lower = sorted({rank for own in below if (rank := self.rank_step(shape, own)) < step})
+        sides = [
+            np.array([rank for rank in (*lower, *range(step, highest + 1, step)) if rank <= highest], np.int64)
+            for highest in self.highest_ranks(shape)
+        ]
         return np.stack([side.ravel() for side in np.meshgrid(*sides, indexing="ij")], axis=1)
 
     def lowest_cost(self, shape: ConvShape, multiple: int = 1) -> int | None:

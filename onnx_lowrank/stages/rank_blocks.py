@@ -1,0 +1,51 @@
+"""How wide the blocks are that ranks fill, where the user leaves this to the tool and the MACs count.
+
+The widest ones suit all processors. With them a network of few channels may not reach the speedup, or only go far
+beyond it. Narrower ones are then taken, and only as narrow as it needs.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from onnx_lowrank.factorise.forms.conv_shape import ConvShape
+from onnx_lowrank.factorise.forms.kind import affordable
+from onnx_lowrank.factorise.forms.rank_multiple import EVERY_RANK, RankMultiple, from_wide_to_narrow
+from onnx_lowrank.factorise.forms.table import FormTable
+from onnx_lowrank.options import FILLED_BLOCKS
+from onnx_lowrank.plan.allocate import budget_for
+from onnx_lowrank.plan.cost import lowest_macs
+from onnx_lowrank.stages.count import Counted
+from onnx_lowrank.stages.hidden_sets import HiddenSet, least_macs
+from onnx_lowrank.stages.room import statistics_room
+from onnx_lowrank.stages.run import Run
+
+
+def within_reach(run: Run, counted: Counted, hidden: Sequence[HiddenSet] = ()) -> Iterator[RankMultiple]:
+    """Yield the blocks with which some plan has the speedup, from wide to narrow; every rank comes last in any case."""
+    before = sum(counted.macs.aimed_at.values())
+    needed, room = before - budget_for(before, run.options.speedup), statistics_room(run.options.memory)
+    for multiple in from_wide_to_narrow():
+        saved = most_saved(counted, run.kinds, multiple, room)
+        if hidden:
+            saved = max(saved, before - least_macs(counted, hidden, run.kinds, multiple))
+        if multiple == EVERY_RANK or saved >= needed:
+            yield multiple
+
+
+def as_wide_or_narrower(run: Run, counted: Counted, settled: RankMultiple) -> Iterator[RankMultiple]:
+    """Yield what was settled, and the blocks to take where no plan comes close to the speedup with it.
+
+    Ranks below one block alone are no help there: they would bring the MACs close, and lose much of a layer for it.
+    """
+    yield settled
+    if run.options.rank_multiple == FILLED_BLOCKS:
+        yield from (each for each in within_reach(run, counted) if each.block < settled.block)
+
+
+def most_saved(counted: Counted, kinds: FormTable, multiple: RankMultiple, room: int) -> int:
+    """Return the MACs that all layers together save at their lowest ranks if statistics may take ``room`` bytes."""
+
+    def saved(shapes: tuple[ConvShape, ...]) -> int:
+        lowest = lowest_macs(shapes, affordable(kinds, shapes[0], room), multiple)
+        return sum(shape.macs for shape in shapes) - lowest
+
+    return sum(saved(counted.shapes_of(family)) for family in counted.families)
