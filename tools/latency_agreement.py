@@ -9,35 +9,19 @@ else.
 """
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import measuring
 
 PASSED_ON = ("--threads", "--providers", "--preprocess", "--input-shapes")
 
 
-def bench(models: Sequence[Path], data: str, options: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Return the benchmark's numbers of the second model."""
-    file = folder / "bench.json"
-    command = [sys.executable, "-m", "onnx_lowrank.cli.bench", *map(str, models), "--data", data, *options]
-    subprocess.run([*command, "--json", str(file), "--quiet"], check=True, stdin=subprocess.DEVNULL)
-    measured: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["measurements"][0]["models"][1]
-    return measured
-
-
 def passed_on(options: Sequence[str]) -> list[str]:
     """Return those options of the command, written as --name=value, that the benchmark has as well."""
     return [option for option in options if option.partition("=")[0] in PASSED_ON]
-
-
-def interval(numbers: Mapping[str, float]) -> str:
-    return f"{numbers['ratio']:.2f}× ({numbers['ratio_low']:.2f} to {numbers['ratio_high']:.2f})"
 
 
 def main() -> None:
@@ -55,9 +39,11 @@ def main() -> None:
         for number in range(1, args.repeat + 1):
             run = measuring.run_command(args.model, out, f"--data={args.data}", *options)
             told = run.report["speedup"]["latency"]
-            measured = bench((args.model, out), args.data, passed_on(options), folder)
+            measured = measuring.bench((args.model, out), args.data, passed_on(options), folder)
             overlap = told["ratio_low"] <= measured["ratio_high"] and measured["ratio_low"] <= told["ratio_high"]
-            rows.append((str(number), interval(told), interval(measured), "yes" if overlap else "no"))
+            rows.append(
+                (str(number), measuring.interval(told), measuring.interval(measured), "yes" if overlap else "no")
+            )
             measuring.progress(f"run {number}: {run.seconds:.1f} s")
     print(measuring.markdown(("run", "in the report", "onnx-lowrank-bench", "intervals overlap"), rows))
 

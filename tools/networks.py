@@ -1,0 +1,189 @@
+"""Run the command on networks that people deploy today, and print a Markdown table with a row for each.
+
+usage: python tools/networks.py [CACHE] [--imagenet FOLDER] [--imagenette FOLDER] [--file NAME=FILE]... [--rows NAMES]
+                                [--photos N] [--without IDEA]... [--python INTERPRETER] [--threads N] [--json FILE]
+                                [-- OPTIONS]
+
+--imagenet names a folder with one photo of every class of ImageNet, in the order of the classes, of which half
+calibrates and half judges; --imagenette one with train/ and val/, which hold a sub-folder for each of ten classes. The
+networks come from packages at pinned versions, which are fetched into CACHE (default: a folder among the temporary
+ones), and from files that --file names. Nothing of them belongs in the repository. PyTorch and scikit-learn make some
+of the networks: --python names an interpreter with the extra "train" of this project, where this one lacks it.
+
+The command runs in a process of its own. The answers of its result are then measured on pictures that took no part,
+and onnx-lowrank-bench measures the clock in yet another process. A row is printed as soon as it is measured. --rows
+picks rows by the names of networks, such as vgg16, or of single rows, such as vgg16@4. --without leaves an idea out,
+and OPTIONS, those of onnx-lowrank, follow the row's own.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import measuring
+from network_files import Sources
+from network_rows import NETWORKS, Places, Row, rows
+from scoring import BATCH, PROVIDERS, warn
+from task_measures import Task
+from task_pictures import Pictures
+
+from onnx_lowrank.data.draw import Draw
+from onnx_lowrank.data.photos.folder import open_images
+from onnx_lowrank.data.photos.preprocess import parse
+from onnx_lowrank.graph.files.load import inputs, load
+from onnx_lowrank.runtime.session import Session
+
+HEADER = ("network", "asked", "measure", "before → after", "clock", "conv MACs", "seconds", "at least")
+
+WITHOUT: Mapping[str, tuple[str, ...]] = {
+    "search": ("--objective=energies",),
+    "filled blocks": ("--rank-multiple=1",),
+    "refit": ("--no-refit",),
+    "residual": ("--no-residual",),
+}
+"""The options that leave an idea out, by the idea."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of a row.
+
+    Attributes
+    ----------
+    before, after
+        The measure of the original's answers and of the result's.
+    clock
+        The numbers of the benchmark for the result.
+    run
+        The run of the command; its report holds the rest.
+    """
+
+    before: float
+    after: float
+    clock: Mapping[str, float]
+    run: measuring.CommandRun
+
+    def cells(self, row: Row) -> list[str]:
+        """Return the cells of a row."""
+        show = row.network.task.show
+        return [
+            *(row.name.partition("@")[0], row.shown, row.network.task.name),
+            f"{show(self.before)} → {show(self.after)}",
+            measuring.interval(self.clock),
+            f"{self.run.report['speedup']['macs']:.2f}×",
+            f"{self.run.seconds:.0f}",
+            row.least,
+        ]
+
+
+def measure(row: Row, model: Path, pictures: Pictures, options: Sequence[str], threads: int) -> Measured:
+    """Run the command, and measure what it wrote."""
+    network = row.network
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        out = folder / "out.onnx"
+        data, own = str(pictures.calibration), (*network.options, f"--threads={threads}")
+        run = measuring.run_command(
+            model, out, f"--data={data}", f"--images={pictures.count}", *own, *row.asked, *options
+        )
+        before, after = measuring.in_own_process(judge, (model, out), pictures, network.preprocess, row.name)
+        clock = measuring.bench((model, out), data, own, folder)
+    return Measured(before, after, clock, run)
+
+
+def judge(models: Sequence[Path], pictures: Pictures, preprocess: str, name: str) -> tuple[float, float]:
+    """Return the measures of the original and of the result on the pictures that judge."""
+    # A task holds functions, which do not travel between processes, so the row's name stands for it.
+    task: Task = rows()[name].network.task
+    specs = inputs(load(models[0]).proto)
+    files = list(pictures.judging)
+    source, readable = open_images(files, files[0].parent, specs, parse(preprocess), Draw(None, warn=warn))
+    sessions = [Session(str(model), PROVIDERS, 0, str(model)) for model in models]
+    answers: list[list[Any]] = [[] for _ in models]
+    for start in range(0, len(source), BATCH):
+        feeds = source.feeds(range(start, min(start + BATCH, len(source))))
+        for own, session in zip(answers, sessions, strict=True):
+            own += map(task.read, session(feeds)[session.outputs[0]])
+    labels = [pictures.labels[i] for i in readable] if pictures.labels else []
+    original, new = answers
+    return task.compare(original, original, labels), task.compare(original, new, labels)
+
+
+def picked(words: Sequence[str]) -> list[Row]:
+    """Return the rows that the user names, by their own names or by that of their network."""
+    known = rows()
+    found = [row for name, row in known.items() if name in words or name.partition("@")[0] in words]
+    strange = [word for word in words if not any(word in (row.name, row.name.partition("@")[0]) for row in found)]
+    if strange:
+        raise SystemExit(f"no row is called {', '.join(strange)}: choose from {', '.join(known)}")
+    return found
+
+
+def _named_file(text: str) -> tuple[str, Path]:
+    name, equals, file = text.partition("=")
+    if not equals or not Path(file).is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FILE with a file that exists")
+    return name, Path(file)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("cache", type=Path, nargs="?", metavar="CACHE", default=Path(tempfile.gettempdir()) / "onnx-lowrank-networks")
+    add("--imagenet", type=Path, metavar="FOLDER", help="one photo of every class of ImageNet")
+    add("--imagenette", type=Path, metavar="FOLDER", help="train/ and val/ of ten classes")
+    add("--file", type=_named_file, action="append", default=[], metavar="NAME=FILE", help="the file of a network")
+    add("--rows", type=measuring.comma_list, default=list(NETWORKS), metavar="NAMES", help="default: all")
+    add("--photos", type=int, metavar="N", help="at most so many pictures to calibrate and to judge, for a trial")
+    add("--without", action="append", choices=WITHOUT, default=[], help="leave an idea out")
+    add("--python", default=sys.executable, help="the interpreter with the extra 'train' (default: this one)")
+    add("--threads", type=int, default=0, help="the threads of ONNX Runtime (default: its own choice)")
+    add("--json", type=Path, metavar="FILE", help="also write everything that was measured to this file")
+    return parser
+
+
+def main() -> None:
+    own_words, options = measuring.split_options(sys.argv[1:])
+    args = _parser().parse_args(own_words)
+    chosen = picked(args.rows)
+    options = [*(option for idea in args.without for option in WITHOUT[idea]), *options]
+    args.cache.mkdir(parents=True, exist_ok=True)
+    places = Places(args.imagenet, args.imagenette, args.cache.resolve())
+    sources = Sources(places.cache, args.python, tuple(args.file), args.imagenette)
+    print(measuring.markdown(HEADER, ()), flush=True)
+    document = []
+    for row in chosen:
+        try:
+            model, pictures = sources.file(row.network.model), row.network.pictures(places).first(args.photos)
+            measured = measure(row, model, pictures, options, args.threads)
+        except (SystemExit, OSError, subprocess.CalledProcessError) as error:
+            # The other rows may still be measured; the command has said itself what was wrong.
+            cells = [row.name.partition("@")[0], row.shown, f"not measured: {error}", *[""] * 4, row.least]
+            print(f"| {' | '.join(cells)} |", flush=True)
+            continue
+        print(f"| {' | '.join(measured.cells(row))} |", flush=True)
+        document.append(
+            {
+                "row": row.name,
+                "asked": [*row.asked, *options],
+                "measure": row.network.task.name,
+                "before": measured.before,
+                "after": measured.after,
+                "clock": measured.clock,
+                "seconds": measured.run.seconds,
+                "at_least": row.least,
+                "report": measured.run.report,
+            }
+        )
+        measuring.write_json(args.json, {"rows": document})
+    if len(document) < len(chosen):
+        raise SystemExit(f"{len(chosen) - len(document)} of {len(chosen)} rows were not measured")
+
+
+if __name__ == "__main__":
+    main()
