@@ -137,8 +137,8 @@ class Options:
     rank_multiple
         The number that divides every rank. Processors compute channels in blocks, for example of 8 or 16, and an
         incomplete block takes as long as a full one. "blocks" takes 16, or 8 in layers that are too small for it, and
-        less where the speedup asks for it; 1 gives the ranks of the paper. "auto" measures which multiple pays on this
-        machine.
+        less where the speedup cannot be had otherwise (see ``factorise.forms.rank_multiple``). 1 gives the ranks of the
+        paper. "auto" measures which multiple pays on this machine.
     preset
         The runtime that will execute the result, one of ``PRESET_CHOICES``, or None. The run warns about what that
         runtime cannot read. The options that a preset changes are in ``presets``.

@@ -38,6 +38,7 @@ from onnx_lowrank.report.latency_schema import MeasuredReport
 from onnx_lowrank.report.schema import PlanReport, Report
 from onnx_lowrank.runtime.blas_threads import without_spinning
 from onnx_lowrank.stages.check import check
+from onnx_lowrank.stages.come_close import come_close
 from onnx_lowrank.stages.count import count
 from onnx_lowrank.stages.fit import fit
 from onnx_lowrank.stages.latency_report import measured_report
@@ -167,6 +168,7 @@ def prepare(run: Run, stack: contextlib.ExitStack) -> Prepared:
     shard = stack.enter_context(opened)
     profiled = profile(run, sampled, counted, reached, shard)
     widths = measure_widths(run, sampled, counted, reached, shard, profiled)
+    reached = reached if widths.sets else come_close(run, counted, reached, profiled)
     basis = Basis(model, sampled, fitted.report, counted, reached, path, shard, profiled, widths)
     weighed = weigh(run, basis)
     planned = plan(run, basis, weighed.energies, weighed.importance)

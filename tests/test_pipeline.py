@@ -147,7 +147,7 @@ def test_a_prepared_run_can_be_planned_again_and_its_steps_follow_the_plan() -> 
     with contextlib.ExitStack() as stack:
         prepared = prepare(run, stack)
     counted, profiled = prepared.counted, prepared.profiled
-    layers = layers_to_choose(site_energies(counted, profiled, run.kinds), counted, prepared.planned.multiple)
+    layers = layers_to_choose(site_energies(counted, profiled, run.kinds), counted, prepared.reach.multiple)
     all_macs = sum(counted.macs.aimed_at.values())
     assert choose(layers, all_macs, run.options.speedup, run.options.ranks) == prepared.planned.plan
     factorised = [site.output for site in counted.sites if prepared.planned.plan[site.name].form]

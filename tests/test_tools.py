@@ -187,6 +187,32 @@ def test_real_graphs_measures_each_graph_once_and_says_why_one_is_left_alone(tmp
     assert "Traceback" not in first.stderr + again.stderr
 
 
+def test_networks_prints_a_row_and_keeps_what_was_measured(tmp_path: Path) -> None:
+    json_file = tmp_path / "table.json"
+    command = ("networks.py", str(tmp_path / "cache"), "--rows=embedded", "--photos=30", f"--json={json_file}")
+    completed = run_well(*command, "--without=filled blocks", "--", "--solver=weights", "--form=channel")
+    (row,) = table(completed.stdout).values()
+    assert row["asked"] == "4× MACs" and row["measure"] == "top-1, %"
+    before, after = map(float, row["before → after"].split(" → "))
+    assert 90 < before <= 100 and 30 < after <= 100
+    ratio, low, high = map(float, row["clock"].replace("×", "").replace(" to ", " (").rstrip(")").split(" ("))
+    assert 0 < low <= ratio <= high
+    (kept,) = json.loads(json_file.read_text(encoding="utf-8"))["rows"]
+    assert (kept["before"], kept["asked"]) == (
+        pytest.approx(before, abs=0.01),
+        ["--speedup=4", "--rank-multiple=1", "--solver=weights", "--form=channel"],
+    )
+    assert kept["report"]["rank_multiple"] == 1
+
+
+def test_networks_says_which_folder_a_row_lacks_and_which_rows_there_are(tmp_path: Path) -> None:
+    refused = run("networks.py", str(tmp_path), "--rows=embedded,nothing")
+    assert refused.returncode == 1 and "no row is called nothing: choose from mobilenetv2@1.2" in refused.stderr
+    lacking = run("networks.py", str(tmp_path), "--rows=vgg16@4")
+    assert lacking.returncode == 1 and "name photos for its head with --imagenette" in lacking.stdout
+    assert "1 of 1 rows were not measured" in lacking.stderr and "Traceback" not in lacking.stderr
+
+
 @pytest.mark.slow
 def test_latency_table_compares_the_clock_with_macs_at_equal_speed(tmp_path: Path) -> None:
     json_file, latency_table = tmp_path / "table.json", tmp_path / "latency.json"

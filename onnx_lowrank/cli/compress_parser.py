@@ -138,8 +138,9 @@ def _add_goal(parser: Parser) -> None:
         "--rank-multiple",
         metavar="N",
         type=rank_multiple,
-        help="make every rank a multiple of N; auto measures which multiple pays on this machine (default: 1, or auto "
-        "with --target latency)",
+        help="make every rank a multiple of N; blocks fills the blocks of channels that processors compute at once: of "
+        "16, or of 8 in layers too small for 16; auto measures which multiple pays on this machine (default: "
+        f"{DEFAULTS.rank_multiple})",
     )
     add("--include", metavar="RE", help="factorise only layers whose name matches this regular expression")
     add("--exclude", metavar="RE", help="leave layers whose name matches this regular expression as they are")

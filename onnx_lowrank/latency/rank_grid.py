@@ -28,9 +28,10 @@ def ranks_to_measure(
     """The forms and ranks of a layer, at multiples of what ``multiple`` says."""
     wanted: list[tuple[str, tuple[int, ...]]] = []
     for kind in kinds:
-        step = multiple.of(kind, shape)
-        if step is None or not kind.takes(shape):
+        if not kind.takes(shape):
             continue
+        # Where MACs say that a layer is too small for any block, the clock may say otherwise.
+        step = multiple.of(kind, shape) or multiple.narrowest
         highest, own = kind.highest_ranks(shape), kind.rank_step(shape, step)
         if len(highest) == 1:
             share = kind.cost(shape, (1,)) / shape.macs

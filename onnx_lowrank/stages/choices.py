@@ -65,7 +65,11 @@ def layers_to_choose(
 
 
 def family_choices(
-    family: Family, shape: ConvShape, energies: Mapping[FormKind, Energies], multiple: RankMultiple, costs: Sequence[Costs]
+    family: Family,
+    shape: ConvShape,
+    energies: Mapping[FormKind, Energies],
+    multiple: RankMultiple,
+    costs: Sequence[Costs],
 ) -> LayerChoices:
     """Return the choices of the sites of one weight.
 

@@ -138,9 +138,7 @@ def hidden_sets(run: Run, read: Read, counted: Counted) -> tuple[HiddenSet, ...]
     together = {site.output for site in counted.sites if site.name in shared}
     found = find_hidden_channels(read.network, untouchable(read) | together)
     suitable = (channels for channels in found if _suits(channels, layers))
-    return tuple(
-        HiddenSet(_name(read, channels), channels, tuple(widths_of(channels.count))) for channels in suitable
-    )
+    return tuple(HiddenSet(_name(read, channels), channels, tuple(widths_of(channels.count))) for channels in suitable)
 
 
 def solved_layers(counted: Counted) -> dict[str, ConvSite]:

@@ -8,7 +8,6 @@ from onnx_lowrank.factorise.forms.kind import Energies, FormKind
 from onnx_lowrank.factorise.forms.rank_multiple import RankMultiple
 from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.latency.by_clock import choose_by_clock
-from onnx_lowrank.plan.allocate import TOLERANCE, budget_for
 from onnx_lowrank.plan.cost import lowest_macs
 from onnx_lowrank.plan.importance import EQUAL, Importance
 from onnx_lowrank.plan.outlook import Outlook
@@ -19,7 +18,6 @@ from onnx_lowrank.stages.left_alone import no_form_takes
 from onnx_lowrank.stages.plan_widths import WidthPlanner
 from onnx_lowrank.stages.planned import Planned, planned_macs
 from onnx_lowrank.stages.prepared import Basis
-from onnx_lowrank.stages.rank_blocks import as_wide_or_narrower
 from onnx_lowrank.stages.run import Run
 
 
@@ -46,7 +44,7 @@ def plan(
     """
     counted, reach, kernels = basis.counted, basis.reach, basis.profiled.kernels
     with run.stage("plan"):
-        by_clock, outlook, multiple = None, None, reach.multiple
+        by_clock = outlook = None
         if reach.user_plan:
             chosen = reach.user_plan
         else:
@@ -55,47 +53,31 @@ def plan(
                 chosen, by_clock = choose_by_clock(reach.clocked, kernels, choices_at)
             else:
                 all_macs = sum(counted.macs.aimed_at.values())
-                multiple, chosen = plan_macs(run, basis, energies, importance)
-                layers = layers_to_choose(energies, counted, multiple)
-                outlook = Outlook(layers, all_macs, run.options.speedup, run.options.ranks)
+                chosen = plan_macs(run, basis, energies, importance)
+                outlook = Outlook(choices_at(), all_macs, run.options.speedup, run.options.ranks)
             chosen = chosen.ordered(counted.shapes)
         for line in kept_weights(reach.deployment.network, counted, chosen):
             run.warn(line)
-    return Planned(chosen, planned_macs(chosen, counted.shapes, run.forms), by_clock, outlook, importance, multiple)
+    return Planned(chosen, planned_macs(chosen, counted.shapes, run.forms), by_clock, outlook, importance)
 
 
 def plan_macs(
     run: Run, basis: Basis, energies: Mapping[str, Mapping[FormKind, Energies]], importance: Importance
-) -> tuple[RankMultiple, Plan]:
-    """Choose forms, ranks and widths with the widest blocks whose plan is as close to the speedup as promised.
-
-    Returns
-    -------
-    multiple
-        The numbers that the ranks are multiples of. Where no plan comes close, no rank is left out.
-    plan
-        What was chosen.
+) -> Plan:
+    """Choose forms, ranks and widths for a speedup in MACs; the parameters are those of ``plan``.
 
     Raises
     ------
     TargetError
         If no choice reaches the speedup.
     """
-    counted, options = basis.counted, run.options
-    all_macs = sum(counted.macs.aimed_at.values())
-    budget = budget_for(all_macs, options.speedup)
-    for multiple in as_wide_or_narrower(run, counted, basis.reach.multiple):
-        if basis.widths.sets:
-            planner = WidthPlanner(counted, basis.widths, energies, importance, multiple)
-            if (found := planner.plan(options.speedup, options.ranks)) is not None:
-                return multiple, found
-        layers = layers_to_choose(energies, counted, multiple)
-        chosen = choose(layers, all_macs, options.speedup, options.ranks)
-        costs = planned_macs(chosen, counted.shapes, run.forms)
-        saved = sum(counted.shapes[name].macs - cost for name, cost in costs.items())
-        if budget - (all_macs - saved) <= TOLERANCE * budget:
-            break
-    return multiple, chosen
+    counted, multiple, options = basis.counted, basis.reach.multiple, run.options
+    if basis.widths.sets:
+        planner = WidthPlanner(counted, basis.widths, energies, importance, multiple)
+        if (found := planner.plan(options.speedup, options.ranks)) is not None:
+            return found
+    layers = layers_to_choose(energies, counted, multiple)
+    return choose(layers, sum(counted.macs.aimed_at.values()), options.speedup, options.ranks)
 
 
 def why_left_alone(

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
-from onnx_lowrank.factorise.forms.rank_multiple import EVERY_RANK, RankMultiple
 from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.latency.by_clock import LatencyPlan
 from onnx_lowrank.plan.importance import EQUAL, Importance
@@ -28,8 +27,6 @@ class Planned:
         What milder speedups are estimated to do, where the plan counts MACs; None for any other plan.
     importance
         How the layers were weighed.
-    multiple
-        The numbers that the ranks are multiples of.
     """
 
     plan: Plan
@@ -37,7 +34,6 @@ class Planned:
     by_clock: LatencyPlan | None = None
     outlook: Outlook | None = None
     importance: Importance = EQUAL
-    multiple: RankMultiple = EVERY_RANK
 
 
 def planned_macs(plan: Plan, shapes: Mapping[str, ConvShape], forms: FormTable) -> dict[str, int]:

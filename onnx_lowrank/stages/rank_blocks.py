@@ -1,7 +1,6 @@
-"""How wide the blocks are that ranks fill, where the user leaves this to the tool and the MACs count.
+"""How wide the blocks may be that ranks fill, given the speedup in multiply-accumulates (MACs).
 
-The widest ones suit all processors. With them a network of few channels may not reach the speedup, or only go far
-beyond it. Narrower ones are then taken, and only as narrow as it needs.
+The widest ones suit all processors, but with them a network of few channels may not reach the speedup.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,6 @@ from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.kind import affordable
 from onnx_lowrank.factorise.forms.rank_multiple import EVERY_RANK, RankMultiple, from_wide_to_narrow
 from onnx_lowrank.factorise.forms.table import FormTable
-from onnx_lowrank.options import FILLED_BLOCKS
 from onnx_lowrank.plan.allocate import budget_for
 from onnx_lowrank.plan.cost import lowest_macs
 from onnx_lowrank.stages.count import Counted
@@ -29,16 +27,6 @@ def within_reach(run: Run, counted: Counted, hidden: Sequence[HiddenSet] = ()) -
             saved = max(saved, before - least_macs(counted, hidden, run.kinds, multiple))
         if multiple == EVERY_RANK or saved >= needed:
             yield multiple
-
-
-def as_wide_or_narrower(run: Run, counted: Counted, settled: RankMultiple) -> Iterator[RankMultiple]:
-    """Yield what was settled, and the blocks to take where no plan comes close to the speedup with it.
-
-    Ranks below one block alone are no help there: they would bring the MACs close, and lose much of a layer for it.
-    """
-    yield settled
-    if run.options.rank_multiple == FILLED_BLOCKS:
-        yield from (each for each in within_reach(run, counted) if each.block < settled.block)
 
 
 def most_saved(counted: Counted, kinds: FormTable, multiple: RankMultiple, room: int) -> int:

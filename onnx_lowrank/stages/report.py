@@ -47,7 +47,7 @@ def plan_report(run: Run, prepared: Prepared) -> PlanReport:
         macs=macs,
         speedup=SpeedupReport(_requested(run), macs.speedup, None),
         plan=prepared.planned.plan,
-        rank_multiple=prepared.planned.multiple.narrowest,
+        rank_multiple=prepared.reach.multiple.narrowest,
         latency_plan=latency_plan(by_clock) if by_clock else None,
         fit=prepared.fit,
         importance=_importance(prepared.planned.importance),
@@ -91,7 +91,7 @@ def report(
         accuracy=measured.accuracy,
         cost=_cost(run, prepared, walked),
         warnings=tuple(run.warnings),
-        rank_multiple=prepared.planned.multiple.narrowest,
+        rank_multiple=prepared.reach.multiple.narrowest,
         latency_plan=latency_plan(by_clock) if by_clock else None,
         fit=prepared.fit,
         importance=_importance(prepared.planned.importance),
@@ -206,7 +206,7 @@ def _why_kept(run: Run, prepared: Prepared, site: ConvSite) -> str:
     return why_left_alone(
         prepared.counted.shapes_of(family),
         run.kinds,
-        prepared.planned.multiple,
+        prepared.reach.multiple,
         user_plan=run.request.plan is not None,
         slower=by_clock is not None and not by_clock.clocked.shared_costs(family.names).gains,
     )

@@ -131,7 +131,7 @@ class _Trials:
     def _try(self, exponent: float) -> None:
         importance = replace(self._importance, exponent=exponent)
         weighed = weighed_energies(self._energies, importance)
-        plan = plan_macs(self._run, self._basis, weighed, importance, self._run.options.speedup)
+        plan = plan_macs(self._run, self._basis, weighed, importance)
         if plan not in self._known:
             self._known[plan] = self._rehearsal.error(plan)
         self.errors[exponent] = self._known[plan]

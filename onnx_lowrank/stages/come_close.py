@@ -1,0 +1,38 @@
+"""Narrower blocks for ranks to fill, where no plan with wider ones comes close to the speedup.
+
+A network of few layers or channels has so few choices in wide blocks that its plan may go far beyond what was asked,
+and lose more than it must. The energies are known by now, so the plans themselves tell.
+"""
+
+from dataclasses import replace
+
+from onnx_lowrank.options import FILLED_BLOCKS
+from onnx_lowrank.plan.allocate import TOLERANCE, budget_for
+from onnx_lowrank.stages.choices import choose, layers_to_choose, site_energies
+from onnx_lowrank.stages.count import Counted
+from onnx_lowrank.stages.planned import planned_macs
+from onnx_lowrank.stages.profile import Profiled
+from onnx_lowrank.stages.rank_blocks import within_reach
+from onnx_lowrank.stages.reach import Reach
+from onnx_lowrank.stages.run import Run
+
+
+def come_close(run: Run, counted: Counted, reach: Reach, profiled: Profiled) -> Reach:
+    """Return the terms of the plan with the widest blocks whose plan is as close to the speedup as promised.
+
+    Where no plan comes close, no rank is left out. Ranks below one block are no help: they would bring the MACs close,
+    and lose much of a layer for it.
+    """
+    if run.options.rank_multiple != FILLED_BLOCKS or reach.user_plan or reach.clocked:
+        return reach
+    with run.times.stage("plan"):
+        energies, all_macs = site_energies(counted, profiled, run.kinds), sum(counted.macs.aimed_at.values())
+        budget = budget_for(all_macs, run.options.speedup)
+        narrower = (each for each in within_reach(run, counted) if each.block < reach.multiple.block)
+        for multiple in (reach.multiple, *narrower):
+            plan = choose(layers_to_choose(energies, counted, multiple), all_macs, run.options)
+            macs = planned_macs(plan, counted.shapes, run.forms)
+            saved = sum(counted.shapes[name].macs - cost for name, cost in macs.items())
+            if budget - (all_macs - saved) <= TOLERANCE * budget:
+                break
+    return replace(reach, multiple=multiple)
