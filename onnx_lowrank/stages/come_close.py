@@ -27,10 +27,11 @@ def come_close(run: Run, counted: Counted, reach: Reach, profiled: Profiled) -> 
         return reach
     with run.times.stage("plan"):
         energies, all_macs = site_energies(counted, profiled, run.kinds), sum(counted.macs.aimed_at.values())
-        budget = budget_for(all_macs, run.options.speedup)
+        speedup = run.options.speedup
+        budget = budget_for(all_macs, speedup)
         narrower = (each for each in within_reach(run, counted) if each.block < reach.multiple.block)
         for multiple in (reach.multiple, *narrower):
-            plan = choose(layers_to_choose(energies, counted, multiple), all_macs, run.options)
+            plan = choose(layers_to_choose(energies, counted, multiple), all_macs, speedup, run.options.ranks)
             macs = planned_macs(plan, counted.shapes, run.forms)
             saved = sum(counted.shapes[name].macs - cost for name, cost in macs.items())
             if budget - (all_macs - saved) <= TOLERANCE * budget:
