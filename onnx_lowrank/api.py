@@ -41,7 +41,7 @@ def _names_checked(function: Callable[P, R]) -> Callable[P, R]:
 def compress(
     model: ModelLike,
     data: object = None,
-    speedup: float = DEFAULTS.speedup,
+    speedup: float | None = None,
     *,
     target: str = DEFAULTS.target,
     rank_multiple: int | str = DEFAULTS.rank_multiple,
@@ -62,6 +62,8 @@ def compress(
     require: str | None = DEFAULTS.require,
     task: str = DEFAULTS.task,
     boxes: str = DEFAULTS.boxes,
+    keep: str | None = DEFAULTS.keep,
+    curve: bool = DEFAULTS.curve,
     input_shapes: Mapping[str, tuple[int, ...]] | str = DEFAULTS.input_shapes,
     seed: int = DEFAULTS.seed,
     memory: int = DEFAULTS.memory,
@@ -90,7 +92,8 @@ def compress(
         for synthetic images.
     speedup
         The ratio of the conv MACs before and after; with ``include_gemm`` the MACs of fully connected layers count as
-        well. With the target "latency" it is the ratio of the times of a run.
+        well. With the target "latency" it is the ratio of the times of a run. None stands for 4, or for what ``keep``
+        makes of it.
     preprocess
         The preprocessing of photos, for example "imagenet" or "caffe,resize=none"; "auto" chooses it by measuring.
     target, rank_multiple, form, width, solver, symmetric, residual, refit, include_gemm, ranks, objective, include,
@@ -104,6 +107,11 @@ def compress(
         accepts any result; None stands for "error=0.5".
     task, boxes
         See ``Options``.
+    keep
+        A quality in place of a speedup: "agreement=0.99", "error=0.01", or "accuracy=0.5", the points that may be lost
+        on ``test``. The result is the fastest model that keeps it.
+    curve
+        Whether models of other speedups around the result are solved as well, for ``report.trade_off``.
     preset
         "tensorrt" or "tensorrt-int8" changes some of the options that are at their default; see ``presets``.
     input_shapes
@@ -129,8 +137,10 @@ def compress(
         EnvironmentFault or QualityError, which holds the report. The text is one line on what is wrong, where, and what
         to do.
     """
+    if keep is not None and speedup is not None:
+        raise UsageError("keep decides the speedup: drop speedup or keep")
     options = Options(
-        speedup=speedup,
+        speedup=DEFAULTS.speedup if speedup is None else speedup,
         target=target,
         rank_multiple=rank_multiple,
         form=form,
@@ -149,6 +159,8 @@ def compress(
         require=require,
         task=task,
         boxes=boxes,
+        keep=keep,
+        curve=curve,
         input_shapes=parse_shapes([input_shapes]) if isinstance(input_shapes, str) else input_shapes,
         seed=seed,
         memory=memory,

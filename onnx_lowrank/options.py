@@ -13,7 +13,7 @@ import numpy as np
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.factorise.forms import table
 from onnx_lowrank.measures.table import HEAD_CHOICES, TASK_CHOICES
-from onnx_lowrank.quality import Requirement, parse_requirement
+from onnx_lowrank.quality import Requirement, parse_kept, parse_requirement
 
 AUTO = table.AUTO
 """The choice that is left to the tool: of the form, or of the rank multiple."""
@@ -75,8 +75,8 @@ _TYPES: tuple[tuple[tuple[str, ...], Callable[[object], bool], str], ...] = (
     (("images", "seed", "threads"), _is_whole, "a whole number"),
     (("memory",), _is_number, "a number of bytes, such as 4 * 2**30"),
     (("form", "width", "solver", "ranks", "objective", "target", "task", "boxes"), _is_text, "a name as text"),
-    (("symmetric", "residual", "refit", "include_gemm"), _is_flag, "True or False"),
     (("rank_multiple",), lambda value: _is_whole(value) or _is_text(value), "a whole number, 'blocks' or 'auto'"),
+    (("symmetric", "residual", "refit", "include_gemm", "curve"), _is_flag, "True or False"),
     (("providers",), _is_names, 'a tuple of names, such as ("cuda", "cpu")'),
     (("input_shapes",), _is_shapes, 'shapes by the names of the inputs, such as {"x": (1, 3, 224, 224)}'),
 )
@@ -157,6 +157,11 @@ class Options:
     boxes
         The head of a detector, which says where boxes are: one of ``HEAD_CHOICES``. Any but "auto" implies the task
         "detection".
+    keep
+        The quality that decides the speedup, in place of ``speedup``: "agreement=0.99", "error=0.01", or "accuracy=0.5"
+        for the points that may be lost on labelled samples. The result is the fastest model that keeps it.
+    curve
+        Whether models of other speedups around the result are solved as well, to show what a speedup costs.
     input_shapes
         Shapes by the input's name, for sizes that the model leaves open, including the batch. The name "" stands for
         the only input.
@@ -197,6 +202,8 @@ class Options:
     require: str | None = None
     task: str = AUTO
     boxes: str = AUTO
+    keep: str | None = None
+    curve: bool = False
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
     memory: int = 4 * GIB
@@ -232,6 +239,7 @@ class Options:
         parse_requirement(self.require)
         if self.boxes != AUTO and self.task not in (AUTO, "detection"):
             raise UsageError(f"boxes is {self.boxes!r}, which the task {self.task} has none of: drop one of the two")
+        parse_kept(self.keep)
         for name, shape in self.input_shapes.items():
             if min(shape, default=1) < 1:
                 raise UsageError(f"input_shapes has {list(shape)} for {name or 'the input'!r}: sizes start at 1")
@@ -273,13 +281,23 @@ class Options:
                 object.__setattr__(self, name, int(getattr(self, name)))
         if self.latency_table is not None:
             object.__setattr__(self, "latency_table", os.fspath(self.latency_table))
-        for name in ("symmetric", "residual", "refit", "include_gemm"):
+        for name in ("symmetric", "residual", "refit", "include_gemm", "curve"):
             object.__setattr__(self, name, bool(getattr(self, name)))
 
     @property
     def requirement(self) -> Requirement:
         """What the result has to keep."""
         return parse_requirement(self.require)
+
+    @property
+    def kept(self) -> Requirement | None:
+        """The quality that decides the speedup; None where a speedup was asked for."""
+        return parse_kept(self.keep)
+
+    @property
+    def solves_several(self) -> bool:
+        """Whether the run solves models of several speedups."""
+        return self.keep is not None or self.curve
 
     @property
     def needs_measurement(self) -> bool:

@@ -37,14 +37,14 @@ from onnx_lowrank.progress import NOBODY, Listener
 from onnx_lowrank.report.latency_schema import MeasuredReport
 from onnx_lowrank.report.schema import PlanReport, Report
 from onnx_lowrank.runtime.blas_threads import without_spinning
+from onnx_lowrank.stages.attempt import plan_for
 from onnx_lowrank.stages.check import check
-from onnx_lowrank.stages.come_close import come_close
 from onnx_lowrank.stages.count import count
 from onnx_lowrank.stages.fit import fit
+from onnx_lowrank.stages.keep import seek
 from onnx_lowrank.stages.latency_report import measured_report
 from onnx_lowrank.stages.measure import measure
 from onnx_lowrank.stages.narrow import narrow
-from onnx_lowrank.stages.plan import plan
 from onnx_lowrank.stages.prepared import Basis, Prepared
 from onnx_lowrank.stages.profile import profile
 from onnx_lowrank.stages.reach import clock, reach
@@ -57,7 +57,6 @@ from onnx_lowrank.stages.steps import steps
 from onnx_lowrank.stages.tasks import check_tasks
 from onnx_lowrank.stages.verdict import check_declared, judge
 from onnx_lowrank.stages.walk import walk
-from onnx_lowrank.stages.weigh import weigh
 from onnx_lowrank.stages.widths import measure_widths
 
 
@@ -119,10 +118,14 @@ def compress(request: Request, listener: Listener = NOBODY, forms: FormTable = F
     """
     run = Run.start(request, listener, forms, shards)
     with contextlib.ExitStack() as stack:
-        prepared = narrow(run, prepare(run, stack), stack)
-        queue = deque(steps(run, prepared))
-        prepared = prepared.without_profile()  # each step holds its own rows, and goes when it is done
-        walked = walk(run, prepared.read.network, queue, prepared.shard)
+        if run.options.solves_several:
+            sought = seek(run, look(run, stack))
+            run, prepared, walked = sought.run, sought.prepared, sought.walked
+        else:
+            prepared = narrow(run, prepare(run, stack), stack)
+            queue = deque(steps(run, prepared))
+            prepared = prepared.without_profile()  # each step holds its own rows, and goes when it is done
+            walked = walk(run, prepared.read.network, queue, prepared.shard)
     model = check(run, prepared, walked.network)
     measured = measure(run, prepared, model)
     judged = judge(run, prepared, measured)
@@ -134,9 +137,15 @@ def compress(request: Request, listener: Listener = NOBODY, forms: FormTable = F
 
 @without_spinning()
 def plan_only(request: Request, listener: Listener = NOBODY, forms: FormTable = FORMS) -> PlanReport:
-    """Profile the original and choose the ranks, without solving or writing anything; see ``compress``."""
+    """Profile the original and choose the ranks, without writing anything; see ``compress``.
+
+    Nothing is solved either, unless models of several speedups have to tell what they keep.
+    """
     run = Run.start(request, listener, forms)
     with contextlib.ExitStack() as stack:
+        if run.options.solves_several:
+            sought = seek(run, look(run, stack))
+            return plan_report(sought.run, sought.prepared)
         return plan_report(run, narrow(run, prepare(run, stack), stack))
 
 
@@ -155,6 +164,11 @@ def measure_only(request: Request, listener: Listener = NOBODY, forms: FormTable
 
 def prepare(run: Run, stack: contextlib.ExitStack) -> Prepared:
     """Run the stages up to the plan; ``stack`` closes the shard that holds the samples."""
+    return plan_for(run, look(run, stack))
+
+
+def look(run: Run, stack: contextlib.ExitStack) -> Basis:
+    """Run the stages up to the profile; ``stack`` closes the shard that holds the samples."""
     model = read(run)
     check_declared(run.options.requirement, model.outputs)
     sampled = sample(run, model).keyed(model.network.chance)
@@ -168,8 +182,4 @@ def prepare(run: Run, stack: contextlib.ExitStack) -> Prepared:
     shard = stack.enter_context(opened)
     profiled = profile(run, sampled, counted, reached, shard)
     widths = measure_widths(run, sampled, counted, reached, shard, profiled)
-    reached = reached if widths.sets else come_close(run, counted, reached, profiled)
-    basis = Basis(model, sampled, fitted.report, counted, reached, path, shard, profiled, widths)
-    weighed = weigh(run, basis)
-    planned = plan(run, basis, weighed.energies, weighed.importance)
-    return basis.with_plan(planned)
+    return Basis(model, sampled, fitted.report, counted, reached, path, shard, profiled, widths)

@@ -146,6 +146,21 @@ def parse_requirement(text: str | None) -> Requirement:
     return parse_limit("require", text, f", or {NONE}")
 
 
+def parse_kept(text: str | None) -> Requirement | None:
+    """Read the option ``keep``; None stands for a run that is asked for a speedup instead.
+
+    Raises
+    ------
+    UsageError
+        If the text has no meaning.
+    """
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise UsageError(f"keep is {text!r}: give a text, such as {AGREEMENT}=0.99 or {ERROR}=0.01")
+    return parse_limit("keep", text)
+
+
 def parse_limit(option: str, text: str, otherwise: str = "") -> Requirement:
     """Read a measure with its limit, such as "agreement=0.95".
 

@@ -33,6 +33,7 @@ from onnx_lowrank.latency.layer_times import LayerTimes, ModelTimes
 from onnx_lowrank.latency.stopwatch import Stopwatch
 from onnx_lowrank.latency.table import ORIGINAL, Choice, Setting, Table
 from onnx_lowrank.options import Options
+from onnx_lowrank.pipeline import compress as compress_request
 from onnx_lowrank.pipeline import measure_only, plan_only
 from onnx_lowrank.plan.cost import Costs
 from onnx_lowrank.plan.pareto import LayerChoices, pareto_front
@@ -415,3 +416,19 @@ def test_a_plan_by_the_clock_says_what_was_measured_and_what_was_predicted() -> 
     assert report.from_layers_ms == pytest.approx(10 - saved, abs=1e-4)
     assert report.correction == pytest.approx((10 - 6.6) / saved, abs=1e-4)
     assert report.rounds == 1 and report.measurements == len(machine.known) + 1
+
+
+@pytest.mark.parametrize("limit", [0.6, 100.0])
+def test_a_quality_is_kept_by_what_is_fastest_by_the_clock(limit: float, model: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.json"
+    inject(table, model, FASTER, 10.0)
+    chosen = options(table, 4.0, keep=f"error={limit}", solver="linear", images=30, require="none")
+    traded = compress_request(Request(model, photo(1, (45, *SHAPE[1:])), chosen)).report.trade_off
+    assert traded is not None
+    (result,) = (point for point in traded.points if point.chosen)
+    assert result.keeps and result.bound is not None and result.bound <= limit
+    for point in traded.points:
+        assert point.latency is not None and point.latency == pytest.approx(point.speedup, rel=0.2)
+        assert point.latency >= point.speedup - 1e-9 and point.latency <= 2.5
+    if limit == 100:  # nothing is faster than the fastest choices of the table
+        assert result.speedup > 2.3 and result.speedup == max(point.speedup for point in traded.points)

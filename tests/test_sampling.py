@@ -16,10 +16,11 @@ from onnx_lowrank.errors import DataError
 from onnx_lowrank.interface import TensorSpec
 
 
-def divided(samples: int, batch: int | None = None) -> Sampling:
+def divided(samples: int, batch: int | None = None, first: int | None = None) -> Sampling:
     """This many samples, for a model that demands the batch or leaves it open."""
     source = ArraySource({"x": np.zeros((samples, 2), np.float32)}, "zeros")
-    return split(source, (TensorSpec("x", np.dtype(np.float32), ("n" if batch is None else batch, 2)),), 0)
+    specs = (TensorSpec("x", np.dtype(np.float32), ("n" if batch is None else batch, 2)),)
+    return split(source, specs, 0, first=first)
 
 
 def roles(sampling: Sampling) -> tuple[list[int], list[int], list[int]]:
@@ -50,6 +51,25 @@ def test_every_sample_has_one_role_and_each_role_its_share(samples: int, batch: 
         # A fifth, up to a whole batch; and a fifth of the others' batches, up to one of them.
         assert abs(len(judging) - 0.2 * used) <= whole
         assert abs(len(choosing) - 0.2 * (used - len(judging))) <= max(4, whole)
+
+
+@settings(deadline=None)
+@given(samples=st.integers(1, 900), first=st.integers(1, 900), batch=st.none() | st.integers(1, 20))
+def test_samples_that_appraise_have_no_other_role_and_cost_the_solver_nothing(
+    samples: int, first: int, batch: int | None
+) -> None:
+    if batch and min(samples, first) < batch:
+        return
+    alone, appraised = divided(min(samples, first), batch), divided(samples, batch, first)
+    appraising = list(chain(*appraised.appraising))
+    assert roles(appraised)[:2] == roles(alone)[:2]
+    everything = [*chain(*roles(appraised)), *appraising]
+    assert len(set(everything)) == len(everything) and set(everything) <= set(range(samples))
+    judging = len(roles(appraised)[2])
+    if samples - first >= judging + (batch or 4):
+        assert roles(appraised) == roles(alone) and len(appraising) >= judging
+    else:  # those that would judge are shared
+        assert abs(len(appraised.appraising) - len(appraised.validation)) <= 1
 
 
 @pytest.mark.parametrize(

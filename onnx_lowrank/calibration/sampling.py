@@ -4,6 +4,11 @@ What was chosen to suit some samples looks better on them than it is, so the sam
 ridges, numbers of passes, the old layer or the new) say nothing about the result. That is left to the samples of
 ``validation``, a fifth of all, which nothing before the comparison of the outputs looks at.
 
+Samples that choose take part in a last pass of the solvers, so they cannot tell either how good a solved model is on
+others. Where models of several speedups are solved and one is chosen, further samples (``appraising``) take no part in
+solving and none in judging. They are drawn beyond the others, so that these stay what they are; where the data have no
+more, half of those that would judge take their place.
+
 Only samples of one shape can share a run. Where they have several shapes, every batch holds samples of one.
 """
 
@@ -55,6 +60,8 @@ class Sampling:
         Whether the model demands the batch size.
     seed
         The seed of the positions.
+    appraising
+        The samples that choose among solved models, and that no solver sees; empty where nothing is chosen.
     sizes
         The number of elements of every sample, in units of that of ``single``, shape [number of samples]; empty where
         all are of one shape.
@@ -67,6 +74,7 @@ class Sampling:
     fixed: bool
     seed: int
     sizes: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    appraising: Batches = ()
 
     @property
     def samples(self) -> int:
@@ -131,7 +139,9 @@ class Sampling:
         return np.repeat(mask, positions)
 
 
-def split(source: Source, specs: tuple[TensorSpec, ...], seed: int, *, together: bool = True) -> Sampling:
+def split(
+    source: Source, specs: tuple[TensorSpec, ...], seed: int, *, together: bool = True, first: int | None = None
+) -> Sampling:
     """Divide the samples in the order of the source, which is already a fair mixture.
 
     Parameters
@@ -144,6 +154,8 @@ def split(source: Source, specs: tuple[TensorSpec, ...], seed: int, *, together:
         The seed of the positions.
     together
         Whether several samples may share a run, where the model leaves their number open.
+    first
+        The number of samples that solve, choose and judge; those beyond appraise models. None for all, without any.
 
     Returns
     -------
@@ -156,7 +168,7 @@ def split(source: Source, specs: tuple[TensorSpec, ...], seed: int, *, together:
         If the model demands a batch size that the data cannot fill.
     """
     # Without inputs, a run is one sample.
-    n, demanded = len(source), demanded_batch(specs) if together and specs else 1
+    n, demanded = min(len(source), first or len(source)), demanded_batch(specs) if together and specs else 1
     if demanded:
         size = demanded
         if n < size:
@@ -179,12 +191,22 @@ def split(source: Source, specs: tuple[TensorSpec, ...], seed: int, *, together:
     if len(batches) > 1 and not judges.any():
         judges[-1] = True
     validation = _batches(range(n - withheld, n), size, groups, whole=demanded is not None)
-    sampling = Sampling(source, batches, judges, validation, demanded is not None, seed)
+    beyond = _batches(range(n, len(source)), size, groups, whole=demanded is not None)
+    validation, appraising = _shared_out(validation, beyond) if first else (validation, ())
+    sampling = Sampling(source, batches, judges, validation, demanded is not None, seed, appraising=appraising)
     counts = elements(source)
     if len(set(counts.tolist())) <= 1 and len(set(groups.tolist())) <= 1:
         return sampling
     sampling = replace(sampling, sizes=counts.astype(np.float64))
     return replace(sampling, sizes=counts / counts[sampling.single[0]])
+
+
+def _shared_out(validation: Batches, beyond: Batches) -> tuple[Batches, Batches]:
+    """Return the batches that judge and those that appraise, given those that would judge and the ones beyond."""
+    if sum(map(len, beyond)) >= sum(map(len, validation)):
+        return validation, beyond
+    together = (*validation, *beyond)
+    return together[::2], together[1::2]
 
 
 def demanded_batch(specs: Sequence[TensorSpec]) -> int | None:

@@ -12,7 +12,11 @@ from onnx_lowrank.data.photos.preprocess import Preprocess, parse
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.options import Options
 from onnx_lowrank.presets import PRESET_OPTIONS
+from onnx_lowrank.quality import ACCURACY
 from onnx_lowrank.stages.request import Request
+
+REPLAYED = ("speedup", "keep", "curve", "target", "form", "ranks", "rank_multiple")
+"""The options that a plan replaces."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,8 @@ def arguments(argv: Sequence[str]) -> CommandLine:
         given["target"] = "latency"
     else:
         _check_run(args, given)
+    if "keep" in given and "speedup" in given:
+        raise UsageError("--keep asks for a quality and --speedup for a speedup: drop one of them")
     if "preset" in given and (args.dry_run or not args.plan):  # a replayed plan has its own forms and ranks
         given = {**PRESET_OPTIONS[given["preset"]], **given}
     return CommandLine(
@@ -106,7 +112,8 @@ def _check_measurement(args: argparse.Namespace, given: Mapping[str, Any]) -> No
     """Refuse ``--measure-latency`` without a table, or with what a measurement does not use."""
     if "latency_table" not in given:
         raise UsageError("--measure-latency fills a table: name it with --latency-table FILE")
-    for name in ("out", "data", "test", "require", "task", "boxes", "plan", "report", "dry_run", "latency_device"):
+    lone = ("require", "keep", "curve", "task", "boxes", "plan", "report", "dry_run", "latency_device")
+    for name in ("out", "data", "test", *lone):
         if getattr(args, name, None):
             shown = "OUT" if name == "out" else _option(name)
             raise UsageError(f"--measure-latency only measures: drop {shown}")
@@ -125,13 +132,14 @@ _NOTHING_TO = (
 def _check_run(args: argparse.Namespace, given: Mapping[str, Any]) -> None:
     """Refuse a missing OUT, and options that have no use in a dry run or with a plan."""
     if args.dry_run:
+        kept = str(given.get("keep", "")).strip().lower().startswith(ACCURACY)
         for name, purpose in _NOTHING_TO:
-            if getattr(args, name, None):
+            if getattr(args, name, None) and not (name == "test" and kept):
                 raise UsageError(f"--dry-run leaves nothing to {purpose}: drop --{name} or --dry-run")
     elif args.out is None:
         raise UsageError("OUT is missing: name the ONNX file to write, or only look with --dry-run")
     elif args.plan:
-        for name in ("speedup", "target", "form", "ranks", "rank_multiple", "latency_device"):
+        for name in (*REPLAYED, "latency_device"):
             if name in given:
                 raise UsageError(
                     f"--plan replays forms and ranks that are already chosen: drop {_option(name)} or --plan"

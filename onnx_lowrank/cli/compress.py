@@ -15,6 +15,7 @@ from onnx_lowrank.cli.arguments import CommandLine, arguments
 from onnx_lowrank.cli.compress_parser import PROGRAM, SHORT_USAGE
 from onnx_lowrank.cli.progress_bars import ProgressBars
 from onnx_lowrank.cli.task_tables import labelled_measure, labelled_table, main_measure, tasks_table
+from onnx_lowrank.cli.trade_off_table import kept_summary, trade_off_table
 from onnx_lowrank.errors import DataError, QualityError, UsageError
 from onnx_lowrank.files import write_text
 from onnx_lowrank.graph.files.load import weights_files
@@ -96,6 +97,7 @@ def _compress(line: CommandLine, out: Path, pipeline: Pipeline, listener: Listen
         draw.outputs_table(report.outputs),
         *_width_tables(report),
         *_task_tables(report),
+        *_trade_off_tables(report),
         draw.sites_table(report.sites),
         draw.refitted_table(report.refitted),
         draw.skipped_table(report.skipped, _layers(line)),
@@ -111,6 +113,7 @@ def _dry_run(line: CommandLine, pipeline: Pipeline, listener: Listener) -> Print
         *_fit_tables(planned),
         draw.costs_table(planned.macs, None, planned.latency_plan),
         *_width_tables(planned),
+        *_trade_off_tables(planned),
         draw.sites_table(planned.sites),
         draw.skipped_table(planned.skipped, _layers(line)),
     ]
@@ -137,6 +140,11 @@ def _task_tables(report: Report) -> list[Table]:
     """Return the tables of what the outputs are for, as far as that was measured."""
     tables = [tasks_table(report.tasks)] if report.tasks else []
     return [*tables, labelled_table(report.labelled)] if report.labelled else tables
+
+
+def _trade_off_tables(report: Report | PlanReport) -> list[Table]:
+    """Return the table of the models that were solved."""
+    return [trade_off_table(report.trade_off)] if report.trade_off else []
 
 
 def _measure(line: CommandLine, pipeline: Pipeline, listener: Listener) -> Printout:
@@ -205,7 +213,9 @@ def _summary(report: Report) -> str:
         parts.append("on labelled samples {} {} → {}".format(*labelled_measure(report.labelled)))
     if report.accuracy:
         parts.append(f"top-1 accuracy {draw.percent(report.accuracy.before)} → {draw.percent(report.accuracy.after)}")
-    return ", ".join(parts)
+    if report.trade_off and report.trade_off.kept:
+        parts.append(kept_summary(report.trade_off.kept))
+    return ", ".join(filter(None, parts))
 
 
 def _fewer_macs(report: Report | PlanReport) -> str:

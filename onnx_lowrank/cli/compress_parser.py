@@ -99,6 +99,13 @@ def _add_goal(parser: Parser) -> None:
         help=f"factor by which the cost named by --target must fall (default: {DEFAULTS.speedup:g})",
     )
     add(
+        "--keep",
+        metavar="QUALITY",
+        help="ask for a quality instead of a speedup: the fastest model with agreement=0.99, error=0.01, or "
+        "accuracy=0.5 (points that may be lost on --test)",
+    )
+    add("--curve", action="store_true", help="solve models of other speedups as well, and show what each costs")
+    add(
         "--target",
         **one_of(TARGETS),
         help="the cost to reduce: the MACs of the convolutions, or the time of a run on this machine "

@@ -20,7 +20,7 @@ EXIT_CODES: Mapping[int, str] = MappingProxyType(
         1: "an internal error, which is a bug",
         2: "the command line: options that have no meaning or contradict each other",
         3: "the model or the data cannot be read, or do not fit",
-        4: "the speedup is out of reach",
+        4: "the speedup, or what --keep asks for, is out of reach",
         5: "the rewritten model broke a promise; nothing was written",
         6: "the machine: the output cannot be written, ONNX Runtime is broken, memory ran out",
         7: "the result is further from the original than --require accepts; nothing was written",

@@ -43,6 +43,12 @@ class LatencyPlan:
     found: Found
     milliseconds: Mapping[str, tuple[float, float]]
 
+    @property
+    def ratio(self) -> float:
+        """The speedup that is expected: that of the trial, or of the prediction where there was none."""
+        found = self.found
+        return found.measured.ratio if found.measured else self.clocked.original_ms / max(found.predicted_ms, LEAST_MS)
+
 
 def check_latency_reach(clocked: Clocked, kinds: FormTable) -> None:
     """Refuse a speedup that no choice reaches, before anything is profiled.

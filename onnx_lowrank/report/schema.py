@@ -14,6 +14,7 @@ from onnx_lowrank.report.importance_schema import ImportanceReport
 from onnx_lowrank.report.latency_schema import Latency, LatencyPlanReport
 from onnx_lowrank.report.output_schema import OutputReport
 from onnx_lowrank.report.task_schema import LabelledReport, TaskReport
+from onnx_lowrank.report.trade_off_schema import TradeOffReport
 from onnx_lowrank.report.width_schema import WidthReport
 
 SCHEMA = 1
@@ -204,11 +205,13 @@ class CostReport:
 
 @dataclass(frozen=True)
 class AccuracyReport:
-    """The top-1 accuracy of both models on the labelled samples of the user, between 0 and 1."""
+    """The top-1 accuracy of both models, between 0 and 1, and how many samples one of them alone gets right."""
 
     samples: int
     before: float
     after: float
+    lost: int = 0
+    gained: int = 0
 
 
 @dataclass(frozen=True)
@@ -258,6 +261,8 @@ class Report:
         What the outputs are for, and how well the result does that; empty where nothing is sure.
     labelled
         How well both models do that on samples with labelled boxes or masks; None without such samples.
+    trade_off
+        The models that were solved with ``keep`` or ``curve``; None without.
     """
 
     schema: int
@@ -286,6 +291,7 @@ class Report:
     widths: tuple[WidthReport, ...] = ()
     tasks: tuple[TaskReport, ...] = ()
     labelled: LabelledReport | None = None
+    trade_off: TradeOffReport | None = None
 
     def to_json(self) -> str:
         """Return the report as JSON text, with the keys in the order of the fields."""
@@ -306,3 +312,4 @@ class PlanReport:
     fit: FitReport | None = None
     importance: ImportanceReport | None = None
     widths: tuple[WidthReport, ...] = ()
+    trade_off: TradeOffReport | None = None

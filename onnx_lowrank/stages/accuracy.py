@@ -53,9 +53,10 @@ def measure_accuracy(
     batches = sampling.like(source)
     models = (sessions.original, sessions.rewritten)
     correct = [0 for _ in models]
+    lost = gained = 0
     progress("test", 0, len(batches))
     for done, batch in enumerate(batches, 1):
-        feeds = source.feeds(batch)
+        feeds, right = source.feeds(batch), []
         for index, session in enumerate(models):
             scores = session(feeds)[session.outputs[0]]
             if len(batch) == getattr(scores, "ndim", 0) == 1:  # of a model without a dimension for samples
@@ -63,11 +64,13 @@ def measure_accuracy(
             shape = getattr(scores, "shape", ())  # a sequence or a map has no shape
             if len(shape) != 2 or len(scores) != len(batch):
                 raise _no_scores(session.outputs[0], shape)
-            correct[index] += int((scores.argmax(axis=1) == labels[list(batch)]).sum())
+            right.append(scores.argmax(axis=1) == labels[list(batch)])
+            correct[index] += int(right[-1].sum())
+        lost, gained = lost + int((right[0] & ~right[1]).sum()), gained + int((right[1] & ~right[0]).sum())
         progress("test", done, len(batches))
     count = sum(map(len, batches))
     before, after = (number / count for number in correct)
-    return AccuracyReport(count, before, after)
+    return AccuracyReport(count, before, after, lost, gained)
 
 
 def _no_scores(output: str, shape: Sequence[object]) -> DataError:

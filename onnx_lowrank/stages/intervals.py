@@ -27,6 +27,37 @@ def wilson(successes: int, trials: int) -> Interval:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def standard_error(value: float, high: float | None, batches: int) -> float:
+    """Return the standard error of a ratio whose interval ends at ``high``; the value itself where none is known."""
+    if high is None or batches < 2:
+        return value
+    return (high - value) / float(stdtrit(batches - 1, (1 + CONFIDENCE) / 2))
+
+
+def lost_points(lost: int, gained: int, samples: int) -> tuple[float, float]:
+    """Return the points of accuracy that one of two models loses on the same samples, and their standard error.
+
+    With half a sample added to each of the four cells of the table of both models' answers, the error is an honest one
+    where no answer changes (Agresti & Min 2005).
+
+    Parameters
+    ----------
+    lost, gained
+        The numbers of samples that only the first, and only the second, gets right.
+    samples
+        The number of all samples.
+    """
+    changed, difference, count = lost + gained + 1, lost - gained, samples + 2
+    return 100 * (lost - gained) / samples, 100 * math.sqrt(changed - difference**2 / count) / count
+
+
+def lost_interval(lost: int, gained: int, samples: int) -> Interval:
+    """Return the interval of the points that ``lost_points`` estimates, about the estimate with the cells filled up."""
+    _, error = lost_points(lost, gained, samples)
+    middle, half = 100 * (lost - gained) / (samples + 2), float(ndtri((1 + CONFIDENCE) / 2)) * error
+    return middle - half, middle + half
+
+
 @dataclass(frozen=True)
 class BatchSums:
     """Running sums over the batches for the interval of their total.

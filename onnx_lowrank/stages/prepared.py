@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from onnx_lowrank.calibration.shard import Shard
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.report.fit_schema import FitReport
+from onnx_lowrank.report.trade_off_schema import TradeOffReport
 from onnx_lowrank.stages.count import Counted
 from onnx_lowrank.stages.planned import Planned
 from onnx_lowrank.stages.profile import Profiled
@@ -47,15 +48,24 @@ class Prepared(Basis):
     wide
         The layers of the original where channels have been taken out of the network, so that everything else describes
         the narrow one; None where all channels stay.
+    trade_off
+        The models that were solved before one was chosen; None where there was no choice.
     """
 
     planned: Planned = field(kw_only=True)
     wide: Counted | None = field(default=None, kw_only=True)
+    trade_off: TradeOffReport | None = field(default=None, kw_only=True)
 
     @property
     def original(self) -> Counted:
         """The layers of the original."""
         return self.wide or self.counted
+
+    @property
+    def macs_left(self) -> int:
+        """The MACs that are left, as planned, of those that the speedup is about."""
+        saved = sum(shape.macs - self.planned.macs[name] for name, shape in self.counted.shapes.items())
+        return sum(self.counted.macs.aimed_at.values()) - saved
 
     def without_profile(self) -> "Prepared":
         """Return the same without the profile, whose rows take up to half of ``--memory``."""

@@ -17,15 +17,28 @@ from onnx_lowrank.stages.room import statistics_room
 from onnx_lowrank.stages.run import Run
 
 
+def lowest_macs_of_all(run: Run, counted: Counted, multiple: RankMultiple, hidden: Sequence[HiddenSet]) -> int:
+    """Return the least MACs that the speedup can leave, by ranks alone or with every set of channels at its narrowest.
+
+    Parameters
+    ----------
+    run, counted
+        The surroundings and the layers.
+    multiple
+        The numbers that ranks are multiples of.
+    hidden
+        The sets of channels that may become narrower.
+    """
+    room = statistics_room(run.options.memory)
+    lowest = sum(counted.macs.aimed_at.values()) - most_saved(counted, run.kinds, multiple, room)
+    return min(lowest, least_macs(counted, hidden, run.kinds, multiple)) if hidden else lowest
+
+
 def within_reach(run: Run, counted: Counted, hidden: Sequence[HiddenSet] = ()) -> Iterator[RankMultiple]:
     """Yield the blocks with which some plan has the speedup, from wide to narrow; every rank comes last in any case."""
-    before = sum(counted.macs.aimed_at.values())
-    needed, room = before - budget_for(before, run.options.speedup), statistics_room(run.options.memory)
+    budget = budget_for(sum(counted.macs.aimed_at.values()), run.options.speedup)
     for multiple in from_wide_to_narrow():
-        saved = most_saved(counted, run.kinds, multiple, room)
-        if hidden:
-            saved = max(saved, before - least_macs(counted, hidden, run.kinds, multiple))
-        if multiple == EVERY_RANK or saved >= needed:
+        if multiple == EVERY_RANK or lowest_macs_of_all(run, counted, multiple, hidden) <= budget:
             yield multiple
 
 

@@ -20,9 +20,9 @@ from onnx_lowrank.plan.allocate import budget_for, check_reach
 from onnx_lowrank.plan.cost import lowest_macs
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.stages.count import Counted
-from onnx_lowrank.stages.hidden_sets import HiddenSet, hidden_sets, least_macs
+from onnx_lowrank.stages.hidden_sets import HiddenSet, hidden_sets
 from onnx_lowrank.stages.left_alone import left_alone, no_form_takes
-from onnx_lowrank.stages.rank_blocks import most_saved, within_reach
+from onnx_lowrank.stages.rank_blocks import lowest_macs_of_all, within_reach
 from onnx_lowrank.stages.read import Read
 from onnx_lowrank.stages.room import statistics_room
 from onnx_lowrank.stages.run import Run
@@ -94,9 +94,7 @@ def check_macs(run: Run, counted: Counted, multiple: RankMultiple, hidden: Seque
         If no choice reaches the speedup; the message states what is left alone, how much of the cost that is, and why.
     """
     before, speedup = sum(counted.macs.aimed_at.values()), run.options.speedup
-    lowest = before - most_saved(counted, run.kinds, multiple, statistics_room(run.options.memory))
-    if hidden:
-        lowest = min(lowest, least_macs(counted, hidden, run.kinds, multiple))
+    lowest = lowest_macs_of_all(run, counted, multiple, hidden)
     stuck = [
         Skip(site.name, why, site.output)
         for family in counted.families

@@ -78,13 +78,17 @@ class Rehearsal:
 
     def error(self, plan: Plan) -> float:
         """Return the error of the outputs where the whole plan is carried out."""
+        return self._error(self.carried_out(plan))
+
+    def carried_out(self, plan: Plan) -> Network:
+        """Return the network in which the whole plan is carried out."""
         with contextlib.ExitStack() as stack:
             quick, prepared = self._prepared(plan, symmetric=False)
             prepared = narrow(quick, prepared, stack)
             network = prepared.read.network.copy()
             for solution in self._solutions(quick, prepared):
                 solution.apply(network)
-        return self._error(network)
+        return network
 
     def _prepared(self, plan: Plan, *, symmetric: bool) -> tuple[Run, Prepared]:
         """Return what a linear walk on the samples that solve needs; no fully connected layer is fitted again."""

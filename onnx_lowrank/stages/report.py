@@ -25,6 +25,7 @@ from onnx_lowrank.report.schema import (
     SpeedupReport,
 )
 from onnx_lowrank.report.width_schema import WidthReport
+from onnx_lowrank.stages.kept import trade_off
 from onnx_lowrank.stages.latency_report import latency_plan
 from onnx_lowrank.stages.measure import Measured
 from onnx_lowrank.stages.plan import why_left_alone
@@ -52,6 +53,7 @@ def plan_report(run: Run, prepared: Prepared) -> PlanReport:
         fit=prepared.fit,
         importance=_importance(prepared.planned.importance),
         widths=_widths(prepared),
+        trade_off=trade_off(run, prepared),
     )
 
 
@@ -60,6 +62,7 @@ def report(
 ) -> Report:
     """Return the report of a finished run."""
     options, original = run.options, prepared.read.loaded
+    traded = trade_off(run, prepared, measured)
     sampling, macs, by_clock = prepared.sampled.sampling, _macs(prepared), prepared.planned.by_clock
     inputs = {
         "preprocess": asdict(prepared.sampled.preprocess) if _preprocessed(prepared) else None,
@@ -98,6 +101,7 @@ def report(
         widths=_widths(prepared),
         tasks=measured.tasks,
         labelled=measured.labelled,
+        trade_off=traded,
     )
 
 
@@ -132,11 +136,11 @@ def _preprocessed(prepared: Prepared) -> bool:
     """Whether the preset made any samples; arrays are taken as they are."""
     labelled = prepared.sampled.labelled
     made = any(each.preset is not None for each in prepared.fit.inputs.values())
-    return made or (labelled is not None and isinstance(labelled[0], ImageSource))
+    return made or (labelled is not None and isinstance(getattr(labelled[0], "whole", labelled[0]), ImageSource))
 
 
 def _requested(run: Run) -> float | None:
-    return None if run.request.plan else run.options.speedup
+    return None if run.request.plan or run.options.keep else run.options.speedup
 
 
 def _macs(prepared: Prepared) -> MacsReport:

@@ -67,6 +67,12 @@ class Request:
             raise UsageError(f"test is {_described(self.test)}: give the path of labelled samples")
         if self.options.requirement.measure == ACCURACY and self.test is None:
             raise UsageError(f"require is {str(self.options.require)!r}: that needs labelled samples, so give test")
+        if self.plan is not None and self.options.solves_several:
+            option = "keep" if self.options.keep else "curve"
+            raise UsageError(f"a plan decides forms and ranks, and {option} looks for others: drop one of them")
+        kept = self.options.kept
+        if kept is not None and kept.measure == ACCURACY and self.test is None:
+            raise UsageError(f"keep is {kept}: give labelled samples as test")
 
     @property
     def parsed_preprocess(self) -> Preprocess:

@@ -2,10 +2,11 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onnx_lowrank.factorise.forms.table import FORMS, FormTable
 from onnx_lowrank.options import Options
+from onnx_lowrank.plan.quality_search import LEAST_SPEEDUP
 from onnx_lowrank.progress import NOBODY, Listener
 from onnx_lowrank.runtime.providers import check_installation
 from onnx_lowrank.runtime.session import Opener, opener
@@ -57,6 +58,8 @@ class Run:
         EnvironmentFault
             If ONNX Runtime cannot be used.
         """
+        if request.options.keep is not None:  # No speedup was asked for, so every worthwhile one is good enough.
+            request = replace(request, options=replace(request.options, speedup=LEAST_SPEEDUP))
         options, warnings = request.options, list[str]()
         kinds = forms.allowed(options.form) if options.width != "only" else FormTable(())
         check_installation(warnings.append)

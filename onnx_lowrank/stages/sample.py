@@ -87,7 +87,7 @@ def sample(run: Run, read: Read) -> Sampled:
     """
     with run.stage("data"):
         specs = with_shapes(read.inputs, run.options.input_shapes)
-        sampled = _open(run, read, specs, run.options.images)
+        sampled = _open(run, read, specs, run.options.images, run.options.images // 2 * run.options.solves_several)
         source, sampling = sampled.source, sampled.sampling
         if source.synthetic:
             run.warn(SYNTHETIC.format(source.description))
@@ -116,11 +116,11 @@ def sample_shapes(run: Run, read: Read) -> Sampled:
         return _open(run, read, specs, max(SAMPLES_TO_MEASURE, demanded_batch(specs) or 0))
 
 
-def _open(run: Run, read: Read, specs: tuple[TensorSpec, ...], count: int) -> Sampled:
+def _open(run: Run, read: Read, specs: tuple[TensorSpec, ...], count: int, beyond: int = 0) -> Sampled:
     request, options = run.request, run.options
     preprocess = request.parsed_preprocess.settled
     source = open_source(
-        request.data, specs, preprocess=preprocess, count=count, seed=options.seed, on_warning=run.warn
+        request.data, specs, preprocess=preprocess, count=count + beyond, seed=options.seed, on_warning=run.warn
     )
     watched = Watched(source, {spec.name: spec.axis for spec in specs})
     chance = read.network.chance
@@ -130,6 +130,7 @@ def _open(run: Run, read: Read, specs: tuple[TensorSpec, ...], count: int) -> Sa
     if demanded_batch(specs) is None:
         reading = [site.input for site in (*read.layers.sites, *read.layers.first)]
         together = run_together(read.network, still, run.open_session, reading)
-    sampling = split(watched, specs, options.seed, together=together.runs)
+    first = count if options.solves_several else None
+    sampling = split(watched, specs, options.seed, together=together.runs, first=first)
     check_sizes(read.network, replace(sampling, source=still), run.open_session)
     return Sampled(sampling, preprocess, watched, together.axes)

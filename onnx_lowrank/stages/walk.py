@@ -37,7 +37,9 @@ class Walked:
     macs_executed: int
 
 
-def walk(run: Run, network: Network, steps: deque[Step], shard: Shard, overhead: int = OVERHEAD) -> Walked:
+def walk(
+    run: Run, network: Network, steps: deque[Step], shard: Shard, overhead: int = OVERHEAD, held: int = 0
+) -> Walked:
     """Run all steps, and apply their changes to a copy of the original network.
 
     Parameters
@@ -53,6 +55,8 @@ def walk(run: Run, network: Network, steps: deque[Step], shard: Shard, overhead:
         The samples, at the network's input.
     overhead
         The number of bytes of ``--memory`` that are spent before a shard or a step holds anything.
+    held
+        The number of bytes of targets that somebody else holds on to, so that no step gives up its own.
     """
     rewritten, total = network.copy(), len(steps)
     solutions: dict[str, Solution] = {}
@@ -60,7 +64,7 @@ def walk(run: Run, network: Network, steps: deque[Step], shard: Shard, overhead:
     with run.times.stage("factorise"):
         run.progress("factorise", 0, total)
         while steps:
-            targets = sum(step.target_bytes for step in steps)
+            targets = max(held, sum(step.target_bytes for step in steps))
             # What the shard holds until the next step has to leave room for running this one.
             step = steps.popleft()
             change = step.run(shard, max(0, run.options.memory - overhead - targets - step.bytes()))

@@ -1,0 +1,217 @@
+"""The appraisal of a solved network on samples that no solver saw: the quality that was asked for, and how sure it is.
+
+What is compared with the limit is not the estimate but a bound that is worse by a standard error, so that the quality
+holds on samples that took no part in about five of six cases, if nothing but chance were at work:
+
+* the centred error plus the standard error of its sum over batches (``intervals``);
+* the agreement that is expected on any samples (``expected_agreement``) less its standard error, or the share that was
+  counted, whichever is lower;
+* the accuracy lost on labelled samples, in points, plus its standard error.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_lowrank.calibration.sampling import Batches
+from onnx_lowrank.data.labels import Labelled
+from onnx_lowrank.errors import ModelError, UsageError, ValidationError
+from onnx_lowrank.graph.network import Network
+from onnx_lowrank.graph.segments import whole
+from onnx_lowrank.progress import Listener, silent
+from onnx_lowrank.quality import ACCURACY, AGREEMENT, ERROR, Requirement
+from onnx_lowrank.report.output_schema import OutputReport, farthest, least_agreeing
+from onnx_lowrank.runtime.carrying_session import open_carrying
+from onnx_lowrank.runtime.session import Session
+from onnx_lowrank.stages.accuracy import measure_accuracy
+from onnx_lowrank.stages.declared import DeclaredShapes, compare_outputs
+from onnx_lowrank.stages.expected_agreement import Expected, expected_disagreement, margins
+from onnx_lowrank.stages.intervals import lost_points, standard_error
+from onnx_lowrank.stages.parts_of_outputs import parts
+from onnx_lowrank.stages.prepared import Basis
+from onnx_lowrank.stages.run import Run
+from onnx_lowrank.stages.session_pair import SessionPair
+
+Array = NDArray[Any]
+
+LEAST_LOSS = 1e-12
+"""A limit or a loss below this is taken as this."""
+
+
+@dataclass(frozen=True)
+class Appraisal:
+    """What was measured of one network.
+
+    Attributes
+    ----------
+    centred_error, top1_agreement
+        Those of the outputs that fare worst; None where there is nothing to compare.
+    value, bound
+        The measure that is asked for, and the same worse by a standard error; None where nothing is asked for.
+    spent
+        The loss of the bound as a share of the loss at the limit; infinite for a network whose outputs are ruined.
+    """
+
+    centred_error: float | None = None
+    top1_agreement: float | None = None
+    value: float | None = None
+    bound: float | None = None
+    spent: float = math.inf
+
+
+class Appraiser:
+    """Appraisals of networks that answer as the original does, all on the same samples.
+
+    Parameters
+    ----------
+    run
+        The surroundings.
+    basis
+        The original, and the samples.
+    required
+        The quality that is asked for; None for the errors alone.
+    labelled
+        The labelled samples that choose, for the accuracy.
+    """
+
+    def __init__(self, run: Run, basis: Basis, required: Requirement | None, labelled: Labelled | None) -> None:
+        if required is not None and required.measure not in (ERROR, AGREEMENT, ACCURACY):
+            raise UsageError(f"keep is {required}: give {AGREEMENT}, {ERROR} or {ACCURACY}, the others only judge")
+        self._run, self._basis, self._required, self._labelled = run, basis, required, labelled
+        sampling = basis.sampled.sampling
+        # Where there are too few samples to spare any, those that the solver saw have to do.
+        self._choosing: Batches = sampling.appraising or sampling.batches
+        self._declared = DeclaredShapes.of(basis.read.inputs, basis.read.outputs, basis.sampled.output_axes)
+        self._scored: Mapping[str, _Scores] | None = None
+
+    @property
+    def samples(self) -> int:
+        """The number of samples that choose."""
+        if self._labelled is not None:
+            return len(self._labelled[1])
+        return sum(map(len, self._choosing))
+
+    def of(self, network: Network) -> Appraisal:
+        """Appraise a network.
+
+        Raises
+        ------
+        ModelError
+            If its outputs cannot be compared in the terms that are asked for.
+        """
+        original = self._open(self._basis.read.network, "the model")
+        rewritten = self._open(network, "the rewritten model")
+        sessions, quiet = SessionPair(original, rewritten), Listener(silent)
+        try:
+            outputs = compare_outputs(sessions, self._basis.sampled.source, self._choosing, self._declared, quiet)
+        except ValidationError:
+            return Appraisal()
+        far, scores = farthest(outputs), least_agreeing(outputs)
+        seen = Appraisal(
+            outputs[far].centred_error if far else None, outputs[scores].top1_agreement if scores else None
+        )
+        if self._required is None:
+            return seen
+        loss, bound = self._lost(sessions, outputs)
+        shown = (1 - loss, 1 - bound) if self._required.measure == AGREEMENT else (loss, bound)
+        limit = 1 - self._required.limit if self._required.measure == AGREEMENT else self._required.limit
+        spent = max(bound, LEAST_LOSS) / max(limit, LEAST_LOSS)
+        if far and not self._acceptable(outputs[far]):
+            spent = math.inf
+        return replace(seen, value=shown[0], bound=shown[1], spent=spent)
+
+    def _lost(self, sessions: SessionPair, outputs: Mapping[str, OutputReport]) -> tuple[float, float]:
+        """Return what is lost of the measure that is asked for, and the bound of it."""
+        assert self._required is not None
+        if self._required.measure == ACCURACY:
+            assert self._labelled is not None
+            accuracy = measure_accuracy(sessions, self._labelled, self._basis.sampled.sampling, silent)
+            lost, error = lost_points(accuracy.lost, accuracy.gained, accuracy.samples)
+            return lost, lost + error
+        if self._required.measure == AGREEMENT:
+            expected = self._disagreement(sessions)
+            return expected.share, expected.bound
+        far = farthest(outputs)
+        if far is None:
+            raise ModelError(f"--keep {self._required} needs floating-point outputs that can be compared")
+        error, high = outputs[far].centred_error, outputs[far].centred_high
+        return error, error + standard_error(error, high, len(self._choosing))
+
+    def _acceptable(self, output: OutputReport) -> bool:
+        """Whether ``--require`` would accept the error, so that the choice is not refused in the end."""
+        required = self._run.options.requirement
+        return required.measure != ERROR or output.centred_error <= required.limit
+
+    def _disagreement(self, sessions: SessionPair) -> Expected:
+        """Return the disagreement that is expected of the output of class scores that fares worst."""
+        scored = self._original_scores(sessions.original)
+        answers: dict[str, list[Array]] = {name: [] for name in scored}
+        for batch in self._choosing:
+            found = self._outputs(sessions.rewritten, batch)
+            for name, scores in answers.items():
+                scores.append(found[name])
+        worst = Expected(0.0, 0.0, 0.0)
+        for name, own in scored.items():
+            drops = own.margins - margins(np.concatenate(answers[name]), own.classes)
+            expected = expected_disagreement(own.all_margins, own.margins, drops)
+            worst = max(worst, expected, key=lambda each: each.bound)
+        return worst
+
+    def _original_scores(self, original: Session) -> Mapping[str, "_Scores"]:
+        """Run the original on all calibration samples once, and keep what is asked of its class scores."""
+        if self._scored is None:
+            batches = tuple(dict.fromkeys((*self._basis.sampled.sampling.batches, *self._choosing)))
+            choosing, found = set(self._choosing), dict[str, list[tuple[bool, Array, Array]]]()
+            for batch in batches:
+                for name, scores in self._scores(original, batch):
+                    top = scores.argmax(axis=1)
+                    found.setdefault(name, []).append((batch in choosing, top, margins(scores, top)))
+            complete = {name: each for name, each in found.items() if len(each) == len(batches)}
+            if not complete:
+                raise ModelError(f"--keep {self._required} needs class scores [samples, classes]: ask for an error")
+            self._scored = {name: _Scores.of(each) for name, each in complete.items()}
+        return self._scored
+
+    def _scores(self, session: Session, batch: tuple[int, ...]) -> Iterator[tuple[str, Array]]:
+        for name, value in self._outputs(session, batch).items():
+            floating = isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.floating)
+            if floating and value.ndim == 2 and value.shape[1] > 1 and len(value) == len(batch):
+                yield name, value
+
+    def _outputs(self, session: Session, batch: tuple[int, ...]) -> dict[str, Any]:
+        found = parts(session(self._basis.sampled.source.feeds(batch)))
+        arrays = (name for name, value in found.items() if isinstance(value, np.ndarray))
+        return found | {name: self._declared.samples_first(name, found[name]) for name in arrays}
+
+    def _open(self, network: Network, label: str) -> Session:
+        model = whole(network, [output.name for output in network.outputs])
+        return open_carrying(self._run.open_session, model, label)
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """What the agreement asks of the original's scores.
+
+    Attributes
+    ----------
+    all_margins
+        Those of all samples, [n].
+    classes, margins
+        The classes and the margins of the samples that choose, [k].
+    """
+
+    all_margins: Array
+    classes: Array
+    margins: Array
+
+    @classmethod
+    def of(cls, batches: list[tuple[bool, Array, Array]]) -> "_Scores":
+        """Join batches, each with whether it chooses, its classes and its margins."""
+        choosing = [each for each in batches if each[0]]
+        return cls(*(np.concatenate(own) for own in (
+            [each[2] for each in batches], [each[1] for each in choosing], [each[2] for each in choosing]
+        )))  # fmt: skip

@@ -1,0 +1,71 @@
+"""One attempt: the plan for a speedup, and the walk that carries it out, from the profile that serves all attempts."""
+
+import contextlib
+from collections import deque
+from dataclasses import replace
+
+from onnx_lowrank.calibration.shards import open_shards
+from onnx_lowrank.options import FILLED_BLOCKS
+from onnx_lowrank.stages.come_close import come_close
+from onnx_lowrank.stages.narrow import narrow
+from onnx_lowrank.stages.plan import plan
+from onnx_lowrank.stages.prepared import Basis, Prepared
+from onnx_lowrank.stages.rank_blocks import within_reach
+from onnx_lowrank.stages.reach import Reach
+from onnx_lowrank.stages.run import Run
+from onnx_lowrank.stages.steps import steps
+from onnx_lowrank.stages.walk import Walked, walk
+from onnx_lowrank.stages.weigh import weigh
+
+
+def asking(run: Run, speedup: float) -> Run:
+    """Return the surroundings of a run that asks for another speedup; the times and the warnings stay shared."""
+    return replace(run, request=replace(run.request, options=replace(run.options, speedup=speedup)))
+
+
+def plan_for(run: Run, basis: Basis) -> Prepared:
+    """Weigh the layers and plan for the speedup that the run asks for.
+
+    Raises
+    ------
+    TargetError
+        If no choice reaches it.
+    """
+    reach = basis.reach
+    if reach.deployment.options != run.options:  # the search by the clock asks the deployment
+        deployment = replace(reach.deployment, options=run.options)
+        clocked = replace(reach.clocked, deployment=deployment) if reach.clocked else None
+        basis = replace(basis, reach=replace(reach, deployment=deployment, clocked=clocked))
+    basis = replace(basis, reach=blocks_for(run, basis))
+    weighed = weigh(run, basis)
+    return basis.with_plan(plan(run, basis, weighed.energies, weighed.importance))
+
+
+def blocks_for(run: Run, basis: Basis) -> Reach:
+    """Return the terms of the plan with the blocks that suit the speedup, where their width is left to the tool."""
+    reach, counted = basis.reach, basis.counted
+    if run.options.rank_multiple != FILLED_BLOCKS or reach.user_plan or reach.clocked:
+        return reach
+    reach = replace(reach, multiple=next(within_reach(run, counted, reach.hidden)))
+    # Widths come close to any speedup, whatever the blocks.
+    return reach if basis.widths.sets else come_close(run, counted, reach, basis.profiled)
+
+
+def carry_out(run: Run, prepared: Prepared) -> tuple[Prepared, Walked]:
+    """Walk from the network's input on, in a shard of its own, and leave the profile for further attempts.
+
+    Returns
+    -------
+    prepared
+        The results of the earlier stages for the network without the channels that the plan does without; without the
+        profile.
+    walked
+        The network that was solved.
+    """
+    held = sum(target.rows.nbytes for target in prepared.profiled.targets.values())
+    with contextlib.ExitStack() as stack:
+        narrowed = narrow(run, prepared, stack)
+        queue = deque(steps(run, narrowed))
+        sampling, macs = narrowed.sampled.sampling, narrowed.counted.macs.all
+        shard = stack.enter_context(open_shards(narrowed.path, sampling, run.open_session, macs, run.shards))
+        return narrowed.without_profile(), walk(run, narrowed.read.network, queue, shard, held=held)
