@@ -158,8 +158,7 @@ class Options:
         The head of a detector, which says where boxes are: one of ``HEAD_CHOICES``. Any but "auto" implies the task
         "detection".
     keep
-        The quality that decides the speedup, in place of ``speedup``: "agreement=0.99", "error=0.01", or "accuracy=0.5"
-        for the points that may be lost on labelled samples. The result is the fastest model that keeps it.
+        The quality that decides the speedup, such as "agreement=0.99": the result is the fastest model that keeps it.
     curve
         Whether models of other speedups around the result are solved as well, to show what a speedup costs.
     input_shapes
@@ -293,11 +292,6 @@ class Options:
     def kept(self) -> Requirement | None:
         """The quality that decides the speedup; None where a speedup was asked for."""
         return parse_kept(self.keep)
-
-    @property
-    def solves_several(self) -> bool:
-        """Whether the run solves models of several speedups."""
-        return self.keep is not None or self.curve
 
     @property
     def needs_measurement(self) -> bool:

@@ -16,6 +16,9 @@
     judge    the errors of the outputs give a verdict, and a result that is worse than accepted is refused
     report   the results of all stages become plain data
 
+Where a quality is asked for, or a curve of what speedups cost, the stages from weigh to walk take place for several
+speedups on the same profile (``keep``).
+
 Each stage is a function in a file of its own in ``stages`` and returns one frozen result. No stage changes the result
 of another one.
 """
@@ -118,7 +121,7 @@ def compress(request: Request, listener: Listener = NOBODY, forms: FormTable = F
     """
     run = Run.start(request, listener, forms, shards)
     with contextlib.ExitStack() as stack:
-        if run.options.solves_several:
+        if run.solves_several:
             sought = seek(run, look(run, stack))
             run, prepared, walked = sought.run, sought.prepared, sought.walked
         else:
@@ -143,7 +146,7 @@ def plan_only(request: Request, listener: Listener = NOBODY, forms: FormTable = 
     """
     run = Run.start(request, listener, forms)
     with contextlib.ExitStack() as stack:
-        if run.options.solves_several:
+        if run.solves_several:
             sought = seek(run, look(run, stack))
             return plan_report(sought.run, sought.prepared)
         return plan_report(run, narrow(run, prepare(run, stack), stack))
@@ -170,7 +173,8 @@ def prepare(run: Run, stack: contextlib.ExitStack) -> Prepared:
 def look(run: Run, stack: contextlib.ExitStack) -> Basis:
     """Run the stages up to the profile; ``stack`` closes the shard that holds the samples."""
     model = read(run)
-    check_declared(run.options.requirement, model.outputs)
+    for required in filter(None, (run.options.kept, run.options.requirement)):
+        check_declared(required, model.outputs)
     sampled = sample(run, model).keyed(model.network.chance)
     check_tasks(run, model, sampled)
     counted = count(run, model, sampled)

@@ -52,6 +52,12 @@ class Measure:
         """Return whether a value is at least as good as the limit; what is no number is not."""
         return value >= limit if self.higher_is_better else value <= limit
 
+    def lost(self, value: float) -> float:
+        """Return what a value lacks of a perfect one, so that half of it is half as bad; noise over signal for dB."""
+        if not self.higher_is_better:
+            return value
+        return 10 ** (-value / 10) if math.isinf(self.most) else self.most - value
+
     def shown(self, value: float) -> str:
         """Return a value as readers like it; ratios of signal and noise, the only ones without a bound, are in dB."""
         if not self.higher_is_better:
@@ -105,11 +111,14 @@ class Requirement:
     given
         Whether the user asked for it. What only holds by default is no reason to refuse a model that cannot be
         measured.
+    option
+        The option that states it, for messages.
     """
 
     measure: str
     limit: float = 0.0
     given: bool = True
+    option: str = "require"
 
     def __str__(self) -> str:
         """Return the text that ``require`` reads."""
@@ -185,7 +194,7 @@ def parse_limit(option: str, text: str, otherwise: str = "") -> Requirement:
         limit = math.nan
     measure = MEASURES.get(name)
     if measure is not None and measure.allows(limit):
-        return Requirement(name, limit)
+        return Requirement(name, limit, option=option)
     advice = f"give {AGREEMENT}=0.95, {ERROR}=0.02 or the like{otherwise}; the measures are {', '.join(MEASURES)}"
     if measure is not None:
         advice = f"give {measure.meaning}, such as {name}={measure.example}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models_for_tests import classifier, photo, plain
+from models_for_tests import classifier, photo, plain, three_convs
 from progress_for_tests import Steps
 
 from onnx_lowrank import compress
@@ -107,6 +107,24 @@ def test_an_agreement_is_kept_with_a_margin() -> None:
     assert found.kept is not None and found.kept.value == result.report.outputs["y"].top1_agreement
 
 
+def test_a_measure_of_what_the_outputs_are_for_is_kept_with_a_margin() -> None:
+    result = run(three_convs(), keep="cosine=0.95", task="embedding")
+    found, (task,) = trade_off(result), result.report.tasks
+    (chosen,) = (point for point in found.points if point.chosen)
+    assert chosen.value is not None and chosen.bound is not None and 0.95 <= chosen.bound < chosen.value
+    assert found.measure == "cosine" and found.kept is not None
+    assert (found.kept.value, found.kept.samples) == (task.measures["cosine"].value, task.samples)
+    missed = [point.bound for point in found.points if not point.keeps]
+    assert all(bound is not None and bound < 0.95 for bound in missed)
+
+
+def test_a_task_that_the_outputs_do_not_serve_is_refused_before_the_long_work() -> None:
+    steps = Steps()
+    with pytest.raises(ModelError, match=r"--keep ap50=0\.9 needs"):
+        compress(plain(), DATA, keep="ap50=0.9", progress=steps, **FAST)
+    assert "profile" not in steps.by_stage
+
+
 def test_accuracy_chooses_on_one_half_of_the_labelled_samples_and_reports_the_other(tmp_path: Path) -> None:
     result = run(classifier("MatMul"), keep="accuracy=20", test=labelled(tmp_path, 81))
     found, accuracy = trade_off(result), result.report.accuracy
@@ -159,14 +177,14 @@ def test_several_shards_choose_the_same() -> None:
 
 def test_where_nothing_keeps_it_the_closest_is_named() -> None:
     with pytest.raises(
-        TargetError, match=f"a speedup of {LEAST_SPEEDUP:g} comes closest, with a centred error"
+        TargetError, match=f"a speedup of {LEAST_SPEEDUP:g} comes closest, with centred error"
     ) as refused:
         run(keep="error=0")
     assert refused.value.exit_code == 4 and "\n" not in str(refused.value)
 
 
 def test_an_agreement_needs_class_scores() -> None:
-    with pytest.raises(ModelError, match="needs class scores"):
+    with pytest.raises(ModelError, match=r"--keep agreement=0\.9 needs class scores .*: keep an error instead$"):
         run(keep="agreement=0.9")
 
 
@@ -217,7 +235,7 @@ def test_a_dry_run_saves_the_plan_of_the_chosen_model_for_replay(
     assert not (files / "out.onnx").exists()
     assert cli.main(f"net.onnx out.onnx --plan plan.json {COMMON}".split()) == 0
     assert cli.main(f"net.onnx kept.onnx --keep error=0.05 --report r.json {COMMON}".split()) == 0
-    assert "--keep error=0.05: a centred error of" in capsys.readouterr().out
+    assert "--keep error=0.05: centred error" in capsys.readouterr().out
     assert (files / "out.onnx").read_bytes() == (files / "kept.onnx").read_bytes()
     assert len(json.loads((files / "r.json").read_text())["trade_off"]["points"]) >= FEWEST
 

@@ -3,6 +3,7 @@
 from rich.table import Table
 
 from onnx_lowrank.cli.tables import NONE, empty_table, percent
+from onnx_lowrank.quality import AGREEMENT, MEASURES
 from onnx_lowrank.report.trade_off_schema import KeptReport, TradeOffReport
 from onnx_lowrank.stages.kept import in_words
 
@@ -38,4 +39,6 @@ def kept_summary(kept: KeptReport) -> str:
 def _value(measure: str | None, value: float | None) -> str:
     if value is None:
         return NONE
-    return f"{100 * value:.2f} %" if measure == "agreement" else f"{value:.3g}"
+    if measure is None or measure == AGREEMENT:
+        return f"{100 * value:.2f} %"
+    return MEASURES[measure].shown(value)

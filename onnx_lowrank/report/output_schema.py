@@ -43,6 +43,27 @@ class OutputReport:
     top1_high: float | None
 
 
+@dataclass(frozen=True)
+class AccuracyReport:
+    """The top-1 accuracy of both models on labelled samples.
+
+    Attributes
+    ----------
+    samples
+        The number of samples.
+    before, after
+        The shares that the original and the result get right, between 0 and 1.
+    lost, gained
+        The numbers of samples that only the original, and only the result, gets right.
+    """
+
+    samples: int
+    before: float
+    after: float
+    lost: int = 0
+    gained: int = 0
+
+
 def farthest(outputs: Mapping[str, OutputReport]) -> str | None:
     """Return the name of the output with the largest centred error; None where none could be compared.
 

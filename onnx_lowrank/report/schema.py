@@ -12,6 +12,7 @@ from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.report.fit_schema import FitReport
 from onnx_lowrank.report.importance_schema import ImportanceReport
 from onnx_lowrank.report.latency_schema import Latency, LatencyPlanReport
+from onnx_lowrank.report.output_schema import AccuracyReport as AccuracyReport
 from onnx_lowrank.report.output_schema import OutputReport
 from onnx_lowrank.report.task_schema import LabelledReport, TaskReport
 from onnx_lowrank.report.trade_off_schema import TradeOffReport
@@ -201,17 +202,6 @@ class CostReport:
     peak_rss_bytes: int
     images: int
     rows_per_site: int
-
-
-@dataclass(frozen=True)
-class AccuracyReport:
-    """The top-1 accuracy of both models, between 0 and 1, and how many samples one of them alone gets right."""
-
-    samples: int
-    before: float
-    after: float
-    lost: int = 0
-    gained: int = 0
 
 
 @dataclass(frozen=True)

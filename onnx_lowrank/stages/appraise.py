@@ -6,6 +6,7 @@ holds on samples that took no part in about five of six cases, if nothing but ch
 * the centred error plus the standard error of its sum over batches (``intervals``);
 * the agreement that is expected on any samples (``expected_agreement``) less its standard error, or the share that was
   counted, whichever is lower;
+* a measure of what the outputs are for (``tasks``) less the standard error that its interval shows;
 * the accuracy lost on labelled samples, in points, plus its standard error.
 """
 
@@ -19,24 +20,31 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.calibration.sampling import Batches
 from onnx_lowrank.data.labels import Labelled
-from onnx_lowrank.errors import ModelError, UsageError, ValidationError
+from onnx_lowrank.errors import ValidationError
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.segments import whole
-from onnx_lowrank.progress import Listener, silent
-from onnx_lowrank.quality import ACCURACY, AGREEMENT, ERROR, Requirement
+from onnx_lowrank.measures.task import Task
+from onnx_lowrank.progress import Listener, ignore, silent
+from onnx_lowrank.quality import ACCURACY, AGREEMENT, ERROR, MEASURES, Requirement
 from onnx_lowrank.report.output_schema import OutputReport, farthest, least_agreeing
 from onnx_lowrank.runtime.carrying_session import open_carrying
 from onnx_lowrank.runtime.session import Session
 from onnx_lowrank.stages.accuracy import measure_accuracy
-from onnx_lowrank.stages.declared import DeclaredShapes, compare_outputs
+from onnx_lowrank.stages.declared import DeclaredShapes
+from onnx_lowrank.stages.demand import unmeasurable
 from onnx_lowrank.stages.expected_agreement import Expected, expected_disagreement, margins
 from onnx_lowrank.stages.intervals import lost_points, standard_error
 from onnx_lowrank.stages.parts_of_outputs import parts
 from onnx_lowrank.stages.prepared import Basis
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.session_pair import SessionPair
+from onnx_lowrank.stages.tasks import Tallies, find_tasks
+from onnx_lowrank.stages.validate import compare_outputs
 
 Array = NDArray[Any]
+
+TWO_SIDED = 1.96
+"""The number of standard errors in half a 95 % interval."""
 
 LEAST_LOSS = 1e-12
 """A limit or a loss below this is taken as this."""
@@ -79,14 +87,13 @@ class Appraiser:
     """
 
     def __init__(self, run: Run, basis: Basis, required: Requirement | None, labelled: Labelled | None) -> None:
-        if required is not None and required.measure not in (ERROR, AGREEMENT, ACCURACY):
-            raise UsageError(f"keep is {required}: give {AGREEMENT}, {ERROR} or {ACCURACY}, the others only judge")
         self._run, self._basis, self._required, self._labelled = run, basis, required, labelled
         sampling = basis.sampled.sampling
         # Where there are too few samples to spare any, those that the solver saw have to do.
         self._choosing: Batches = sampling.appraising or sampling.batches
         self._declared = DeclaredShapes.of(basis.read.inputs, basis.read.outputs, basis.sampled.output_axes)
         self._scored: Mapping[str, _Scores] | None = None
+        self._tasks: tuple[Task, ...] | None = None
 
     @property
     def samples(self) -> int:
@@ -106,8 +113,9 @@ class Appraiser:
         original = self._open(self._basis.read.network, "the model")
         rewritten = self._open(network, "the rewritten model")
         sessions, quiet = SessionPair(original, rewritten), Listener(silent)
+        source, tallies = self._basis.sampled.source, self._tallies(original)
         try:
-            outputs = compare_outputs(sessions, self._basis.sampled.source, self._choosing, self._declared, quiet)
+            outputs = compare_outputs(sessions, source, self._choosing, self._declared, quiet, tallies)
         except ValidationError:
             return Appraisal()
         far, scores = farthest(outputs), least_agreeing(outputs)
@@ -116,17 +124,20 @@ class Appraiser:
         )
         if self._required is None:
             return seen
-        loss, bound = self._lost(sessions, outputs)
-        shown = (1 - loss, 1 - bound) if self._required.measure == AGREEMENT else (loss, bound)
-        limit = 1 - self._required.limit if self._required.measure == AGREEMENT else self._required.limit
-        spent = max(bound, LEAST_LOSS) / max(limit, LEAST_LOSS)
+        value, bound = self._measured(sessions, outputs, tallies)
+        measure = MEASURES[self._required.measure]
+        spent = max(measure.lost(bound), LEAST_LOSS) / max(measure.lost(self._required.limit), LEAST_LOSS)
         if far and not self._acceptable(outputs[far]):
             spent = math.inf
-        return replace(seen, value=shown[0], bound=shown[1], spent=spent)
+        return replace(seen, value=value, bound=bound, spent=spent)
 
-    def _lost(self, sessions: SessionPair, outputs: Mapping[str, OutputReport]) -> tuple[float, float]:
-        """Return what is lost of the measure that is asked for, and the bound of it."""
+    def _measured(
+        self, sessions: SessionPair, outputs: Mapping[str, OutputReport], tallies: Tallies | None
+    ) -> tuple[float, float]:
+        """Return the measure that is asked for, and its bound."""
         assert self._required is not None
+        if tallies is not None:
+            return self._of_a_task(self._required, tallies)
         if self._required.measure == ACCURACY:
             assert self._labelled is not None
             accuracy = measure_accuracy(sessions, self._labelled, self._basis.sampled.sampling, silent)
@@ -134,12 +145,30 @@ class Appraiser:
             return lost, lost + error
         if self._required.measure == AGREEMENT:
             expected = self._disagreement(sessions)
-            return expected.share, expected.bound
+            return 1 - expected.share, 1 - expected.bound
         far = farthest(outputs)
         if far is None:
-            raise ModelError(f"--keep {self._required} needs floating-point outputs that can be compared")
-        error, high = outputs[far].centred_error, outputs[far].centred_high
-        return error, error + standard_error(error, high, len(self._choosing))
+            raise unmeasurable(self._required, "floating-point outputs that can be compared", ())
+        value, high = outputs[far].centred_error, outputs[far].centred_high
+        return value, value + standard_error(value, high, len(self._choosing))
+
+    def _of_a_task(self, required: Requirement, tallies: Tallies) -> tuple[float, float]:
+        """Return the measure of the outputs that serve their task worst, and the bound from its interval."""
+        found = [
+            report.measures[required.measure] for report in tallies.reports() if required.measure in report.measures
+        ]
+        if not found:
+            raise unmeasurable(required, f"outputs of which {MEASURES[required.measure].title} can be told", ())
+        worst = min(found, key=lambda each: each.value)
+        return worst.value, worst.value if worst.low is None else worst.value - (worst.value - worst.low) / TWO_SIDED
+
+    def _tallies(self, original: Session) -> Tallies | None:
+        """Return what measures the task that is asked about; None where it is about something else."""
+        if self._required is None or not self._required.of_a_task:
+            return None
+        if self._tasks is None:
+            self._tasks = find_tasks(original, self._basis.sampled, self._declared, self._run.options)
+        return Tallies(self._tasks, self._declared, ignore)
 
     def _acceptable(self, output: OutputReport) -> bool:
         """Whether ``--require`` would accept the error, so that the choice is not refused in the end."""
@@ -172,7 +201,8 @@ class Appraiser:
                     found.setdefault(name, []).append((batch in choosing, top, margins(scores, top)))
             complete = {name: each for name, each in found.items() if len(each) == len(batches)}
             if not complete:
-                raise ModelError(f"--keep {self._required} needs class scores [samples, classes]: ask for an error")
+                assert self._required is not None
+                raise unmeasurable(self._required, "class scores [samples, classes]", sorted(found))
             self._scored = {name: _Scores.of(each) for name, each in complete.items()}
         return self._scored
 

@@ -91,5 +91,7 @@ def _agreement(name: str, output: OutputReport) -> str:
 def unmeasurable(required: Requirement, needs: str, found: Sequence[str]) -> ModelError:
     """Return the error for a requirement that cannot be measured on these outputs."""
     outputs = f"the model has the outputs {', '.join(found)}" if found else "the model has none"
-    other = f"require {NONE}" if required.measure == ERROR else f"require an {ERROR} instead, or {NONE}"
-    return ModelError(f"--require {required} needs {needs}, and {outputs}: {other}")
+    other = f"require {NONE}" if required.measure == ERROR else f"{required.option} an {ERROR} instead"
+    if required.option == "require" and required.measure != ERROR:
+        other = f"{other}, or {NONE}"
+    return ModelError(f"--{required.option} {required} needs {needs}, and {outputs}: {other}")

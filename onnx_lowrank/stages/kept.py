@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from onnx_lowrank.quality import ACCURACY, AGREEMENT, Requirement
+from onnx_lowrank.quality import ACCURACY, AGREEMENT, MEASURES, Requirement
 from onnx_lowrank.report.output_schema import farthest, least_agreeing
 from onnx_lowrank.report.trade_off_schema import KeptReport, TradeOffReport
 from onnx_lowrank.stages.intervals import lost_interval
@@ -34,7 +34,7 @@ def told(measure: str, value: float) -> str:
         return f"an agreement of {100 * value:.2f} %"
     if measure == ACCURACY:
         return f"{value:.2f} points of accuracy lost"
-    return f"a centred error of {value:.3g}"
+    return f"{MEASURES[measure].title} {MEASURES[measure].shown(value)}"
 
 
 def in_words(kept: KeptReport) -> str:
@@ -57,6 +57,12 @@ def _kept(required: Requirement, measured: Measured) -> KeptReport:
         if accuracy is not None:
             samples, value = accuracy.samples, 100 * (accuracy.before - accuracy.after)
             low, high = lost_interval(accuracy.lost, accuracy.gained, accuracy.samples)
+    elif required.of_a_task:
+        found = [report for report in measured.tasks if required.measure in report.measures]
+        if found:
+            worst = min(found, key=lambda report: report.measures[required.measure].value)
+            each, samples = worst.measures[required.measure], worst.samples
+            value, low, high = each.value, each.low, each.high
     elif required.measure == AGREEMENT:
         if name := least_agreeing(outputs):
             output = outputs[name]

@@ -67,7 +67,7 @@ class Request:
             raise UsageError(f"test is {_described(self.test)}: give the path of labelled samples")
         if self.options.requirement.measure == ACCURACY and self.test is None:
             raise UsageError(f"require is {str(self.options.require)!r}: that needs labelled samples, so give test")
-        if self.plan is not None and self.options.solves_several:
+        if self.plan is not None and (self.options.keep or self.options.curve):
             option = "keep" if self.options.keep else "curve"
             raise UsageError(f"a plan decides forms and ranks, and {option} looks for others: drop one of them")
         kept = self.options.kept

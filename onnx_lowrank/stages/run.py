@@ -74,6 +74,11 @@ class Run:
         """The user's choices."""
         return self.request.options
 
+    @property
+    def solves_several(self) -> bool:
+        """Whether models of several speedups are solved."""
+        return self.options.keep is not None or self.options.curve
+
     def warn(self, text: str) -> None:
         """Warn the user, and note the warning for the report."""
         self.warnings.append(text)

@@ -87,7 +87,7 @@ def sample(run: Run, read: Read) -> Sampled:
     """
     with run.stage("data"):
         specs = with_shapes(read.inputs, run.options.input_shapes)
-        sampled = _open(run, read, specs, run.options.images, run.options.images // 2 * run.options.solves_several)
+        sampled = _open(run, read, specs, run.options.images, run.options.images // 2 * run.solves_several)
         source, sampling = sampled.source, sampled.sampling
         if source.synthetic:
             run.warn(SYNTHETIC.format(source.description))
@@ -130,7 +130,7 @@ def _open(run: Run, read: Read, specs: tuple[TensorSpec, ...], count: int, beyon
     if demanded_batch(specs) is None:
         reading = [site.input for site in (*read.layers.sites, *read.layers.first)]
         together = run_together(read.network, still, run.open_session, reading)
-    first = count if options.solves_several else None
+    first = count if run.solves_several else None
     sampling = split(watched, specs, options.seed, together=together.runs, first=first)
     check_sizes(read.network, replace(sampling, source=still), run.open_session)
     return Sampled(sampling, preprocess, watched, together.axes)

@@ -72,8 +72,9 @@ def check_tasks(run: Run, read: Read, sampled: Sampled) -> None:
     ModelError
         If no output serves what was asked for.
     """
-    options, required = run.options, run.options.requirement
-    wanted = [kind for kind in TASKS.values() if required.measure in kind.measures]
+    options = run.options
+    demands = [required for required in (options.kept, options.requirement) if required is not None]
+    wanted = {kind.name: each for each in demands for kind in TASKS.values() if each.measure in kind.measures}
     labelled = sampled.labelled_task
     if options.task in (AUTO, *WITHOUT) and options.boxes == AUTO and not wanted and not labelled:
         return
@@ -81,7 +82,9 @@ def check_tasks(run: Run, read: Read, sampled: Sampled) -> None:
     known = comparable(SessionPair(session, session), read.loaded.proto, read.loaded.proto, run.open_session)
     declared = DeclaredShapes.of(read.inputs, read.outputs, sampled.output_axes)
     found = {task.name for task in find_tasks(known.original, sampled, declared, options)}
-    asked = {kind.name: f"--require {required}" for kind in wanted} | ({labelled: "--test"} if labelled else {})
+    asked = {name: f"--{required.option} {required}" for name, required in wanted.items()} | (
+        {labelled: "--test"} if labelled else {}
+    )
     for name, option in asked.items():
         if name not in found:
             outputs = ", ".join(spec.name for spec in read.outputs)
