@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from forms_for_tests import OF_CONV
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -22,8 +23,8 @@ from onnx_lowrank.plan.pareto import LayerChoices, pareto_front
 Array = NDArray[Any]
 Kinds = tuple[FormKind, ...]
 
-ALONE: list[Kinds] = [(kind,) for kind in FORMS]
-"""Every kind of form, the only one that is allowed."""
+ALONE: list[Kinds] = [(kind,) for kind in OF_CONV]
+"""Every kind of form that replaces a Conv, the only one that is allowed."""
 
 
 @dataclass(frozen=True)

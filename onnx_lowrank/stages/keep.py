@@ -175,7 +175,11 @@ class _Attempts:
         start = highest
         with run.times.stage("keep"):
             for speedup in self._proposals(search, "rehearse", REHEARSALS):
-                plan = plan_for(asking(quiet, speedup), basis).planned.plan
+                try:
+                    plan = plan_for(asking(quiet, speedup), basis).planned.plan
+                except TargetError:  # the highest speedup is an estimate where channels may go
+                    search.observe(speedup, None)
+                    continue
                 search.observe(speedup, self._appraiser.of(rehearsal.carried_out(plan)).spent)
                 start = min(start, speedup)
         return search.result or start
