@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from onnx_lowrank.cli import tables
-from onnx_lowrank.cli.progress_bars import ProgressBars
+from onnx_lowrank.cli import progress_bars, tables
+from onnx_lowrank.cli.progress_bars import ProgressBars, time_left
 from onnx_lowrank.cli.tables import NONE
 from onnx_lowrank.report.schema import SiteReport, SkippedReport
 
@@ -148,6 +148,32 @@ def test_a_long_stage_is_a_bar_on_a_terminal(lines: list[str], monkeypatch: pyte
     assert "pro[b]file" in shown and "4/9" in shown and "a warning" in shown
     assert "\x1b[?25h" in shown, "the cursor is back"
     assert lines == [] and sys.stderr is terminal
+
+
+def test_a_stage_that_takes_long_says_now_and_then_what_is_left(
+    lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress_bars, "PAUSE", 0.0)
+    with ProgressBars(lines.append, patience=0.01) as bars:
+        for done in range(4):
+            bars("keep", done, 3)
+            time.sleep(0.1)
+    assert [re.sub(r"[\d.]+ s", "… s", line) for line in lines] == [
+        *("keep …", "keep 1/3, about … s left", "keep 2/3, about … s left"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "done", "total", "text"),
+    [
+        (10, 1, 3, "about 20 s left"), (600, 4, 5, "about 2 min 30 s left"),
+        (1, 0, 5, ""), (5, 5, 5, ""), (5, 1, None, ""),
+    ],
+)  # fmt: skip
+def test_the_time_that_is_left_follows_from_the_steps_that_are_done(
+    seconds: float, done: float, total: float | None, text: str
+) -> None:
+    assert time_left(seconds, done, total) == text
 
 
 def test_a_stage_that_was_left_behind_is_never_shown_afterwards(lines: list[str]) -> None:

@@ -30,7 +30,7 @@ def test_models_disagree_where_the_margin_drops_by_itself(seed: int, samples: in
     assert (own >= 0).all()
     assert expected.counted == np.mean(other.argmax(axis=1) != top)
     assert 0 <= expected.share <= 1 and expected.standard_error > 0
-    assert expected.bound >= max(expected.share, expected.counted)
+    assert expected.bound(1) >= max(expected.share, expected.counted)
 
 
 @given(st.integers(0, 1000), st.integers(1, 60), st.integers(60, 400))
@@ -39,7 +39,7 @@ def test_what_changes_nothing_is_expected_to_change_nothing_but_not_for_sure(see
     every, own = rng.exponential(size=n) + 1e-9, rng.exponential(size=k) + 1e-9
     same = expected_disagreement(every, own, np.zeros(k))
     assert same.share == same.counted == 0
-    assert same.bound >= 0.5 / n - 1e-12
+    assert same.bound(1) >= 0.5 / n - 1e-12
     other = expected_disagreement(every, own, np.full(k, 1e6))
     assert other.share == other.counted == 1
 
@@ -68,7 +68,7 @@ def test_the_estimate_is_right_on_average_and_surer_than_counting() -> None:
     assert np.mean(shares) == pytest.approx(true, rel=0.1)
     assert shares.std() < 0.9 * counted.std()
     assert np.mean([each.standard_error for each in found]) == pytest.approx(shares.std(), rel=0.4)
-    assert np.mean([each.bound >= true for each in found]) > 0.7
+    assert np.mean([each.bound(1.645) >= true for each in found]) > 0.85
 
 
 def test_scores_that_are_not_finite_are_the_lowest() -> None:

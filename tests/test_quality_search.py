@@ -85,13 +85,14 @@ def test_where_nothing_is_in_reach_nothing_comes_closest() -> None:
 
 
 def test_a_lucky_model_beyond_one_that_fails_does_not_count() -> None:
-    """Both together lose more than is accepted."""
     search, tried = QualitySearch(20, 2.0), list[float]()
     for loss in (0.5, 1.3, 1.2, 0.9):
         tried.append(search.propose() or 0.0)
         search.observe(tried[-1], loss)
     assert tried[0] < tried[3] < tried[2] < tried[1]
     assert search.result == tried[3], "no slower model fails"
+    search.observe(tried[1] + 1, 0.1)
+    assert search.result == tried[3] and not search.keeps(tried[1] + 1)
     unlucky = QualitySearch(20, 2.0)
     for loss in (1.1, 0.5):
         unlucky.observe(unlucky.propose() or 0.0, loss)

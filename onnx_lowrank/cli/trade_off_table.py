@@ -13,7 +13,7 @@ def trade_off_table(report: TradeOffReport) -> Table:
     by_clock = any(point.latency is not None for point in report.points)
     judged = any(point.value is not None for point in report.points)
     clock = ("planned\nby the clock",) if by_clock else ()
-    kept = (f"{report.measure}\nexpected", "less sure by\none error") if judged else ()
+    kept = (f"{report.measure}\nexpected", "95 %\nsure") if judged else ()
     table = empty_table(
         f"What a speedup costs, on {report.samples} samples that no solver saw",
         *("asked", "MACs", *clock, "centred error", "top-1 agreement", *kept, ""),

@@ -14,7 +14,7 @@ told from it. Nothing is solved, so this costs next to nothing, and it is no mor
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from onnx_lowrank.plan.allocate import allocate, total_energy
@@ -54,12 +54,15 @@ class Outlook:
         The speedup of the plan.
     ranks
         The search that made it, by its name.
+    lost
+        Returns −Σ log E of the plan for a speedup, where more than ranks is chosen; None where ranks alone are.
     """
 
     layers: Sequence[LayerChoices]
     all_macs: int
     speedup: float
     ranks: str
+    lost: Callable[[float], float] | None = None
 
     def milder(self, error: float, wanted: float) -> Milder | None:
         """Return the highest of a few milder speedups that is estimated to stay within an error, or the lowest of them.
@@ -93,5 +96,7 @@ class Outlook:
 
     def _lost(self, speedup: float) -> float:
         """Return −Σ log E of the plan for a speedup, which is no higher than one that was reached."""
+        if self.lost is not None:
+            return self.lost(speedup)
         others = self.all_macs - sum(layer.untouched for layer in self.layers)
         return -total_energy(self.layers, allocate(self.layers, others, speedup, self.ranks))

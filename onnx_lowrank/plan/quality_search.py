@@ -13,18 +13,16 @@ is nearly a straight line: from 3× to 8× the slope on a VGG-16 is 2.2 througho
 * ends where both are close to each other, where the one that keeps the quality nearly spends the limit, where the
   highest speedup keeps it, or where the least worthwhile speedup does not.
 
-A measurement is noisy, and may show a faster model to lose less than a slower one. So r counts as measured and also as
-the isotonic regression over all models sees it: a model keeps the quality if both are at most 1.
+A measurement is noisy, and may show a faster model to lose less than a slower one. Of many models near the limit the
+luckiest would win. So a model counts only if all slower ones that were measured keep the quality as well.
 
 The search is deterministic, and ends after a fixed number of models.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TypeAlias
-
-import numpy as np
-from scipy.optimize import isotonic_regression
 
 LEAST_SPEEDUP = 1.02
 """A lower speedup is not worth a model of its own."""
@@ -135,16 +133,13 @@ class QualitySearch:
         return min(measured, key=lambda each: (each.height, each.speedup)).speedup if measured else None
 
     def keeps(self, speedup: float) -> bool:
-        """Return whether an observed speedup keeps the quality."""
+        """Return whether an observed speedup keeps the quality, and all slower ones do as well."""
         return any(each.speedup == speedup for each in self._kept())
 
     def _kept(self) -> list[Observation]:
-        """Return the models that keep the quality, by rising speedup."""
-        measured = sorted((each for each in self._observations if each.spent is not None), key=lambda x: x.speedup)
-        if not measured:
-            return []
-        trend = isotonic_regression(np.array([each.height for each in measured])).x
-        return [each for each, height in zip(measured, trend, strict=True) if max(each.height, height) <= 0]
+        """Return the models that keep the quality, by rising speedup, up to the first that does not."""
+        by_speedup = sorted(self._observations, key=lambda each: each.speedup)
+        return list(itertools.takewhile(lambda each: each.spent is not None and each.spent <= 1, by_speedup))
 
     def _bracket(self) -> Bracket:
         """Return the fastest model that keeps the quality, and the slowest one beyond it."""

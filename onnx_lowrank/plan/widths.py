@@ -115,6 +115,10 @@ class WidthSearch:
         widths = self.widths(levels)
         return [layer.at(widths) for layer in self._layers]
 
+    def lost(self, levels: Levels) -> float:
+        """Return −Σ log E of the sets at some levels."""
+        return -sum(float(self._sets[name].log_energies[level]) for name, level in levels.items())
+
     @cached_property
     def full(self) -> Levels:
         """The levels at which all channels stay."""

@@ -22,9 +22,9 @@ class TradeOffPoint:
     value
         The measure that ``keep`` names; None without ``keep``.
     bound
-        The same, worse by a standard error, which is what is compared with the limit.
+        The worse end of its one-sided 95 % interval, which is what is compared with the limit.
     keeps
-        Whether the model keeps the quality; None without ``keep``.
+        Whether the model keeps the quality, and all slower ones do; None without ``keep``.
     chosen
         Whether it is the result.
     """

@@ -51,10 +51,9 @@ class Expected:
     standard_error: float
     counted: float
 
-    @property
-    def bound(self) -> float:
-        """What is expected and a standard error, and no less than what was counted."""
-        return max(self.share + self.standard_error, self.counted)
+    def bound(self, errors: float) -> float:
+        """Return what is expected and some standard errors, and no less than what was counted."""
+        return max(self.share + errors * self.standard_error, self.counted)
 
 
 def margins(scores: Array, top: Array) -> Array:

@@ -265,7 +265,7 @@ class _Attempts:
         seen = f"{self._appraiser.samples} samples that no solver saw"
         return TargetError(
             f"nothing faster than the original keeps {required}: a speedup of {closest:g} comes closest, with {value} "
-            f"on {seen} ({bound} with a margin of one standard error); {ways_out}"
+            f"on {seen} ({bound} at the end of its one-sided 95 % interval); {ways_out}"
         )
 
 

@@ -54,7 +54,10 @@ def plan(
             else:
                 all_macs = sum(counted.macs.aimed_at.values())
                 chosen = plan_macs(run, basis, energies, importance)
-                outlook = Outlook(choices_at(), all_macs, run.options.speedup, run.options.ranks)
+                lost = None
+                if chosen.widths:
+                    lost = partial(width_planner(basis, energies, importance).lost, ranks=run.options.ranks)
+                outlook = Outlook(choices_at(), all_macs, run.options.speedup, run.options.ranks, lost)
             chosen = chosen.ordered(counted.shapes)
         for line in kept_weights(reach.deployment.network, counted, chosen):
             run.warn(line)
@@ -73,11 +76,18 @@ def plan_macs(
     """
     counted, multiple, options = basis.counted, basis.reach.multiple, run.options
     if basis.widths.sets:
-        planner = WidthPlanner(counted, basis.widths, energies, importance, multiple)
+        planner = width_planner(basis, energies, importance)
         if (found := planner.plan(options.speedup, options.ranks)) is not None:
             return found
     layers = layers_to_choose(energies, counted, multiple)
     return choose(layers, sum(counted.macs.aimed_at.values()), options.speedup, options.ranks)
+
+
+def width_planner(
+    basis: Basis, energies: Mapping[str, Mapping[FormKind, Energies]], importance: Importance
+) -> WidthPlanner:
+    """Return what plans widths and ranks together; the parameters are those of ``plan``."""
+    return WidthPlanner(basis.counted, basis.widths, energies, importance, basis.reach.multiple)
 
 
 def why_left_alone(

@@ -1,5 +1,6 @@
 """The part of the plan in which layers may lose channels: forms, ranks and widths under one number of MACs."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from onnx_lowrank.factorise.forms.kind import Energies, FormKind
 from onnx_lowrank.factorise.forms.rank_multiple import RankMultiple
 from onnx_lowrank.graph.find.families import Family
-from onnx_lowrank.plan.allocate import SEARCHES, budget_for, fill
+from onnx_lowrank.plan.allocate import SEARCHES, Chosen, budget_for, fill, total_energy
 from onnx_lowrank.plan.cost import MacsCosts
 from onnx_lowrank.plan.importance import Importance
 from onnx_lowrank.plan.pareto import LayerChoices
@@ -66,24 +67,38 @@ class WidthPlanner:
         ranks
             The search for the ranks, by its name.
         """
+        found = self._chosen(speedup, ranks)
+        if found is None:
+            return None
+        levels, layers, chosen = found
+        families = zip(layers[: len(self._families)], chosen, strict=False)
+        return Plan(
+            tuple(site for layer, index in families for site in layer.site_plans(index)),
+            tuple(
+                WidthPlan(name, width)
+                for name, width in self._search.widths(levels).items()
+                if width < self._counts[name]
+            ),
+        )
+
+    def lost(self, speedup: float, ranks: str) -> float:
+        """Return −Σ log E of the plan for a speedup; infinite where there is none."""
+        found = self._chosen(speedup, ranks)
+        if found is None:
+            return math.inf
+        levels, layers, chosen = found
+        return self._search.lost(levels) - total_energy(layers, chosen)
+
+    def _chosen(self, speedup: float, ranks: str) -> tuple[Levels, list[LayerChoices], Chosen] | None:
+        """Return the widths, the choices of the layers at these widths, and those that suit a speedup."""
         before = sum(self._counted.macs.aimed_at.values())
         involved = sum(layer.untouched for layer in self._search.layers(self._search.full))
         budget = budget_for(before, speedup) - (before - involved)
         if self._search.least > budget:
             return None
         levels = self._search.best(budget)
-        return self._at(levels, budget, ranks)
-
-    def _at(self, levels: Levels, budget: int, ranks: str) -> Plan:
-        """Return the plan whose ranks suit the widths that belong to levels."""
-        widths = self._search.widths(levels)
         layers = self._search.layers(levels)
-        chosen = fill(layers, SEARCHES[ranks](layers, budget), budget)
-        families = zip(layers[: len(self._families)], chosen, strict=False)
-        return Plan(
-            tuple(site for layer, index in families for site in layer.site_plans(index)),
-            tuple(WidthPlan(name, width) for name, width in widths.items() if width < self._counts[name]),
-        )
+        return levels, layers, fill(layers, SEARCHES[ranks](layers, budget), budget)
 
     def _family(self, family: Family) -> WidenedLayer:
         """Return the layers of one weight; those that share it see no set, since its channels cannot be removed."""
