@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise.column_moments import MOST_COLUMNS, ColumnMoments
 from onnx_lowrank.factorise.elimination import ReaderMoments, best_map, lost, sweep
+from onnx_lowrank.factorise.read_columns import MOST_COLUMNS, ReadMoments
 from onnx_lowrank.factorise.width_curve import Reading, fitted, judged, width_curve
 
 Array = NDArray[Any]
@@ -85,7 +85,7 @@ def reading(seed: int, rows: int, channels: int, shape: tuple[int, ...], dead: i
     mixing = rng.normal(size=(channels, channels)) / channels**0.5
     mixing[:, channels - dead :] = mixing[:, :dead]
     patches = np.einsum("ncx,cd->ndx", rng.normal(size=(rows, channels, taps)), mixing) + 1
-    moments = ColumnMoments(channels, taps)
+    moments = ReadMoments(channels, taps)
     patches = patches.reshape(rows, channels, *shape).astype(np.float32)
     moments.add(patches[::2], judging=False)
     moments.add(patches[1::2], judging=True)

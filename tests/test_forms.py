@@ -222,15 +222,15 @@ def test_energies_rise_with_every_rank_and_end_at_all_of_the_energy(
 
 
 @every_kind
-def test_a_quick_preparation_serves_the_same_form(kind: FormKind) -> None:
+def test_quick_and_brief_preparations_serve_the_same_form(kind: FormKind) -> None:
     kernel = np.random.default_rng(0).standard_normal((9, 8, 3, 3))
     ranks = tuple(max(1, highest // 3) for highest in kind.highest_ranks(ConvShape(9, 8, (3, 3), (1, 1), (1, 1))))
     prepared = kind.preparation.of(kernel, None) if kind.preparation else None
     errors = [
         float(np.square(dense(from_weights(kind.form(kernel, ranks, own), kernel, np.zeros(9))) - kernel).sum())
-        for own in (prepared, prepared.quick() if prepared else None)
+        for own in ((prepared, prepared.brief(), prepared.quick()) if prepared else (None, None, None))
     ]
-    assert errors[0] <= errors[1] < np.square(kernel).sum()
+    assert errors[0] <= errors[1] <= errors[2] < np.square(kernel).sum()
 
 
 # ---- a new kind

@@ -10,7 +10,8 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from models_for_tests import build, conv, photo, relu, weights
+from models_for_tests import build, classifier, conv, photo, relu, weights
+from networks_of_shared_weights import head
 from onnx import helper
 
 from onnx_lowrank import compress
@@ -20,9 +21,11 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import prepare
 from onnx_lowrank.plan.importance import EQUAL, SPREAD, Importance
 from onnx_lowrank.stages.prepared import Prepared
-from onnx_lowrank.stages.rehearsal import FEWEST_SCORING, divide
+from onnx_lowrank.stages.rehearsal import ALONE, FEWEST_SCORING, Rehearsal, divide
 from onnx_lowrank.stages.request import Request
 from onnx_lowrank.stages.run import Run
+from onnx_lowrank.stages.scoring import Score, Scoring
+from onnx_lowrank.stages.weigh import GAIN
 
 SAMPLES = 60
 DATA = photo(1, (SAMPLES, 3, 12, 10))
@@ -53,12 +56,15 @@ def quiet_side() -> onnx.ModelProto:
     return build(nodes, stored)
 
 
+def started(model: onnx.ModelProto | None = None, **options: Any) -> Run:
+    settings = {"objective": "outputs", "speedup": 3.0, "images": SAMPLES, "exclude": "stem", **options}
+    return Run.start(Request(model or quiet_side(), DATA, Options(threads=1, require="none", **settings)))
+
+
 @contextlib.contextmanager
 def prepared_run(**options: Any) -> Iterator[Prepared]:
-    settings = {"objective": "outputs", **options}
-    chosen = Options(speedup=3.0, threads=1, images=SAMPLES, exclude="stem", require="none", **settings)
     with contextlib.ExitStack() as stack:
-        yield prepare(Run.start(Request(quiet_side(), DATA, chosen)), stack)
+        yield prepare(started(**options), stack)
 
 
 @given(st.dictionaries(names, positive, min_size=1), st.floats(0.1, 100), st.floats(0, 1))
@@ -89,10 +95,47 @@ def test_layers_without_a_measured_error_weigh_as_much_as_the_middle() -> None:
     assert measured.weights["c"] == SPREAD**0.5 and measured.weights["d"] == SPREAD**-0.5
 
 
+shares = st.lists(st.floats(1e-6, 1), min_size=3, max_size=12)
+
+
+@given(shares, st.floats(0, 2))
+def test_a_plan_is_clearly_better_where_it_is_on_every_sample(of_other: list[float], factor: float) -> None:
+    other, score = Score(tuple(of_other)), Score(tuple(factor * share for share in of_other))
+    assert not other.clearly_below(other, 0.0)
+    if factor >= 1 - GAIN:
+        assert not score.clearly_below(other, GAIN + 1e-6)
+    even = Score((max(of_other),) * len(of_other)), Score((factor * max(of_other),) * len(of_other))
+    assert even[1].clearly_below(even[0], GAIN) == (even[1].error <= (1 - GAIN) * even[0].error)
+
+
+def test_what_a_few_samples_decide_alone_is_no_gain() -> None:
+    usual = Score((1.0,) * 12)
+    assert not Score((0.1, *(1.01,) * 11)).clearly_below(usual, GAIN)  # lower by 6 %, all of it from one sample
+    assert Score((0.9,) * 11 + (1.0,)).clearly_below(usual, GAIN)
+    ruined = Score((float("inf"),) * 12)
+    assert usual.clearly_below(ruined, GAIN) and not ruined.clearly_below(usual, GAIN)
+
+
+@pytest.mark.parametrize("model", [quiet_side(), head(2)], ids=["branches", "shared weights, two outputs"])
+def test_what_is_behind_a_layer_that_is_replaced_alone_does_as_the_whole_network(model: onnx.ModelProto) -> None:
+    run = started(model, objective="energies", speedup=2.0)
+    with contextlib.ExitStack() as stack:
+        prepared = prepare(run, stack)
+        plan, rehearsal = prepared.planned.plan, Rehearsal(run, prepared)
+        alone = rehearsal.alone(plan)
+        assert alone and set(alone) <= {choice.name for choice in plan.sites if choice.form}
+        first = prepared.sampled.sampling.batches[: prepared.sampled.sampling.first_batches(ALONE)]
+        scoring = Scoring(run, prepared, first, ALONE)
+        for solution, _ in rehearsal._walk(rehearsal._prepared(plan, first), symmetric=True):
+            network = prepared.read.network.copy()
+            solution.apply(network)
+            assert alone[solution.name] == pytest.approx(scoring.of_network(network).error, rel=1e-3) != 0
+
+
 def test_layers_that_hardly_reach_the_output_weigh_little_and_are_cut_most() -> None:
     with prepared_run() as prepared, prepared_run(objective="energies") as equal:
         importance = prepared.planned.importance
-        assert importance.exponent > 0 and set(importance.trials) >= {0.0, 0.5, 1.0}
+        assert importance.exponent > 0 and set(importance.trials) == {0.0, 0.5, 1.0}
         quiet = max(importance.weights["quiet1"], importance.weights["quiet2"])
         assert 100 * quiet < min(importance.weights["loud1"], importance.weights["loud2"])
         assert equal.planned.importance == EQUAL
@@ -135,3 +178,22 @@ def test_rehearsals_never_look_at_samples_that_judge_and_never_solve_on_those_th
     assert not set(solving) & set(scoring) and set(scoring) <= set(sampling.batches)
     if samples >= SAMPLES:
         assert sum(map(len, scoring)) >= FEWEST_SCORING
+
+
+def test_layers_that_share_a_weight_are_weighed_together() -> None:
+    run = started(head(2), speedup=2.0)
+    with contextlib.ExitStack() as stack:
+        prepared = prepare(run, stack)
+        importance = prepared.planned.importance
+        assert set(importance.trials) >= {0.0, 0.5} and importance.exponent in importance.trials
+        assert set(importance.weights) <= {family.name for family in prepared.counted.families}
+        chosen = {choice.name: (choice.form, choice.ranks) for choice in prepared.planned.plan.sites}
+        for family in prepared.counted.families:
+            assert len({chosen[name] for name in family.names}) == 1
+
+
+def test_fully_connected_layers_are_weighed() -> None:
+    run = started(classifier("transB 1"), speedup=1.5, include_gemm=True, exclude=None)
+    with contextlib.ExitStack() as stack:
+        prepared = prepare(run, stack)
+        assert prepared.planned.importance.trials and prepared.counted.dense

@@ -1,5 +1,6 @@
 """Plans by the clock through the whole program, from injected tables of a device that is not here and measured ones."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ from onnx_lowrank.latency.stopwatch import Stopwatch
 from onnx_lowrank.latency.table import ORIGINAL, Choice, Setting, Table
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import compress as compress_request
-from onnx_lowrank.pipeline import measure_only, plan_only
+from onnx_lowrank.pipeline import measure_only, plan_only, prepare
 from onnx_lowrank.plan.cost import Costs
 from onnx_lowrank.plan.pareto import LayerChoices, pareto_front
 from onnx_lowrank.plan.plan import Plan
@@ -105,6 +106,17 @@ def test_a_plan_for_another_device_follows_its_table_and_is_replayed(model: Path
     assert table.read_text(encoding="utf-8") == before
     again = compress(model, photo(1, SHAPE), plan=Plan.from_json(planned.plan.to_json()), threads=1, require="none")
     assert {s.name: (s.form, s.ranks) for s in again.report.sites} == {s.name: (s.form, s.ranks) for s in planned.sites}
+
+
+def test_a_plan_by_the_clock_is_rehearsed_at_the_times_of_its_layers(model: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.json"
+    inject(table, model, FASTER, 10.0)
+    chosen = options(table, 1.5, objective="outputs", images=40, require="none")
+    with contextlib.ExitStack() as stack:
+        planned = prepare(Run.start(Request(model, photo(1, (40, *SHAPE[1:])), chosen)), stack).planned
+    assert planned.by_clock and {0.0, 0.5} <= set(planned.importance.trials)
+    assert planned.by_clock.found.from_layers_ms <= 10 / 1.5
+    assert all(choice.form in (None, "channel") for choice in planned.plan.sites)  # the spatial form was slower
 
 
 def test_what_is_measured_slower_is_left_alone(model: Path, tmp_path: Path) -> None:

@@ -90,6 +90,16 @@ def test_large_tensors_are_held_in_memory_of_their_own(dtype: type, layout: str)
     np.testing.assert_array_equal(held, before)
 
 
+def test_what_crosses_another_cut_is_not_held_twice() -> None:
+    first, second, third = (TensorStore(on_disk=False) for _ in range(3))
+    first.write(0, {"x": np.ones((2, LARGE), np.float32)})
+    second.write(0, first.read(0))
+    third.write(0, {"part": second.read(0)["x"][1:]})
+    first.drop(0)
+    assert np.shares_memory(second.read(0)["x"], third.read(0)["part"])
+    np.testing.assert_array_equal(second.read(0)["x"], np.ones((2, LARGE), np.float32))
+
+
 def test_memory_changes_the_work_and_not_the_result() -> None:
     def run(memory: int) -> Result:
         return compress(deep_residual(12), photo(1, (12, 3, 16, 16)), 2, threads=1, memory=memory)

@@ -7,7 +7,7 @@ cheap; elsewhere they are kept on disk. What NumPy cannot hold crosses a cut in 
 it; the types that ONNX Runtime gives the tensors decide.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,6 +185,28 @@ class Frontier:
         if following:
             self._move(stop, following)
 
+    def results(self, network: Network, outputs: Sequence[str]) -> Iterator[tuple[int, Feeds]]:
+        """Run from the cut to some outputs, batch by batch; the cut stays where it is.
+
+        Parameters
+        ----------
+        network
+            A copy of this network which may differ behind the cut.
+        outputs
+            The names of its tensors that are wanted, none of which is made in front of the cut.
+
+        Yields
+        ------
+        tuple of int and Feeds
+            The number of the batch, and the outputs by name.
+        """
+        piece: _Piece | None = None
+        for batch in self._batches:
+            samples = self._sampling.batches[batch]
+            held = self._store.read(batch) if self._store else self._sampling.source.feeds(samples)
+            piece = piece or self._piece(network, len(network.nodes), outputs, held, "a rehearsal")
+            yield batch, piece.run(held)
+
     def _move(self, cut: int, store: TensorStore | None) -> None:
         if self._store:
             self._store.close()
@@ -198,7 +220,8 @@ class Frontier:
             wanted = [name for name in (*live, *ahead) if name not in held]
             if not wanted:
                 return _Way(live, None)
-            piece = self._piece(stop, wanted, held, label)
+            end = max(stop, *(position(self._network, name) + 1 for name in wanted))
+            piece = self._piece(self._network, end, wanted, held, label)
             kinds = piece.session.types
             narrow = {name: NARROW[kind] for name, kind in kinds.items() if kind in NARROW}
             unkept = {name for name, kind in kinds.items() if kind not in NARROW and not is_numeric(kind)}
@@ -208,10 +231,9 @@ class Frontier:
             self._narrow |= narrow
             self._unkept |= unkept
 
-    def _piece(self, stop: int, wanted: Sequence[str], held: Feeds, label: str) -> _Piece:
-        end = max(stop, *(position(self._network, name) + 1 for name in wanted))
+    def _piece(self, network: Network, end: int, wanted: Sequence[str], held: Feeds, label: str) -> _Piece:
         dtypes = {name: value.dtype for name, value in held.items()}
-        model = segment(self._network, self._cut, end, wanted, dtypes, self._unkept)
+        model = segment(network, self._cut, end, wanted, dtypes, self._unkept)
         if any(node.op_type == "Scan" for node in model.graph.node):
             state_ranks(model, {name: value.ndim for name, value in held.items()})
         inputs = tuple(value.name for value in model.graph.input)

@@ -21,6 +21,7 @@ from onnx_lowrank.graph.find.dense import DenseLayer
 from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.segments import whole
+from onnx_lowrank.interface import Feeds
 from onnx_lowrank.runtime.carrying_session import open_carrying
 from onnx_lowrank.runtime.session import Opener
 
@@ -129,6 +130,10 @@ class LocalShard:
         """See ``Shard``."""
         with contextlib.closing(self._frontier.visit([layer], memory)) as visits:
             return np.concatenate([visit.inputs[0].astype(np.float32, copy=False) for visit in visits])
+
+    def results(self, network: Network, outputs: Sequence[str]) -> Iterator[tuple[int, Feeds]]:
+        """See ``Shard``."""
+        return self._frontier.results(network, outputs)
 
     def advance(self, replacements: Sequence[Replacement], macs: Sequence[int]) -> None:
         """See ``Shard``."""

@@ -16,6 +16,8 @@ from onnx_lowrank.factorise.forms.form import Form
 from onnx_lowrank.graph.edit.rewrite import Replacement
 from onnx_lowrank.graph.find.dense import DenseLayer
 from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.network import Network
+from onnx_lowrank.interface import Feeds
 
 Array = NDArray[Any]
 
@@ -145,6 +147,17 @@ class Shard(Protocol):
 
     def reads(self, layer: DenseLayer, memory: int) -> Array:
         """Return the rows [n, p], float32, that a fully connected layer reads now; ``memory`` is as for ``rows``."""
+
+    def results(self, network: Network, outputs: Sequence[str]) -> Iterator[tuple[int, Feeds]]:
+        """Yield the number of every batch with some outputs of a network, run from where the last question led.
+
+        Parameters
+        ----------
+        network
+            A copy of the shard's network which may differ from the layers of the last question on.
+        outputs
+            The names of tensors that depend on these layers.
+        """
 
     def advance(self, replacements: Sequence[Replacement], macs: Sequence[int]) -> None:
         """Replace sites by factorisations, each of which takes so many MACs for one sample.

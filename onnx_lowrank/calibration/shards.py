@@ -15,6 +15,7 @@ from onnx_lowrank.factorise.forms.form import Form
 from onnx_lowrank.graph.edit.rewrite import Replacement
 from onnx_lowrank.graph.find.dense import DenseLayer
 from onnx_lowrank.graph.network import Network
+from onnx_lowrank.interface import Feeds
 from onnx_lowrank.runtime.session import Opener
 
 Array = NDArray[Any]
@@ -51,6 +52,10 @@ class Shards:
     def reads(self, layer: DenseLayer, memory: int) -> Array:
         """See ``Shard``."""
         return np.concatenate([shard.reads(layer, limit) for shard, limit in self._limits(memory)])
+
+    def results(self, network: Network, outputs: Sequence[str]) -> Iterator[tuple[int, Feeds]]:
+        """See ``Shard``."""
+        return chain.from_iterable(shard.results(network, outputs) for shard in self._shards)
 
     def advance(self, replacements: Sequence[Replacement], macs: Sequence[int]) -> None:
         """See ``Shard``."""

@@ -75,10 +75,19 @@ def _in_own_memory(value: Array) -> Array:
     """Copy a large array to memory of its own, which goes back to the system when the array is dropped.
 
     Memory from the heap would stay with the process. The tensors of the next cut have other sizes and would leave gaps
-    there, so that two cuts would take the memory of both.
+    there, so that two cuts would take the memory of both. What came from another store, because it crosses the next
+    cut as well, has its own memory already.
     """
-    if value.nbytes < LARGE:
+    if value.nbytes < LARGE or _has_own_memory(value):
         return value
     copy = np.frombuffer(mmap.mmap(-1, value.nbytes), value.dtype).reshape(value.shape)
     copy[...] = value
     return copy
+
+
+def _has_own_memory(value: Array) -> bool:
+    """Whether an array views memory that ``_in_own_memory`` reserved, which nobody writes to any more."""
+    base: Any = value
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return isinstance(base.obj if isinstance(base, memoryview) else base, mmap.mmap)

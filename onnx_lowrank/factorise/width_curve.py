@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.factorise.column_moments import Columns
 from onnx_lowrank.factorise.elimination import ReaderMoments, Sweep, best_map, lost, sweep
+from onnx_lowrank.factorise.read_columns import ReadColumns
 
 Array = NDArray[Any]
 
@@ -37,7 +37,7 @@ class Reading:
         The squared size of what the layer's response becomes part of, in units of which its error counts.
     """
 
-    layer: Columns
+    layer: ReadColumns
     channels: NDArray[np.intp]
     size: float
 

@@ -27,7 +27,7 @@ from onnx_lowrank.stages.attempt import asking, carry_out, plan_for
 from onnx_lowrank.stages.kept import told
 from onnx_lowrank.stages.prepared import Basis, Prepared
 from onnx_lowrank.stages.rank_blocks import lowest_macs_of_all
-from onnx_lowrank.stages.rehearsal import Rehearsal
+from onnx_lowrank.stages.rehearsal import Rehearsal, enough_samples
 from onnx_lowrank.stages.resources import StageTimes
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.walk import Walked
@@ -168,9 +168,9 @@ class _Attempts:
             return min(START_BY_CLOCK, highest)
         quick = replace(run.request, options=replace(run.options, objective="energies"))
         quiet = replace(run, request=quick, listener=NOBODY, times=StageTimes(), warnings=[])
-        rehearsal = Rehearsal(quiet, basis)
-        if run.options.solver == "weights" or not rehearsal.worthwhile:
+        if run.options.solver == "weights" or not enough_samples(basis.sampled.sampling):
             return min(START, highest)
+        rehearsal = Rehearsal(quiet, basis)
         search = QualitySearch(highest, START, most=REHEARSALS, close=CLOSE_ENOUGH)
         start = highest
         with run.times.stage("keep"):

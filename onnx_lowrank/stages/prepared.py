@@ -34,7 +34,7 @@ class Basis:
 
     def with_plan(self, planned: Planned) -> "Prepared":
         """Return the same with a plan."""
-        return Prepared(**{each.name: getattr(self, each.name) for each in fields(self)}, planned=planned)
+        return Prepared(**{each.name: getattr(self, each.name) for each in fields(Basis)}, planned=planned)
 
 
 @dataclass(frozen=True)

@@ -1,45 +1,56 @@
 """A rehearsal: what a plan does to the outputs, from solutions that are found quickly on a few samples.
 
-A rehearsal walks as the run itself will, but linearly and on a few samples, and runs the result on other samples. Its
-errors are larger than those of the run, and tell plans apart all the same. Samples that judge take no part.
+A rehearsal walks as the run itself will, but linearly, with one ridge, on some rows of a few samples, and with factors
+that took a fraction of their time. The result is run on other samples. Its errors are larger than those of the run, and
+tell plans apart all the same. Where one layer alone is replaced, only what is behind it runs again. Samples that judge
+take no part.
 """
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnx_lowrank.calibration.sampling import Batches, Sampling
+from onnx_lowrank.calibration.shard import Shard
 from onnx_lowrank.calibration.shards import open_shards
 from onnx_lowrank.errors import ValidationError
 from onnx_lowrank.graph.edit.rewrite import rewrite_together
 from onnx_lowrank.graph.network import Network
-from onnx_lowrank.graph.segments import whole
+from onnx_lowrank.graph.traverse import behind
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import NOBODY
-from onnx_lowrank.stages.difference import Difference
 from onnx_lowrank.stages.narrow import narrow
 from onnx_lowrank.stages.plan_widths import weight_name
 from onnx_lowrank.stages.planned import Planned, planned_macs
 from onnx_lowrank.stages.prepared import Basis, Prepared
+from onnx_lowrank.stages.profile import Profiled
 from onnx_lowrank.stages.resources import StageTimes
 from onnx_lowrank.stages.run import Run
-from onnx_lowrank.stages.steps import Solution, steps
+from onnx_lowrank.stages.scoring import MEMORY_SHARE, Score, Scoring
+from onnx_lowrank.stages.steps import OVERHEAD, Solution, SolveStep, steps
+from onnx_lowrank.stages.widths import WidthSet
 
-Array = NDArray[Any]
+FEWEST_SOLVING, MOST_SOLVING = 8, 24
+"""Bounds on the number of samples on which a rehearsal solves."""
 
-SOLVING, SCORING = 48, 32
-"""The numbers of samples on which a rehearsal solves, and on which its outputs are compared."""
+ROWS = 6_000
+"""The number of rows on which a layer is solved at most, and on which each should be between the bounds."""
 
-FEWEST_SCORING = 8
-"""With fewer samples to compare on, chance decides between plans, and there is no rehearsal."""
+SCORING, FEWEST_SCORING = 24, 8
+"""The number of samples on which the outputs are compared. With fewer than the latter, chance decides between plans,
+and there is no rehearsal."""
 
-MEMORY_SHARE = 8
-"""The outputs of the original that a rehearsal keeps take at most this part of ``--memory``."""
+ENOUGH_SCORING = 12
+"""The number of samples on which outputs that are large are compared."""
+
+ALONE = 4
+"""The number of samples on which layers are replaced alone. All layers are compared on the same ones."""
+
+RIDGE = 0.03
+"""The ridge, between that of layers with plenty of samples and that of layers with few."""
 
 
 class Rehearsal:
@@ -50,108 +61,131 @@ class Rehearsal:
     run
         The surroundings, of which the options, the forms and the sessions matter.
     basis
-        The results of the stages up to the profile.
+        The results of the stages up to the profile. There are enough samples (``enough_samples``).
     """
 
     def __init__(self, run: Run, basis: Basis) -> None:
-        self._run, self._basis = run, basis
-        self._solving, self._scoring = divide(basis.sampled.sampling)
-        self._references: list[Mapping[str, Array]] = []
-
-    @property
-    def worthwhile(self) -> bool:
-        """Whether there are enough samples to tell plans apart."""
-        return sum(map(len, self._scoring)) >= FEWEST_SCORING
+        options = replace(run.options, solver="linear")
+        self._run = replace(
+            run, request=replace(run.request, options=options), listener=NOBODY, times=StageTimes(), warnings=[]
+        )
+        brief = {
+            id(prepared): tuple({kind: own.brief() for kind, own in group.items()} for group in prepared)
+            for prepared in basis.profiled.kernels.values()
+        }
+        kernels = {name: brief[id(prepared)] for name, prepared in basis.profiled.kernels.items()}
+        self._basis = replace(
+            basis,
+            counted=replace(basis.counted, dense=()),  # no fully connected layer is fitted again
+            profiled=replace(basis.profiled, kernels=kernels),
+        )
+        positions = [target.per_sample for target in basis.profiled.targets.values()]
+        samples = min(max(-(-ROWS // min(positions)), FEWEST_SOLVING), MOST_SOLVING)
+        self._solving, scoring = divide(basis.sampled.sampling, samples)
+        self._scoring = Scoring(run, basis, scoring, ENOUGH_SCORING)
 
     def alone(self, plan: Plan) -> dict[str, float]:
-        """Return the error of the outputs, by site name, where the plan's choice for this site alone is carried out."""
-        errors = {}
-        for solution in self._solutions(*self._prepared(plan, symmetric=True)):
-            network = self._basis.read.network.copy()
-            solution.apply(network)
-            errors[solution.name] = self._error(network)
-        for one in self._basis.widths.sets:
-            network = self._basis.read.network.copy()
-            rewrite_together(network, one.probe.readers)
-            errors[weight_name(one.name)] = self._error(network)
-        return errors
+        """Return the error of the outputs, by site name, where the plan's choice for this site alone is carried out.
 
-    def error(self, plan: Plan) -> float:
-        """Return the error of the outputs where the whole plan is carried out."""
-        return self._error(self.carried_out(plan))
+        The sites that share a weight are replaced together, under the name of the first one. The error is infinite
+        where the outputs are ruined or the factors do not fit the type of the weights.
+        """
+        sampling = self._basis.sampled.sampling
+        batches = sampling.batches[: sampling.first_batches(ALONE)]
+        scoring = Scoring(self._run, self._basis, batches, ALONE)
+        errors = {}
+        for solution, shard in self._walk(self._prepared(plan, scoring.batches), symmetric=True):
+            network = self._basis.path.copy()
+            try:
+                solution.apply(network)
+            except ValidationError:
+                errors[solution.name] = math.inf
+                continue
+            changed = behind(network, [replacement.site.output for replacement in solution.replacements])
+            outputs = [name for name in scoring.outputs if name in changed]
+            results = shard.results(network, outputs)
+            errors[solution.name] = scoring.of_results(outcome for _, outcome in results).error if outputs else 0.0
+        return errors | {weight_name(one.name): self._probed(one, scoring) for one in self._basis.widths.sets}
+
+    def _probed(self, one: WidthSet, scoring: Scoring) -> float:
+        """Return the error of the outputs where the layers that read a set of channels do so with fewer of them."""
+        network = self._basis.read.network.copy()
+        try:
+            rewrite_together(network, one.probe.readers)
+        except ValidationError:
+            return math.inf
+        return scoring.of_network(network).error
+
+    def score(self, plan: Plan) -> Score:
+        """Return the score of the outputs where the whole plan is carried out; factors may not fit their type."""
+        try:
+            network = self.carried_out(plan)
+        except ValidationError:
+            return self._scoring.ruined
+        return self._scoring.of_network(network)
 
     def carried_out(self, plan: Plan) -> Network:
-        """Return the network in which the whole plan is carried out."""
+        """Return the network in which the whole plan is carried out.
+
+        Raises
+        ------
+        ValidationError
+            If a factor does not fit the type of the weights.
+        """
         with contextlib.ExitStack() as stack:
-            quick, prepared = self._prepared(plan, symmetric=False)
-            prepared = narrow(quick, prepared, stack)
+            prepared = narrow(self._run, self._prepared(plan, self._solving), stack)
             network = prepared.read.network.copy()
-            for solution in self._solutions(quick, prepared):
+            for solution, _ in self._walk(prepared, symmetric=False):
                 solution.apply(network)
         return network
 
-    def _prepared(self, plan: Plan, *, symmetric: bool) -> tuple[Run, Prepared]:
-        """Return what a linear walk on the samples that solve needs; no fully connected layer is fitted again."""
-        basis, run = self._basis, self._run
+    def _walk(self, prepared: Prepared, *, symmetric: bool) -> Iterator[tuple[Solution, Shard]]:
+        """Solve all sites, and yield each solution with the shard in front of its site."""
+        memory = self._run.options.memory
+        options = replace(self._run.options, symmetric=symmetric)
+        run = replace(self._run, request=replace(self._run.request, options=options))
+        spent = OVERHEAD + memory // MEMORY_SHARE
+        spent += sum(target.rows.nbytes for target in self._basis.profiled.targets.values())
+        sampling = prepared.sampled.sampling
+        with open_shards(prepared.path, sampling, run.open_session, prepared.counted.macs.all) as shard:
+            for step in (brief_step(step, symmetric=symmetric) for step in steps(run, prepared)):
+                change = step.run(shard, max(0, memory - spent - step.bytes()))
+                yield change, shard
+
+    def _prepared(self, plan: Plan, batches: Batches) -> Prepared:
+        """Return what the steps of a walk on the first batches need."""
+        basis = self._basis
         sampling = basis.sampled.sampling
-        few = replace(sampling, batches=self._solving, judges=sampling.judges[: len(self._solving)])
+        few = replace(sampling, batches=batches, judges=sampling.judges[: len(batches)])
         targets = {name: target.of_first(few.samples) for name, target in basis.profiled.targets.items()}
-        options = replace(run.options, solver="linear", symmetric=symmetric)
-        quick = replace(run, request=replace(run.request, options=options), listener=NOBODY, times=StageTimes())
         prepared = replace(
             basis,
             sampled=replace(basis.sampled, sampling=few),
-            counted=replace(basis.counted, dense=()),
-            profiled=replace(basis.profiled, targets=targets),
-        ).with_plan(Planned(plan, planned_macs(plan, basis.counted.shapes, run.forms)))
-        return quick, prepared
-
-    def _solutions(self, quick: Run, prepared: Prepared) -> list[Solution]:
-        few, macs = prepared.sampled.sampling, prepared.counted.macs.all
-        with open_shards(prepared.path, few, quick.open_session, macs) as shard:
-            changes = [step.run(shard, quick.options.memory // 2) for step in steps(quick, prepared)]
-        return [change for change in changes if isinstance(change, Solution)]
-
-    def _error(self, network: Network) -> float:
-        """Return the centred error of the outputs, averaged over those that can be compared; infinite if ruined."""
-        outputs = [output.name for output in network.outputs]
-        session = self._run.open_session(whole(network, outputs), "a rehearsal")
-        differences = dict.fromkeys(self._outputs(), Difference())
-        for batch, references in zip(self._scoring, self._references, strict=True):
-            answers = session(self._basis.sampled.source.feeds(batch))
-            for name, reference in references.items():
-                if answers[name].shape != reference.shape:
-                    return math.inf
-                differences[name] = differences[name].with_batch(reference, answers[name], len(batch))
-        try:
-            errors = [difference.report(name).centred_error for name, difference in differences.items()]
-        except ValidationError:
-            return math.inf
-        return float(np.mean(errors)) if errors else math.inf
-
-    def _outputs(self) -> list[str]:
-        """Return the names of the outputs that are compared, after the original has run once on the samples."""
-        if not self._references:
-            network = self._basis.read.network
-            session = self._run.open_session(whole(network, [output.name for output in network.outputs]), "the model")
-            room = self._run.options.memory // MEMORY_SHARE
-            for batch in self._scoring:
-                results = session(self._basis.sampled.source.feeds(batch))
-                kept = {name: value for name, value in results.items() if _comparable(value)}
-                room -= sum(value.nbytes for value in kept.values())
-                if room < 0 and self._references:
-                    break
-                self._references.append(kept)
-            self._scoring = self._scoring[: len(self._references)]
-        return list(self._references[0])
+            profiled=Profiled(targets, basis.profiled.kernels),
+        )
+        return prepared.with_plan(Planned(plan, planned_macs(plan, basis.counted.shapes, self._run.forms)))
 
 
-def divide(sampling: Sampling) -> tuple[Batches, Batches]:
+def brief_step(step: object, *, symmetric: bool) -> SolveStep:
+    """Return the step that solves the same site in a rehearsal.
+
+    Where the regressors are the original's responses themselves, their principal components are the solution.
+    """
+    assert isinstance(step, SolveStep)
+    ridge = math.inf if symmetric and all(form.first is None for form in step.forms) else RIDGE
+    first = -(-ROWS // step.sampling.samples)
+    members = (replace(member, first=min(first, member.first or first)) for member in step.members)
+    return replace(step, members=tuple(members), nonlinear=False, ridge=ridge)
+
+
+def divide(sampling: Sampling, samples: int = MOST_SOLVING) -> tuple[Batches, Batches]:
     """Return the batches on which rehearsals solve, the first ones of the run, and those on which they are compared.
+
+    The former hold this many samples, unless too few were left for the latter.
 
     The latter are batches that choose, and only if these are few, others as well.
     """
-    solving = min(sampling.first_batches(SOLVING), len(sampling.batches) * 3 // 5)
+    solving = min(sampling.first_batches(samples), len(sampling.batches) * 3 // 5)
     later = range(solving, len(sampling.batches))
     order = sorted(later, key=lambda batch: not sampling.judges[batch])
     held = np.cumsum([len(sampling.batches[batch]) for batch in order])
@@ -159,5 +193,7 @@ def divide(sampling: Sampling) -> tuple[Batches, Batches]:
     return sampling.batches[:solving], tuple(sampling.batches[batch] for batch in scoring)
 
 
-def _comparable(value: object) -> bool:
-    return isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.floating)
+def enough_samples(sampling: Sampling) -> bool:
+    """Whether there are enough samples to tell plans apart."""
+    solving, scoring = divide(sampling)
+    return len(solving) > 0 and sum(map(len, scoring)) >= FEWEST_SCORING

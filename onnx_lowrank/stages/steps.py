@@ -120,6 +120,8 @@ class SolveStep:
         Whether the layer is solved behind its activation (§2.3) and not only linearly.
     advances
         Whether later steps see the error of this one (asymmetric, §2.4) and not the original network (symmetric, §2.2).
+    ridge
+        The ridge of a solution that only rehearses; None for a solution to keep.
     """
 
     members: tuple[Member, ...]
@@ -127,6 +129,7 @@ class SolveStep:
     sampling: Sampling
     nonlinear: bool
     advances: bool
+    ridge: float | None = None
 
     @property
     def sites(self) -> tuple[ConvSite, ...]:
@@ -177,7 +180,12 @@ class SolveStep:
         sites, answers = self.sites, shard.rows(self.questions, self.forms, memory)
         rows = joined_rows(self.members, answers, self.sampling)
         factorization, outcome, chains = solve_groups(
-            self.forms, joined_inputs(answers), rows, shared_activation(sites), nonlinear=self.nonlinear
+            self.forms,
+            joined_inputs(answers),
+            rows,
+            shared_activation(sites),
+            nonlinear=self.nonlinear,
+            ridge=self.ridge,
         )
         shifts = bias_shifts(self.members, answers, chains, self.sampling)
         rows_in_all = sum(member.count for member in self.members)

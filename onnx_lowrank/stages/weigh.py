@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnx_lowrank.errors import TargetError
 from onnx_lowrank.factorise.forms.kind import Energies, FormKind
+from onnx_lowrank.plan.allocate import SEARCHES, budget_for
 from onnx_lowrank.plan.importance import EQUAL, Importance
 from onnx_lowrank.plan.pareto import LayerChoices
 from onnx_lowrank.plan.plan import Plan
@@ -14,15 +14,15 @@ from onnx_lowrank.stages.choices import layers_to_choose, site_energies
 from onnx_lowrank.stages.plan import plan_macs
 from onnx_lowrank.stages.plan_widths import weight_name
 from onnx_lowrank.stages.prepared import Basis
-from onnx_lowrank.stages.rehearsal import Rehearsal
+from onnx_lowrank.stages.rehearsal import Rehearsal, enough_samples
 from onnx_lowrank.stages.run import Run
-from onnx_lowrank.stages.widths import Widths
+from onnx_lowrank.stages.scoring import Score
 
-EXPONENTS = (0.0, 0.5, 1.0)
-"""The powers of the weights that are tried first; those halfway to the neighbours of the best one follow."""
-
-GAIN = 0.03
+GAIN = 0.05
 """The share by which a plan's error has to be below that of the energies' plan, or the latter is taken."""
+
+TRIALS = 3
+"""The number of plans that are rehearsed."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,28 @@ class Weighed:
     importance: Importance
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What the plans of rehearsals are made from.
+
+    Attributes
+    ----------
+    basis
+        The results of the stages up to the profile.
+    energies
+        The log-energies that every form keeps of the sites, by site name.
+    layers
+        The choices of every layer, at MACs or, for a plan by the clock, at the nanoseconds that are known so far.
+    total
+        The MACs of the whole network that the speedup is about, or its nanoseconds.
+    """
+
+    basis: Basis
+    energies: Mapping[str, Mapping[FormKind, Energies]]
+    layers: Sequence[LayerChoices]
+    total: int
+
+
 def weigh(run: Run, basis: Basis) -> Weighed:
     """Measure what the error of each layer does to the outputs, and how much of it a plan should believe.
 
@@ -52,19 +74,18 @@ def weigh(run: Run, basis: Basis) -> Weighed:
         return Weighed({}, EQUAL)
     with run.times.stage("weigh"):
         energies = site_energies(basis.counted, basis.profiled, run.kinds)
+        if run.options.objective == "energies" or run.options.solver == "weights":
+            return Weighed(energies, EQUAL)
+        terms = settle(basis, energies)
+        several = sum(len(layer.costs) > 1 for layer in terms.layers) + len(basis.widths.sets) > 1
+        if not several or not enough_samples(basis.sampled.sampling):
+            return Weighed(energies, EQUAL)
+        run.progress("weigh", 0, TRIALS + 1)
         rehearsal = Rehearsal(run, basis)
-        if run.options.objective == "energies" or run.options.solver == "weights" or not rehearsal.worthwhile:
-            return Weighed(energies, EQUAL)
-        layers = layers_to_choose(energies, basis.counted, basis.reach.multiple)
-        if sum(len(layer.costs) > 1 for layer in layers) + len(basis.widths.sets) < 2:
-            return Weighed(energies, EQUAL)
-        run.progress("weigh", 0, len(EXPONENTS) + 3)
-        importance = measure_importance(rehearsal, layers, basis.widths, run.options.speedup)
-        run.progress("weigh", 1, len(EXPONENTS) + 3)
-        trials = _Trials(run, basis, rehearsal, energies, importance)
-        exponent = trials.best()
-        run.progress("weigh", len(EXPONENTS) + 3, len(EXPONENTS) + 3)
-        chosen = replace(importance, exponent=exponent, trials=dict(sorted(trials.errors.items())))
+        importance = measure_importance(rehearsal, terms, run.options.speedup)
+        run.progress("weigh", 1, TRIALS + 1)
+        chosen = Trials(run, rehearsal, terms, importance).best()
+        run.progress("weigh", TRIALS + 1, TRIALS + 1)
     return Weighed(weighed_energies(energies, chosen), chosen)
 
 
@@ -78,17 +99,30 @@ def weighed_energies(
     }
 
 
-def measure_importance(
-    rehearsal: Rehearsal, layers: Sequence[LayerChoices], widths: Widths, speedup: float
-) -> Importance:
-    """Replace every layer alone, at about the cost that the speedup leaves it, and look at the outputs."""
+def settle(basis: Basis, energies: Mapping[str, Mapping[FormKind, Energies]]) -> Terms:
+    """Return the terms of the plans, for MACs or by the clock."""
+    counted, clocked = basis.counted, basis.reach.clocked
+    if clocked is None:
+        layers = layers_to_choose(energies, counted, basis.reach.multiple)
+        return Terms(basis, energies, layers, sum(counted.macs.aimed_at.values()))
+    costs = {site.name: clocked.costs(site.name) for site in counted.sites}
+    layers = layers_to_choose(energies, counted, basis.reach.multiple, costs)
+    return Terms(basis, energies, layers, round(1e6 * clocked.original_ms))
+
+
+def measure_importance(rehearsal: Rehearsal, terms: Terms, speedup: float) -> Importance:
+    """Replace every layer alone, at about the cost that the speedup leaves it, and look at the outputs.
+
+    Channels become fewer alone as well, each set of them at one width.
+    """
+    layers = terms.layers
     levels = {layer.name: _level(layer, speedup) for layer in layers if len(layer.costs) > 1}
     plans = (layer.site_plans(levels.get(layer.name, len(layer.costs) - 1)) for layer in layers)
     plan = Plan(tuple(choice for choices in plans for choice in choices))
     losses = {
         layer.name: float(-np.expm1(layer.log_energies[levels[layer.name]])) for layer in layers if layer.name in levels
     }
-    losses |= {weight_name(one.name): one.curve.error(one.probe.width) for one in widths.sets}
+    losses |= {weight_name(one.name): one.curve.error(one.probe.width) for one in terms.basis.widths.sets}
     return Importance.measured(rehearsal.alone(plan), losses)
 
 
@@ -98,41 +132,59 @@ def _level(layer: LayerChoices, speedup: float) -> int:
     return max(0, affordable)
 
 
-class _Trials:
-    """Rehearsals of the plans that belong to several exponents."""
+class Trials:
+    """Rehearsals of the plans that belong to several exponents.
 
-    def __init__(
-        self,
-        run: Run,
-        basis: Basis,
-        rehearsal: Rehearsal,
-        energies: Mapping[str, Mapping[FormKind, Energies]],
-        importance: Importance,
-    ) -> None:
-        self._run, self._basis, self._rehearsal = run, basis, rehearsal
-        self._energies, self._importance = energies, importance
-        self._known: dict[Plan, float] = {}
-        self.errors: dict[float, float] = {}
+    Parameters
+    ----------
+    run
+        The surroundings, of which the options and the progress matter.
+    rehearsal
+        Scores the plans.
+    terms
+        What they are made from.
+    importance
+        The weights of the layers.
+    """
 
-    def best(self) -> float:
-        """Return the exponent of the plan with the least error; 0 unless another one is clearly better."""
-        try:
-            for exponent in EXPONENTS:
-                self._try(exponent)
-        except TargetError:  # the clock may reach what MACs do not
-            return 0.0
-        first = min(self.errors, key=self.errors.__getitem__)
-        for neighbour in EXPONENTS:
-            if abs(neighbour - first) == EXPONENTS[1]:
-                self._try((first + neighbour) / 2)
-        best = min(self.errors, key=self.errors.__getitem__)
-        return best if self.errors[best] < (1 - GAIN) * self.errors[0.0] else 0.0
+    def __init__(self, run: Run, rehearsal: Rehearsal, terms: Terms, importance: Importance) -> None:
+        self._run, self._rehearsal, self._terms, self._importance = run, rehearsal, terms, importance
+        self._known: dict[Plan, Score] = {}
+        self._scores: dict[float, Score] = {}
+
+    def best(self) -> Importance:
+        """Return the weights with the exponent of the best plan; it is 0 unless another one is clearly better.
+
+        Where half of the weights' logarithm is better than nothing of it, all of it is tried as well, else a quarter.
+        """
+        for exponent in (0.0, 0.5):
+            self._try(exponent)
+        self._try(1.0 if self._best else 0.25)
+        best = self._best if self._scores[self._best].clearly_below(self._scores[0.0], GAIN) else 0.0
+        errors = {exponent: score.error for exponent, score in sorted(self._scores.items())}
+        return replace(self._importance, exponent=best, trials=errors)
+
+    @property
+    def _best(self) -> float:
+        return min(self._scores, key=lambda exponent: self._scores[exponent].error)
 
     def _try(self, exponent: float) -> None:
-        importance = replace(self._importance, exponent=exponent)
-        weighed = weighed_energies(self._energies, importance)
-        plan = plan_macs(self._run, self._basis, weighed, importance)
+        plan = self._plan(replace(self._importance, exponent=exponent))
         if plan not in self._known:
-            self._known[plan] = self._rehearsal.error(plan)
-        self.errors[exponent] = self._known[plan]
-        self._run.progress("weigh", 1 + len(self.errors), len(EXPONENTS) + 3)
+            self._known[plan] = self._rehearsal.score(plan)
+        self._scores[exponent] = self._known[plan]
+        self._run.progress("weigh", 1 + len(self._scores), TRIALS + 1)
+
+    def _plan(self, importance: Importance) -> Plan:
+        """Return the plan with these weights; one by the clock costs what is known before whole plans are measured."""
+        options, terms, total = self._run.options, self._terms, self._terms.total
+        if options.target == "macs":
+            return plan_macs(self._run, terms.basis, weighed_energies(terms.energies, importance), importance)
+        layers = [
+            replace(layer, log_energies=importance.factor(layer.name) * layer.log_energies)
+            for layer in self._terms.layers
+        ]
+        others = total - sum(layer.untouched for layer in layers)
+        budget = max(budget_for(total, options.speedup) - others, sum(int(layer.costs[0]) for layer in layers))
+        chosen = SEARCHES[options.ranks](layers, budget)
+        return Plan(tuple(plan for layer, i in zip(layers, chosen, strict=True) for plan in layer.site_plans(i)))

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.calibration.shard import LayerSample, ProfileQuestion, Shard
-from onnx_lowrank.factorise.column_moments import ColumnMoments
 from onnx_lowrank.factorise.factors import Factorization, Link
+from onnx_lowrank.factorise.read_columns import ReadMoments
 from onnx_lowrank.factorise.width_curve import Reading, WidthCurve, fitted, width_curve
 from onnx_lowrank.graph.edit.rewrite import Replacement
 from onnx_lowrank.graph.find.hidden_channels import HiddenChannels, Reader
@@ -137,11 +137,11 @@ def measure_widths(
     return Widths(tuple(sets))
 
 
-def _collect(run: Run, sampled: Sampled, shard: Shard, layers: Mapping[str, ConvSite]) -> dict[str, ColumnMoments]:
+def _collect(run: Run, sampled: Sampled, shard: Shard, layers: Mapping[str, ConvSite]) -> dict[str, ReadMoments]:
     """Return the statistics of what the layers read, by their outputs."""
     sampling, names = sampled.sampling, {site.name: output for output, site in layers.items()}
     moments = {
-        output: ColumnMoments(site.kernel.shape[1], int(np.prod(site.kernel.shape[2:])))
+        output: ReadMoments(site.kernel.shape[1], int(np.prod(site.kernel.shape[2:])))
         for output, site in layers.items()
     }
     if not layers:
@@ -200,7 +200,7 @@ def _reading(
     places: Sequence[Reader],
     count: int,
     layers: Mapping[str, ConvSite],
-    moments: Mapping[str, ColumnMoments],
+    moments: Mapping[str, ReadMoments],
     profiled: Profiled,
 ) -> Reading:
     """Return what one layer reads of the channels, at all places."""

@@ -38,6 +38,9 @@ FEWEST_SWEEPS, MOST_SWEEPS, WORK = 20, 60, 8e10
 """Bounds on the number of ALS sweeps, and the multiply-accumulates that may be spent on them between the bounds. The
 regression and the refinement by descent go on from there."""
 
+BRIEF_SWEEPS = 4
+"""The number of ALS sweeps of factors that only rehearse."""
+
 NEGLIGIBLE = 1e-10
 """A share of the kernel's energy for which no sweep is worth its time."""
 
@@ -136,6 +139,10 @@ class Polyadic:
     def quick(self) -> "Polyadic":
         """Return the spectral start alone, without ALS."""
         return replace(self, sweeps=0)
+
+    def brief(self) -> "Polyadic":
+        """Return the factors after ``BRIEF_SWEEPS`` of ALS, whose first sweeps gain most."""
+        return replace(self, sweeps=BRIEF_SWEEPS)
 
     @classmethod
     def weighted_by(cls, kernel: Array, covariances: tuple[Array, Array] | None) -> "Polyadic":

@@ -33,6 +33,9 @@ class Preparation(Protocol):
     def quick(self) -> Self:
         """Return a preparation whose factors take less time and need not be good, for a trial of the speed."""
 
+    def brief(self) -> Self:
+        """Return a preparation whose factors are nearly as good and take a fraction of the time, for a rehearsal."""
+
 
 PreparedKernel: TypeAlias = Mapping[type[Preparation], Preparation]
 """All preparations of one kernel, by their class."""

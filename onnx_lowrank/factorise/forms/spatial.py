@@ -118,6 +118,10 @@ class Columns:
         """Return the cut itself, which takes little time at any rank."""
         return self
 
+    def brief(self) -> Self:
+        """Return the cut itself; see ``quick``."""
+        return self
+
     @cached_property
     def energies(self) -> Array:
         """Σ² [m], descending: what each column filter contributes to the responses."""

@@ -17,6 +17,7 @@ The winner is then solved again on all samples with the choices fixed; an altern
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -61,10 +62,19 @@ class Fitter:
         The function behind the layer; None for a linear solution.
     gram
         W Wᵀ, [d, d], where regressors are responses and so few that it has to stand in for more of them; else None.
+    ridges
+        The strengths of the shrinkage to choose from. Where there is one, there is nothing to judge, so that it is
+        best to let no row judge.
     """
 
     def __init__(
-        self, rows: Rows, prior: Array, rank: int, activation: Activation | None, gram: Array | None = None
+        self,
+        rows: Rows,
+        prior: Array,
+        rank: int,
+        activation: Activation | None,
+        gram: Array | None = None,
+        ridges: Sequence[float] = RIDGES,
     ) -> None:
         # Solving rows first, judging rows last: every part is then a slice, and nothing is copied again.
         order = np.argsort(rows.judges, kind="stable")
@@ -90,7 +100,7 @@ class Fitter:
         if 0 < first_judge < len(order):
             moments += Moments.of(X[judging], Y[judging])
             self._everything = Problem(samples, moments, prior, rank, activation)
-        self._ridge, self._error = _best_ridge(self._problem, self._judge)
+        self._ridge, self._error = _best_ridge(self._problem, self._judge, ridges)
 
     def linear(self) -> Fit:
         """Return the best linear solution."""
@@ -109,13 +119,13 @@ class Fitter:
         return Fit(solution.shifted(self._shift), state.shifted(self._shift), self._error, error, ridge, iterations)
 
 
-def _best_ridge(problem: Problem, judge: Judge) -> tuple[float, float]:
+def _best_ridge(problem: Problem, judge: Judge, ridges: Sequence[float]) -> tuple[float, float]:
     """Return the ridge and the error of the best linear solution.
 
-    The ridges are tried from the symmetric map on, weaker and weaker, until one is worse than the last.
+    The ridges are tried in turn, from the symmetric map on, weaker and weaker, until one is worse than the last.
     """
-    best = RIDGES[0], judge.error(problem.linear(RIDGES[0]))
-    for ridge in RIDGES[1:]:
+    best = ridges[0], judge.error(problem.linear(ridges[0]))
+    for ridge in ridges[1:]:
         if best[1] <= EXACT:
             break
         error = judge.error(problem.linear(ridge))

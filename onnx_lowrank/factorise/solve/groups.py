@@ -19,7 +19,7 @@ from onnx_lowrank.factorise.factors import Factorization, side_by_side
 from onnx_lowrank.factorise.forms.form import Form
 from onnx_lowrank.factorise.rows import Rows
 from onnx_lowrank.factorise.solve.fit import Fit
-from onnx_lowrank.factorise.solve.layer import solve
+from onnx_lowrank.factorise.solve.layer import solve, solve_briefly
 
 Array = NDArray[Any]
 
@@ -34,7 +34,13 @@ class Outcome:
 
 
 def solve_groups(
-    forms: Sequence[Form], inputs: Sequence[Array], rows: Rows, activation: Activation | None, *, nonlinear: bool
+    forms: Sequence[Form],
+    inputs: Sequence[Array],
+    rows: Rows,
+    activation: Activation | None,
+    *,
+    nonlinear: bool,
+    ridge: float | None = None,
 ) -> tuple[Factorization, Outcome, tuple[Chain, ...]]:
     """Return the convolutions of a layer, how they were chosen, and the factors of every group.
 
@@ -48,6 +54,8 @@ def solve_groups(
         The function behind the layer.
     nonlinear
         Whether to go beyond the linear regression; see ``solve``.
+    ridge
+        The ridge of a solution that only rehearses (``solve_briefly``); None for a solution to keep.
     """
     d = rows.targets.shape[1] // len(forms)
     chains, fits, weights = [], [], []
@@ -56,7 +64,10 @@ def solve_groups(
         shortcut = None if rows.shortcut is None else rows.shortcut[:, filters]
         group = Rows(columns, rows.targets[:, filters], rows.judges, shortcut)
         own_activation = restrict(activation, filters)
-        chain, fit = solve(form, group, own_activation, nonlinear=nonlinear)
+        if ridge is None:
+            chain, fit = solve(form, group, own_activation, nonlinear=nonlinear)
+        else:
+            chain, fit = solve_briefly(form, group, own_activation, ridge)
         chains.append(chain)
         fits.append(fit)
         judging = group.targets[rows.judges] if rows.judges.any() else group.targets

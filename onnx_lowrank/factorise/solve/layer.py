@@ -9,6 +9,8 @@ the refinement would take too long.
 
 from dataclasses import replace
 
+import numpy as np
+
 from onnx_lowrank.factorise.activations.relu import Activation
 from onnx_lowrank.factorise.chain import Chain
 from onnx_lowrank.factorise.forms.form import Form
@@ -16,6 +18,13 @@ from onnx_lowrank.factorise.rows import Rows
 from onnx_lowrank.factorise.solve.alternation import Fitter
 from onnx_lowrank.factorise.solve.descent import EPOCHS, finish, refine
 from onnx_lowrank.factorise.solve.fit import EXACT, Fit
+
+
+def solve_briefly(form: Form, rows: Rows, activation: Activation | None, ridge: float) -> tuple[Chain, Fit]:
+    """Return the factors of the linear regression on all rows with this ridge, for a rehearsal; see ``solve``."""
+    regressed = replace(rows, regressors=form.regressors(rows.regressors), judges=np.zeros_like(rows.judges))
+    best = Fitter(regressed, form.prior, form.rank, activation, form.gram, (ridge,)).linear()
+    return form.chain(best.map), best
 
 
 def solve(form: Form, rows: Rows, activation: Activation | None, *, nonlinear: bool) -> tuple[Chain, Fit]:

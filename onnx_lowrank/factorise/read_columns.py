@@ -20,7 +20,7 @@ MOST_COLUMNS = 1_200
 
 
 @dataclass(frozen=True)
-class Columns:
+class ReadColumns:
     """A layer whose columns belong to channels.
 
     Attributes
@@ -53,7 +53,7 @@ class Columns:
         return np.asarray(spread @ np.linalg.inv(self.root)).reshape(len(spread), -1)
 
 
-class ColumnMoments:
+class ReadMoments:
     """Statistics of the patches that a layer reads, accumulated over batches.
 
     Parameters
@@ -77,15 +77,15 @@ class ColumnMoments:
             rows = np.ascontiguousarray(by_tap).reshape(-1, self._channels)
         (self._judging if judging else self._solving).add(rows)
 
-    def of(self, kernel: Array) -> Columns:
+    def of(self, kernel: Array) -> ReadColumns:
         """Return what is known for the kernel [d, c, *sizes]."""
         c, g = self._channels, self._taps
         covariances = self._solving.covariance, self._judging.covariance
         if self.full:
             columns = np.arange(c * g).reshape(c, g)
-            return Columns(kernel.reshape(len(kernel), -1), *covariances, columns, self._solving.mean)
+            return ReadColumns(kernel.reshape(len(kernel), -1), *covariances, columns, self._solving.mean)
         taps = self._of_taps.covariance
         taps = taps * (g / (np.trace(taps) or 1.0)) + 1e-6 * np.eye(g)
         root = np.linalg.cholesky(taps)
         spread = (kernel.reshape(-1, g) @ root).reshape(len(kernel), c, g).transpose(0, 2, 1).reshape(-1, c)
-        return Columns(spread, *covariances, np.arange(c)[:, None], np.repeat(self._solving.mean, g), root)
+        return ReadColumns(spread, *covariances, np.arange(c)[:, None], np.repeat(self._solving.mean, g), root)
