@@ -47,8 +47,7 @@ def blocks_for(run: Run, basis: Basis) -> Reach:
     if run.options.rank_multiple != FILLED_BLOCKS or reach.user_plan or reach.clocked:
         return reach
     reach = replace(reach, multiple=next(within_reach(run, counted, reach.hidden)))
-    # Widths come close to any speedup, whatever the blocks.
-    return reach if basis.widths.sets else come_close(run, counted, reach, basis.profiled)
+    return come_close(run, counted, reach, basis.profiled)
 
 
 def carry_out(run: Run, prepared: Prepared) -> tuple[Prepared, Walked]:

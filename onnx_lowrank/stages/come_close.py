@@ -6,6 +6,7 @@ and lose more than it must. The energies are known by now, so the plans themselv
 
 from dataclasses import replace
 
+from onnx_lowrank.errors import TargetError
 from onnx_lowrank.options import FILLED_BLOCKS
 from onnx_lowrank.plan.allocate import TOLERANCE, budget_for
 from onnx_lowrank.stages.choices import choose, layers_to_choose, site_energies
@@ -31,7 +32,10 @@ def come_close(run: Run, counted: Counted, reach: Reach, profiled: Profiled) -> 
         budget = budget_for(all_macs, speedup)
         narrower = (each for each in within_reach(run, counted) if each.block < reach.multiple.block)
         for multiple in (reach.multiple, *narrower):
-            plan = choose(layers_to_choose(energies, counted, multiple), all_macs, speedup, run.options.ranks)
+            try:
+                plan = choose(layers_to_choose(energies, counted, multiple), all_macs, speedup, run.options.ranks)
+            except TargetError:  # ranks alone do not reach it, and widths fill whatever blocks there are
+                return reach
             macs = planned_macs(plan, counted.shapes, run.forms)
             saved = sum(counted.shapes[name].macs - cost for name, cost in macs.items())
             if budget - (all_macs - saved) <= TOLERANCE * budget:
