@@ -51,6 +51,7 @@ def compress(
     symmetric: bool = DEFAULTS.symmetric,
     residual: bool = DEFAULTS.residual,
     refit: bool = DEFAULTS.refit,
+    refine: int = DEFAULTS.refine,
     include_gemm: bool = DEFAULTS.include_gemm,
     ranks: str = DEFAULTS.ranks,
     objective: str = DEFAULTS.objective,
@@ -99,7 +100,7 @@ def compress(
     target, rank_multiple, form, width, solver, symmetric, residual, refit, include_gemm, ranks, objective, include,
     exclude
         See ``Options``.
-    images, seed
+    images, refine, seed
         See ``Options``.
     require
         A floor for the top-1 agreement ("agreement=0.95") or a ceiling for the centred error ("error=0.02") of the
@@ -148,6 +149,7 @@ def compress(
         symmetric=symmetric,
         residual=residual,
         refit=refit,
+        refine=refine,
         include_gemm=include_gemm,
         ranks=ranks,
         objective=objective,

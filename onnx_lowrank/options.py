@@ -72,7 +72,7 @@ def _is_shapes(value: object) -> bool:
 
 _TYPES: tuple[tuple[tuple[str, ...], Callable[[object], bool], str], ...] = (
     (("speedup",), _is_number, "a number, such as 2.5"),
-    (("images", "seed", "threads"), _is_whole, "a whole number"),
+    (("images", "seed", "threads", "refine"), _is_whole, "a whole number"),
     (("memory",), _is_number, "a number of bytes, such as 4 * 2**30"),
     (("form", "width", "solver", "ranks", "objective", "target", "task", "boxes"), _is_text, "a name as text"),
     (("rank_multiple",), lambda value: _is_whole(value) or _is_text(value), "a whole number, 'blocks' or 'auto'"),
@@ -125,6 +125,10 @@ class Options:
         Whether the fully connected layers behind factorised convolutions are fitted again, to correct part of their
         error. A layer keeps its weights unless held-out samples gain. The solver "weights" and ``symmetric`` never
         refit.
+    refine
+        The number of steps in which the weights of a few neighbouring layers, such as those of a residual block, are
+        refined together for what they deliver, once all of them are solved; 0 for none. They keep their weights unless
+        held-out samples gain. The solver "weights" and ``symmetric`` never refine.
     include_gemm
         Whether fully connected layers, which are Gemm and MatMul by a constant matrix, are factorised as well.
     ranks
@@ -189,6 +193,7 @@ class Options:
     symmetric: bool = False
     residual: bool = True
     refit: bool = True
+    refine: int = 0
     include_gemm: bool = False
     ranks: str = "exact"
     target: str = "macs"
@@ -242,6 +247,8 @@ class Options:
         for name, shape in self.input_shapes.items():
             if min(shape, default=1) < 1:
                 raise UsageError(f"input_shapes has {list(shape)} for {name or 'the input'!r}: sizes start at 1")
+        if self.refine < 0:
+            raise UsageError(f"refine is {self.refine}: give a number of steps, or 0 for none")
         if self.seed < 0:
             raise UsageError(f"seed is {self.seed}: give a number of at least 0")
         if self.memory < 1 << 20:
@@ -275,7 +282,7 @@ class Options:
                     if not (fits(value) or (may_be_none and value is None)):
                         raise UsageError(f"{name} is {reprlib.repr(value)}: give {wanted}")
         object.__setattr__(self, "speedup", float(self.speedup))
-        for name in ("images", "seed", "threads", "memory", "latency_batch", "rank_multiple"):
+        for name in ("images", "seed", "threads", "refine", "memory", "latency_batch", "rank_multiple"):
             if isinstance(getattr(self, name), Real):
                 object.__setattr__(self, name, int(getattr(self, name)))
         if self.latency_table is not None:

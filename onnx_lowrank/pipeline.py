@@ -52,6 +52,7 @@ from onnx_lowrank.stages.prepared import Basis, Prepared
 from onnx_lowrank.stages.profile import profile
 from onnx_lowrank.stages.reach import clock, reach
 from onnx_lowrank.stages.read import read
+from onnx_lowrank.stages.refining import with_refinement
 from onnx_lowrank.stages.report import plan_report, report
 from onnx_lowrank.stages.request import Request
 from onnx_lowrank.stages.run import Run
@@ -126,7 +127,7 @@ def compress(request: Request, listener: Listener = NOBODY, forms: FormTable = F
             run, prepared, walked = sought.run, sought.prepared, sought.walked
         else:
             prepared = narrow(run, prepare(run, stack), stack)
-            queue = deque(steps(run, prepared))
+            queue = deque(with_refinement(run, prepared, steps(run, prepared), stack))
             prepared = prepared.without_profile()  # each step holds its own rows, and goes when it is done
             walked = walk(run, prepared.read.network, queue, prepared.shard)
     model = check(run, prepared, walked.network)

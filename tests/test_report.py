@@ -99,6 +99,7 @@ SCHEMA: dict[str, Any] = {
             "reason": str,
         }
     ],
+    "refined": [],
     "accuracy": {"samples": int, "before": float, "after": float},
     "cost": {
         "seconds": {"*": float},

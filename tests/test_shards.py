@@ -97,6 +97,9 @@ CASES = {
         classifier("transB 0"), 2, options={"include_gemm": True, "include": "fc"},
         plan=Plan((SitePlan("fc", "channel", (3,)),)),
     ),
+    "layers that are refined together": Case(
+        deep_residual(3), 3, options={"refine": 8}, shows=lambda report: any(not own.kept for own in report.refined)
+    ),
     "later sites that see the original network": Case(deep_residual(2), 3, options={"symmetric": True}),
     "activations that are computed again or go to disk": Case(
         deep_residual(10), 3, samples=12, options={"solver": "linear"}, memory=ALL_ROWS_NO_ACTIVATIONS

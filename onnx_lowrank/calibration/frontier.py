@@ -7,6 +7,7 @@ cheap; elsewhere they are kept on disk. What NumPy cannot hold crosses a cut in 
 it; the types that ONNX Runtime gives the tensors decide.
 """
 
+import contextlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,11 +125,32 @@ class Frontier:
         self._narrow: dict[str, int] = {}  # tensors that cross a cut in a wider type
         self._unkept: set[str] = set()  # tensors that cannot cross a cut: what they are made from does
         self._store: TensorStore | None = None  # None: the cut is the network's input, which the source delivers
+        self._mark: tuple[int, TensorStore | None] | None = None
         self.macs_executed = 0
 
     def close(self) -> None:
         """Give up all tensors in memory and on disk; the next visit starts from the network's input."""
+        self.unmark()
         self._move(0, None)
+
+    def mark(self) -> None:
+        """Remember the cut, with its tensors, until ``go_back`` or ``unmark``; there is one mark at a time."""
+        self.unmark()
+        self._mark = self._cut, self._store
+
+    def go_back(self) -> None:
+        """Return to the cut that was remembered, because nodes behind it have changed."""
+        assert self._mark is not None
+        cut, store = self._mark
+        if self._store is not store:
+            self._move(cut, store)
+        self._mark = None
+
+    def unmark(self) -> None:
+        """Forget the cut that was remembered."""
+        if self._mark and self._mark[1] and self._mark[1] is not self._store:
+            self._mark[1].close()
+        self._mark = None
 
     def set_macs(self, output: str, macs: int) -> None:
         """Set the MACs of one sample of the node that makes a tensor."""
@@ -152,13 +174,42 @@ class Frontier:
         stop = min(position(self._network, layer.output) for layer in layers)
         shortcuts = [layer.join.shortcut if isinstance(layer, ConvSite) and layer.join else None for layer in layers]
         looked_at = list(dict.fromkeys([*(layer.input for layer in layers), *(name for name in shortcuts if name)]))
+        with contextlib.closing(self.tensors(stop, looked_at, layers[0].name, memory)) as batches:
+            for batch, at_hand in batches:
+                yield Visit(
+                    batch,
+                    tuple(at_hand[layer.input] for layer in layers),
+                    tuple(at_hand[name] if name else None for name in shortcuts),
+                )
+
+    def tensors(
+        self, stop: int, looked_at: Sequence[str], label: str, memory: int
+    ) -> Generator[tuple[int, Mapping[str, Any]]]:
+        """Run up to a cut, batch by batch, and move the cut of the batches there where that pays; see ``visit``.
+
+        Parameters
+        ----------
+        stop
+            The index of the node in front of which the batches come to lie, at least that of an earlier visit.
+        looked_at
+            The names of tensors that are wanted. What is made behind the cut is computed ahead of its turn.
+        label
+            What is behind the cut, for error messages.
+        memory
+            See ``visit``.
+
+        Yields
+        ------
+        tuple
+            The number of the batch, and its tensors by name.
+        """
         way: _Way | None = None
         following: TensorStore | None = None
         try:
             for batch in self._batches:
                 samples = self._sampling.batches[batch]
                 held = self._store.read(batch) if self._store else self._sampling.source.feeds(samples)
-                way = way or self._way(stop, looked_at, held, f"the piece in front of {layers[0].name}")
+                way = way or self._way(stop, looked_at, held, f"the piece in front of {label}")
                 computed, tensors = {}, held
                 if way.piece:
                     computed = way.piece.run(held)
@@ -167,20 +218,15 @@ class Frontier:
                     if batch == self._batches[0]:
                         following = self._next_store(tensors, stop, memory)
                 if following:
-                    if self._store:
+                    if self._store and not self._is_marked:
                         self._store.drop(batch)
                     following.write(batch, tensors)
-                at_hand = tensors | computed
-                yield Visit(
-                    batch,
-                    tuple(at_hand[layer.input] for layer in layers),
-                    tuple(at_hand[name] if name else None for name in shortcuts),
-                )
+                yield batch, tensors | computed
         except BaseException:
             # Some batches have moved on and others have not.
             if following:
                 following.close()
-            self._move(0, None)
+            self.close()
             raise
         if following:
             self._move(stop, following)
@@ -208,9 +254,14 @@ class Frontier:
             yield batch, piece.run(held)
 
     def _move(self, cut: int, store: TensorStore | None) -> None:
-        if self._store:
+        if self._store and not self._is_marked:
             self._store.close()
         self._cut, self._store = cut, store
+
+    @property
+    def _is_marked(self) -> bool:
+        """Whether the tensors at the cut are to be kept when it moves on."""
+        return self._mark is not None and self._mark[1] is self._store
 
     def _way(self, stop: int, looked_at: Sequence[str], held: Feeds, label: str) -> _Way:
         """Open the piece up to a cut. The types of its outputs show which of them can cross the cut as they are."""
@@ -254,6 +305,9 @@ class Frontier:
         batches = float(self._sampling.amounts(self._batches).sum() / first.sum())
         size = sum(value.nbytes for value in tensors.values()) * batches
         held = self._store.bytes if self._store else 0
+        if self._mark and self._mark[1]:
+            memory -= self._mark[1].bytes
+            held = 0 if self._is_marked else held
         # Batches move over one at a time, so the old and the new tensors are never held in full together.
         if max(size, held) <= memory:
             return TensorStore(on_disk=False)

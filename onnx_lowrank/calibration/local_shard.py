@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibration.frontier import Frontier
 from onnx_lowrank.calibration.positions import gather_patches, gather_points
 from onnx_lowrank.calibration.sampling import Sampling
-from onnx_lowrank.calibration.shard import LayerSample, ProfileQuestion, RowsQuestion, SiteRows
+from onnx_lowrank.calibration.shard import LayerSample, ProfileQuestion, RowsQuestion, SiteRows, TensorsQuestion
 from onnx_lowrank.calibration.sizes import run_of_any_size
 from onnx_lowrank.calibration.transposed_patches import transposed_patches
 from onnx_lowrank.factorise.forms.form import Form
-from onnx_lowrank.graph.edit.reweight import replace_weights
+from onnx_lowrank.graph.edit.reweight import replace_stored, replace_weights
 from onnx_lowrank.graph.edit.rewrite import Replacement, rewrite_together
 from onnx_lowrank.graph.find.dense import DenseLayer
 from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.segments import whole
+from onnx_lowrank.graph.traverse import position
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.runtime.carrying_session import open_carrying
 from onnx_lowrank.runtime.session import Opener
@@ -135,6 +136,32 @@ class LocalShard:
         """See ``Shard``."""
         return self._frontier.results(network, outputs)
 
+    def tensors(self, question: TensorsQuestion, memory: int) -> Iterator[tuple[int, list[dict[str, Array]]]]:
+        """See ``Shard``."""
+        stop = 0 if question.behind is None else position(self._network, question.behind) + 1
+        label = f"what follows {question.behind}" if question.behind else "the network"
+        with contextlib.closing(self._frontier.tensors(stop, question.names, label, memory)) as batches:
+            for batch, values in batches:
+                if batch in question.windows:
+                    yield batch, [_seen_through(window, question.names, values) for window in question.windows[batch]]
+
+    @property
+    def network(self) -> Network:
+        """See ``Shard``."""
+        return self._network
+
+    def mark(self) -> None:
+        """See ``Shard``."""
+        self._frontier.mark()
+
+    def refined(self, values: Mapping[str, Array]) -> None:
+        """See ``Shard``."""
+        if values:
+            replace_stored(self._network, values)
+            self._frontier.go_back()
+        else:
+            self._frontier.unmark()
+
     def advance(self, replacements: Sequence[Replacement], macs: Sequence[int]) -> None:
         """See ``Shard``."""
         rewrite_together(self._network, replacements)
@@ -185,6 +212,13 @@ class _Collected:
         """All rows up to now."""
         shortcut = np.concatenate(self._shortcuts) if self._shortcuts else None
         return SiteRows(tuple(array[: self._filled] for array in self._inputs), shortcut)
+
+
+def _seen_through(
+    window: Mapping[str, tuple[slice, ...]], names: Sequence[str], values: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Return copies of what a window shows of some tensors."""
+    return {name: values[name][(slice(None), slice(None), *window.get(name, ()))].copy() for name in names}
 
 
 def patches_at_once(site: ConvSite) -> int:

@@ -118,6 +118,26 @@ class SiteRows:
     shortcut: Array | None
 
 
+@dataclass(frozen=True)
+class TensorsQuestion:
+    """The question for tensors of some batches, or for windows of them.
+
+    Attributes
+    ----------
+    names
+        The tensors.
+    behind
+        A tensor that the last node in front of the cut makes, up to which the batches run; None for the beginning.
+    windows
+        The positions that are wanted along every spatial axis, by the name of the tensor, window by window, for every
+        batch that is looked at; the whole tensor where it is not named.
+    """
+
+    names: tuple[str, ...]
+    behind: str | None
+    windows: Mapping[int, Sequence[Mapping[str, tuple[slice, ...]]]]
+
+
 class Shard(Protocol):
     """Samples, and the network approximated so far, which runs on them."""
 
@@ -157,6 +177,28 @@ class Shard(Protocol):
             A copy of the shard's network which may differ from the layers of the last question on.
         outputs
             The names of tensors that depend on these layers.
+        """
+
+    def tensors(self, question: TensorsQuestion, memory: int) -> Iterator[tuple[int, list[dict[str, Array]]]]:
+        """Look at tensors in front of a cut, which no earlier question has passed; ``memory`` is as for ``rows``.
+
+        Yields
+        ------
+        tuple
+            The number of a batch, and its tensors by name for every window.
+        """
+
+    @property
+    def network(self) -> Network:
+        """The network approximated so far, which is not to be changed."""
+
+    def mark(self) -> None:
+        """Remember the cut that the samples have reached, until layers behind it are refined."""
+
+    def refined(self, values: Mapping[str, Array]) -> None:
+        """Give stored tensors behind the marked cut new values, by name, and let the samples return to this cut.
+
+        Where there are no values, nothing changes, and the cut is forgotten.
         """
 
     def advance(self, replacements: Sequence[Replacement], macs: Sequence[int]) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.calibration.local_shard import LocalShard
 from onnx_lowrank.calibration.sampling import Sampling
-from onnx_lowrank.calibration.shard import LayerSample, ProfileQuestion, RowsQuestion, Shard, SiteRows
+from onnx_lowrank.calibration.shard import LayerSample, ProfileQuestion, RowsQuestion, Shard, SiteRows, TensorsQuestion
 from onnx_lowrank.factorise.forms.form import Form
 from onnx_lowrank.graph.edit.rewrite import Replacement
 from onnx_lowrank.graph.find.dense import DenseLayer
@@ -56,6 +56,25 @@ class Shards:
     def results(self, network: Network, outputs: Sequence[str]) -> Iterator[tuple[int, Feeds]]:
         """See ``Shard``."""
         return chain.from_iterable(shard.results(network, outputs) for shard in self._shards)
+
+    def tensors(self, question: TensorsQuestion, memory: int) -> Iterator[tuple[int, list[dict[str, Array]]]]:
+        """See ``Shard``."""
+        return chain.from_iterable(shard.tensors(question, limit) for shard, limit in self._limits(memory))
+
+    @property
+    def network(self) -> Network:
+        """See ``Shard``."""
+        return self._shards[0].network
+
+    def mark(self) -> None:
+        """See ``Shard``."""
+        for shard in self._shards:
+            shard.mark()
+
+    def refined(self, values: Mapping[str, Array]) -> None:
+        """See ``Shard``."""
+        for shard in self._shards:
+            shard.refined(values)
 
     def advance(self, replacements: Sequence[Replacement], macs: Sequence[int]) -> None:
         """See ``Shard``."""

@@ -14,6 +14,7 @@ from onnx_lowrank.cli import tables as draw
 from onnx_lowrank.cli.arguments import CommandLine, arguments
 from onnx_lowrank.cli.compress_parser import PROGRAM, SHORT_USAGE
 from onnx_lowrank.cli.progress_bars import ProgressBars
+from onnx_lowrank.cli.refined_table import refined_table
 from onnx_lowrank.cli.task_tables import labelled_measure, labelled_table, main_measure, tasks_table
 from onnx_lowrank.cli.trade_off_table import kept_summary, trade_off_table
 from onnx_lowrank.errors import DataError, QualityError, UsageError
@@ -100,6 +101,7 @@ def _compress(line: CommandLine, out: Path, pipeline: Pipeline, listener: Listen
         *_trade_off_tables(report),
         draw.sites_table(report.sites),
         draw.refitted_table(report.refitted),
+        refined_table(report.refined),
         draw.skipped_table(report.skipped, _layers(line)),
     ]
     return tables, f"wrote {out}: {_summary(report)}"

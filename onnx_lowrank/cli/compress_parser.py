@@ -245,6 +245,13 @@ def _add_solver(parser: Parser) -> None:
         action=toggle,
         help="fit the fully connected layers behind factorised convolutions again (default: yes)",
     )
+    add(
+        "--refine",
+        metavar="STEPS",
+        type=int,
+        help="refine the weights of a few neighbouring layers together, such as those of a residual block, in so many "
+        f"steps; 0 for none (default: {DEFAULTS.refine})",
+    )
     add("--seed", metavar="N", type=int, help=f"seed for all random choices (default: {DEFAULTS.seed})")
 
 

@@ -14,6 +14,7 @@ from onnx_lowrank.report.importance_schema import ImportanceReport
 from onnx_lowrank.report.latency_schema import Latency, LatencyPlanReport
 from onnx_lowrank.report.output_schema import AccuracyReport as AccuracyReport
 from onnx_lowrank.report.output_schema import OutputReport
+from onnx_lowrank.report.refined_schema import RefinedReport
 from onnx_lowrank.report.task_schema import LabelledReport, TaskReport
 from onnx_lowrank.report.trade_off_schema import TradeOffReport
 from onnx_lowrank.report.width_schema import WidthReport
@@ -253,6 +254,8 @@ class Report:
         How well both models do that on samples with labelled boxes or masks; None without such samples.
     trade_off
         The models that were solved with ``keep`` or ``curve``; None without.
+    refined
+        The neighbouring layers that were refined together.
     """
 
     schema: int
@@ -282,6 +285,7 @@ class Report:
     tasks: tuple[TaskReport, ...] = ()
     labelled: LabelledReport | None = None
     trade_off: TradeOffReport | None = None
+    refined: tuple[RefinedReport, ...] = ()
 
     def to_json(self) -> str:
         """Return the report as JSON text, with the keys in the order of the fields."""

@@ -12,6 +12,7 @@ from onnx_lowrank.stages.plan import plan
 from onnx_lowrank.stages.prepared import Basis, Prepared
 from onnx_lowrank.stages.rank_blocks import within_reach
 from onnx_lowrank.stages.reach import Reach
+from onnx_lowrank.stages.refining import with_refinement
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.steps import steps
 from onnx_lowrank.stages.walk import Walked, walk
@@ -64,7 +65,7 @@ def carry_out(run: Run, prepared: Prepared) -> tuple[Prepared, Walked]:
     held = sum(target.rows.nbytes for target in prepared.profiled.targets.values())
     with contextlib.ExitStack() as stack:
         narrowed = narrow(run, prepared, stack)
-        queue = deque(steps(run, narrowed))
+        queue = deque(with_refinement(run, narrowed, steps(run, narrowed), stack))
         sampling, macs = narrowed.sampled.sampling, narrowed.counted.macs.all
         shard = stack.enter_context(open_shards(narrowed.path, sampling, run.open_session, macs, run.shards))
         return narrowed.without_profile(), walk(run, narrowed.read.network, queue, shard, held=held)

@@ -89,6 +89,7 @@ def narrow(run: Run, prepared: Prepared, stack: contextlib.ExitStack) -> Prepare
         profiled=profiled,
         planned=planned,
         wide=prepared.counted,
+        wide_path=prepared.path,
         path=path,
         shard=stack.enter_context(opened),
     )

@@ -48,12 +48,15 @@ class Prepared(Basis):
     wide
         The layers of the original where channels have been taken out of the network, so that everything else describes
         the narrow one; None where all channels stay.
+    wide_path
+        The original with its nodes in the order of the walk, where channels have been taken out of ``path``.
     trade_off
         The models that were solved before one was chosen; None where there was no choice.
     """
 
     planned: Planned = field(kw_only=True)
     wide: Counted | None = field(default=None, kw_only=True)
+    wide_path: Network | None = field(default=None, kw_only=True)
     trade_off: TradeOffReport | None = field(default=None, kw_only=True)
 
     @property

@@ -12,6 +12,7 @@ from onnx_lowrank.graph.files.load import parameters
 from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.plan.importance import Importance
 from onnx_lowrank.report.importance_schema import ImportanceReport
+from onnx_lowrank.report.refined_schema import RefinedReport
 from onnx_lowrank.report.schema import (
     SCHEMA,
     CostReport,
@@ -25,6 +26,7 @@ from onnx_lowrank.report.schema import (
     SpeedupReport,
 )
 from onnx_lowrank.report.width_schema import WidthReport
+from onnx_lowrank.stages.blocks import RefinedStretch
 from onnx_lowrank.stages.kept import trade_off
 from onnx_lowrank.stages.latency_report import latency_plan
 from onnx_lowrank.stages.measure import Measured
@@ -102,6 +104,7 @@ def report(
         tasks=measured.tasks,
         labelled=measured.labelled,
         trade_off=traded,
+        refined=tuple(map(_refined, walked.refined)),
     )
 
 
@@ -235,4 +238,18 @@ def _refitted(refitted: Refitted) -> RefittedReport:
         ridge=fit.ridge if fit and fit.ridge is not None and math.isfinite(fit.ridge) else None,
         kept=refitted.kept,
         reason=refitted.reason,
+    )
+
+
+def _refined(refined: RefinedStretch) -> RefinedReport:
+    found = refined.refinement
+    return RefinedReport(
+        outputs=refined.stretch.outputs,
+        layers=refined.stretch.layers,
+        error_before=found.error_before if found else None,
+        error_after=found.error_after if found else None,
+        steps=found.steps if found else 0,
+        seconds=round(refined.seconds, 3),
+        kept=not refined.weights,
+        reason=refined.reason,
     )

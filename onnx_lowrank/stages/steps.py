@@ -21,6 +21,7 @@ from onnx_lowrank.graph.edit.rewrite import Replacement, rewrite_together
 from onnx_lowrank.graph.find.sites import ConvSite
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.traverse import behind, position
+from onnx_lowrank.stages.blocks import Entered, RefinedStretch
 from onnx_lowrank.stages.by_site import by_site
 from onnx_lowrank.stages.count import dense_bytes
 from onnx_lowrank.stages.families import (
@@ -82,7 +83,7 @@ class Solution:
         rewrite_together(network, self.replacements)
 
 
-Change: TypeAlias = Solution | Refitted
+Change: TypeAlias = Solution | Refitted | RefinedStretch | Entered
 """The result of a step; its ``apply`` changes a network in place."""
 
 

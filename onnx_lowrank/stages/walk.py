@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from onnx_lowrank.calibration.shard import Shard
 from onnx_lowrank.graph.network import Network
+from onnx_lowrank.stages.blocks import RefinedStretch
 from onnx_lowrank.stages.refit import Refitted
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.steps import OVERHEAD, Solution, Step
@@ -27,6 +28,8 @@ class Walked:
         The factorised sites, by name; those that share a weight have the same.
     refitted
         The fully connected layers that were to be fitted again.
+    refined
+        The stretches of layers that were to be refined.
     macs_executed
         The MACs of all runs of the network.
     """
@@ -34,6 +37,7 @@ class Walked:
     network: Network
     solutions: dict[str, Solution]
     refitted: tuple[Refitted, ...]
+    refined: tuple[RefinedStretch, ...]
     macs_executed: int
 
 
@@ -61,6 +65,7 @@ def walk(
     rewritten, total = network.copy(), len(steps)
     solutions: dict[str, Solution] = {}
     refitted: list[Refitted] = []
+    refined: list[RefinedStretch] = []
     with run.times.stage("factorise"):
         run.progress("factorise", 0, total)
         while steps:
@@ -71,7 +76,10 @@ def walk(
             change.apply(rewritten)
             if isinstance(change, Solution):
                 solutions |= dict.fromkeys(change.names, change)
-            else:
+            elif isinstance(change, Refitted):
                 refitted.append(change)
+            elif isinstance(change, RefinedStretch):
+                refined.append(change)
             run.progress("factorise", total - len(steps), total)
-    return Walked(rewritten, solutions, tuple(refitted), shard.macs_executed)
+    executed = shard.macs_executed + sum(stretch.macs_executed for stretch in refined)
+    return Walked(rewritten, solutions, tuple(refitted), tuple(refined), executed)

@@ -1,5 +1,6 @@
-"""A fully connected layer with new weights."""
+"""Layers with new weights."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import onnx
@@ -51,6 +52,26 @@ def replace_weights(network: Network, layer: DenseLayer, weight: Array | None, b
         # An export takes what the original stores under a name unless it is told otherwise.
         network.replaced[constant.name] = tensor_proto(constant)
     return True
+
+
+def replace_stored(network: Network, values: Mapping[str, Array]) -> None:
+    """Give stored tensors that only nodes of the main graph read new values, in place.
+
+    Parameters
+    ----------
+    network
+        The network.
+    values
+        The values by the names of the tensors, in the shapes that they have, and within the range of their types.
+    """
+    new: dict[str, gs.Constant] = {}
+    for node in network.nodes:
+        for index, tensor in enumerate(node.inputs):
+            if isinstance(tensor, gs.Constant) and tensor.name in values:
+                if tensor.name not in new:
+                    new[tensor.name] = _like(tensor, values[tensor.name])
+                    network.replaced[tensor.name] = tensor_proto(new[tensor.name])
+                node.inputs[index] = new[tensor.name]
 
 
 def _like(old: gs.Constant, values: Array) -> Any:

@@ -1,0 +1,1 @@
+"""Pieces of a network read as blocks that the mathematics can differentiate."""

@@ -1,0 +1,85 @@
+"""The stage that puts the refinement of a few layers at a time into the walk."""
+
+import contextlib
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_lowrank.calibration.shards import open_shards
+from onnx_lowrank.calibration.sizes import run_of_any_size
+from onnx_lowrank.factorise.blocks.refinement import Course
+from onnx_lowrank.graph.find.blocks import Stretch, passing_tensors, stretches
+from onnx_lowrank.graph.segments import whole
+from onnx_lowrank.graph.traverse import behind, position
+from onnx_lowrank.runtime.carrying_session import open_carrying
+from onnx_lowrank.stages.blocks import EnterStep, Held, LeaveStep, Refining
+from onnx_lowrank.stages.prepared import Prepared
+from onnx_lowrank.stages.run import Run
+from onnx_lowrank.stages.steps import Step
+
+Array = NDArray[Any]
+
+MEMORY_SHARE = 8
+"""The samples of a stretch, and the activations of the original, each take at most this part of ``--memory``."""
+
+
+def with_refinement(run: Run, prepared: Prepared, steps: Sequence[Step], stack: contextlib.ExitStack) -> list[Step]:
+    """Return the steps of a walk with a refinement behind every stretch of layers that an error has reached.
+
+    Parameters
+    ----------
+    run
+        The surroundings.
+    prepared
+        The results of the stages up to the plan.
+    steps
+        The steps of the walk, in the order of the network.
+    stack
+        Closes the shard in which the original runs beside the approximated network.
+    """
+    options, sampling = run.options, prepared.sampled.sampling
+    if not options.refine or options.symmetric or options.solver == "weights":
+        return list(steps)
+    if len(sampling.sizes):
+        run.warn("layers are not refined together, because the samples have several sizes")
+        return list(steps)
+    network, values, macs = prepared.path, _values(run, prepared), prepared.counted.macs
+    shapes = {name: value.shape for name, value in values.items()}
+    maps = {name for name, value in values.items() if value.ndim > 1 and value.dtype.kind in "fV"}
+    reached = behind(network, [output for step in steps for output in step.outputs])
+    found = [stretch for stretch in stretches(network, shapes) if not reached.isdisjoint(stretch.outputs)]
+    wide = prepared.wide_path or network
+    opened = open_shards(wide, sampling, run.open_session, prepared.original.macs.all, run.shards)
+    original = stack.enter_context(opened)
+    room, total = options.memory // MEMORY_SHARE, options.refine * len(found)
+    placed = [(float(min(position(network, output) for output in step.outputs)), step) for step in steps]
+    for number, whole_stretch in enumerate(found):
+        stretch = _of_maps(whole_stretch, maps)
+        numbers = {name: values[name] for name in whole_stretch.inputs if name not in maps and name in values}
+        refining = Refining(stretch, shapes, macs.samples, numbers, original, run.open_session, sampling, room)
+
+        def heard(step: int, done: int = options.refine * number) -> None:
+            run.progress("refine", done + step, total)
+
+        held, course = Held(), Course(options.refine, options.seed, heard)
+        placed.append((stretch.start(network) - 0.5, EnterStep(refining, held)))
+        placed.append((stretch.stop(network) - 0.6, LeaveStep(refining, held, course, room, heard)))
+    return [step for _, step in sorted(placed, key=lambda pair: pair[0])]
+
+
+def _values(run: Run, prepared: Prepared) -> dict[str, Array]:
+    """Return the tensors through which the network can be cut, for the smallest batch."""
+    sampling = prepared.sampled.sampling
+    session = open_carrying(run.open_session, whole(prepared.path, passing_tensors(prepared.path)), "the model")
+    feeds = sampling.source.feeds(sampling.single)
+    values = feeds | run_of_any_size(session, feeds, sampling)
+    return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+
+
+def _of_maps(stretch: Stretch, maps: Collection[str]) -> Stretch:
+    """Return a stretch without the shapes and other whole numbers that it reads and delivers besides its maps."""
+    inputs, outputs = (tuple(name for name in names if name in maps) for names in (stretch.inputs, stretch.outputs))
+    return replace(stretch, inputs=inputs, outputs=outputs)
