@@ -1,18 +1,16 @@
 """The choices of a user, with their defaults, checked in one place."""
 
-import math
 import os
 import re
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Integral, Real
-
-import numpy as np
+from numbers import Real
 
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.factorise.forms import table
 from onnx_lowrank.measures.table import HEAD_CHOICES, TASK_CHOICES
+from onnx_lowrank.option_types import TYPES
 from onnx_lowrank.quality import Requirement, parse_kept, parse_requirement
 
 AUTO = table.AUTO
@@ -34,61 +32,6 @@ GIB = 1 << 30
 
 MOST_THREADS = 4096
 """More threads than any machine runs, and few enough for ONNX Runtime to accept."""
-
-
-def _is_number(value: object) -> bool:
-    try:
-        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value))
-    except OverflowError:
-        return False
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_path(value: object) -> bool:
-    return isinstance(value, str | os.PathLike) and isinstance(os.fspath(value), str)
-
-
-def _is_flag(value: object) -> bool:
-    return isinstance(value, bool | np.bool_ | Integral) and value in (0, 1)
-
-
-def _is_names(value: object) -> bool:
-    return isinstance(value, tuple | list) and all(map(_is_text, value))
-
-
-def _is_shapes(value: object) -> bool:
-    return isinstance(value, Mapping) and all(
-        _is_text(name) and isinstance(shape, tuple | list) and all(map(_is_whole, shape))
-        for name, shape in value.items()
-    )
-
-
-_TYPES: tuple[tuple[tuple[str, ...], Callable[[object], bool], str], ...] = (
-    (("speedup",), _is_number, "a number, such as 2.5"),
-    (("images", "seed", "threads", "refine"), _is_whole, "a whole number"),
-    (("memory",), _is_number, "a number of bytes, such as 4 * 2**30"),
-    (("form", "width", "solver", "ranks", "objective", "target", "task", "boxes"), _is_text, "a name as text"),
-    (("rank_multiple",), lambda value: _is_whole(value) or _is_text(value), "a whole number, 'blocks' or 'auto'"),
-    (("symmetric", "residual", "refit", "include_gemm", "curve"), _is_flag, "True or False"),
-    (("providers",), _is_names, 'a tuple of names, such as ("cuda", "cpu")'),
-    (("input_shapes",), _is_shapes, 'shapes by the names of the inputs, such as {"x": (1, 3, 224, 224)}'),
-)
-"""Options that must be given, with what they must be."""
-
-_OPTIONAL_TYPES: tuple[tuple[tuple[str, ...], Callable[[object], bool], str], ...] = (
-    (("preset", "latency_device"), _is_text, "a name, or None"),
-    (("include", "exclude"), _is_text, "one regular expression, such as 'conv1|conv2', or None"),
-    (("latency_table",), _is_path, "the path of a file, or None"),
-    (("latency_batch",), _is_whole, "a whole number, or None"),
-)
-"""Options that may be None."""
 
 
 @dataclass(frozen=True)
@@ -275,12 +218,10 @@ class Options:
         UsageError
             With the name of the option.
         """
-        for types, may_be_none in ((_TYPES, False), (_OPTIONAL_TYPES, True)):
-            for names, fits, wanted in types:
-                for name in names:
-                    value = getattr(self, name)
-                    if not (fits(value) or (may_be_none and value is None)):
-                        raise UsageError(f"{name} is {reprlib.repr(value)}: give {wanted}")
+        for name, (fits, wanted) in TYPES.items():
+            value = getattr(self, name)
+            if not fits(value):
+                raise UsageError(f"{name} is {reprlib.repr(value)}: give {wanted}")
         object.__setattr__(self, "speedup", float(self.speedup))
         for name in ("images", "seed", "threads", "refine", "memory", "latency_batch", "rank_multiple"):
             if isinstance(getattr(self, name), Real):

@@ -38,7 +38,8 @@ from onnx_lowrank.graph.files.save import write
 from onnx_lowrank.graph.gather import gathered
 from onnx_lowrank.progress import NOBODY, Listener
 from onnx_lowrank.report.latency_schema import MeasuredReport
-from onnx_lowrank.report.schema import PlanReport, Report
+from onnx_lowrank.report.plan_schema import PlanReport
+from onnx_lowrank.report.schema import Report
 from onnx_lowrank.runtime.blas_threads import without_spinning
 from onnx_lowrank.stages.attempt import plan_for
 from onnx_lowrank.stages.check import check

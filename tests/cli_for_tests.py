@@ -16,6 +16,7 @@ from onnx_lowrank.progress import Listener
 from onnx_lowrank.report import schema
 from onnx_lowrank.report.latency_schema import Latency, MeasuredLayer, MeasuredReport
 from onnx_lowrank.report.output_schema import OutputReport
+from onnx_lowrank.report.plan_schema import PlanReport
 from onnx_lowrank.stages.request import Request
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ REPORT = schema.Report(
     warnings=(),
 )
 PLAN = Plan((SitePlan("conv[0]", None), SitePlan("conv1", "channel", (20,))))
-PLAN_REPORT = schema.PlanReport(SITES, SKIPPED, MACS, schema.SpeedupReport(4, 4.0091, None), PLAN)
+PLAN_REPORT = PlanReport(SITES, SKIPPED, MACS, schema.SpeedupReport(4, 4.0091, None), PLAN)
 ARGUMENTS = ["in.onnx", "out.onnx"]
 
 MEASURED = MeasuredReport(

@@ -13,7 +13,8 @@ from onnx_lowrank import Result, compress
 from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.files.load import load
 from onnx_lowrank.graph.files.save import export
-from onnx_lowrank.graph.find.sites import ConvSite, find_sites
+from onnx_lowrank.graph.find.site import ConvSite
+from onnx_lowrank.graph.find.sites import find_sites
 
 D = 10
 

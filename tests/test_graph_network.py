@@ -18,7 +18,8 @@ from onnx_lowrank.graph.edit.rewrite import rewrite
 from onnx_lowrank.graph.files.load import LoadedModel, load
 from onnx_lowrank.graph.files.save import export
 from onnx_lowrank.graph.find.dense import refittable
-from onnx_lowrank.graph.find.sites import ConvSite, find_sites
+from onnx_lowrank.graph.find.site import ConvSite
+from onnx_lowrank.graph.find.sites import find_sites
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.segments import live_tensors, whole
 from onnx_lowrank.graph.tensors import is_sparse, tensor_proto

@@ -21,7 +21,8 @@ from onnx_lowrank.graph.edit.rewrite import rewrite
 from onnx_lowrank.graph.files.load import load
 from onnx_lowrank.graph.files.save import export
 from onnx_lowrank.graph.files.validate import validate
-from onnx_lowrank.graph.find.sites import ConvSite, find_sites
+from onnx_lowrank.graph.find.site import ConvSite
+from onnx_lowrank.graph.find.sites import find_sites
 from onnx_lowrank.graph.tensors import BFLOAT16
 
 BOTH, NEITHER = (True, True), (False, False)

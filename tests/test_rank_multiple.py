@@ -18,7 +18,7 @@ from onnx_lowrank.factorise.forms.table import FORMS
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import plan_only
 from onnx_lowrank.plan.cost import lowest_macs
-from onnx_lowrank.report.schema import PlanReport
+from onnx_lowrank.report.plan_schema import PlanReport
 from onnx_lowrank.stages.request import Request
 
 CHANNEL, SPATIAL, CP = (FORMS[name] for name in ("channel", "spatial", "cp"))

@@ -30,7 +30,8 @@ from onnx_lowrank.graph.files.load import load
 from onnx_lowrank.graph.files.save import export
 from onnx_lowrank.graph.files.validate import validate
 from onnx_lowrank.graph.find.families import families
-from onnx_lowrank.graph.find.sites import ConvSite, find_sites
+from onnx_lowrank.graph.find.site import ConvSite
+from onnx_lowrank.graph.find.sites import find_sites
 from onnx_lowrank.graph.layer_model import ConvGeometry, layer_input, layer_model
 from onnx_lowrank.pipeline import Result
 from onnx_lowrank.plan.plan import Plan, SitePlan

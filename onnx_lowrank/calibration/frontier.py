@@ -9,22 +9,22 @@ it; the types that ONNX Runtime gives the tensors decide.
 
 import contextlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
+from onnx_lowrank.calibration.pieces import Piece, Visit, Way
 from onnx_lowrank.calibration.sampling import Sampling
 from onnx_lowrank.calibration.store import TensorStore
 from onnx_lowrank.graph.carried import NARROW, carrying
 from onnx_lowrank.graph.find.dense import DenseLayer
-from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.find.site import ConvSite
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.segments import live_tensors, segment, state_ranks
 from onnx_lowrank.graph.traverse import position
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.runtime.held_values import is_numeric
-from onnx_lowrank.runtime.session import Opener, Session
+from onnx_lowrank.runtime.session import Opener
 
 Array = NDArray[Any]
 
@@ -34,64 +34,6 @@ CHEAP_SHARE = 0.01
 
 RECOMPUTE_SHARE = 0.05
 """A piece with less than this share is run again where its results would have to go to disk."""
-
-
-@dataclass(frozen=True)
-class Visit:
-    """One batch in front of a layer, or of several that are solved together.
-
-    Attributes
-    ----------
-    batch
-        The number of the batch.
-    inputs
-        The tensor that each layer reads.
-    shortcuts
-        The tensor that joins the response of each layer; None where none does.
-    """
-
-    batch: int
-    inputs: tuple[Array, ...]
-    shortcuts: tuple[Array | None, ...]
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """The part of the network from the last cut to a layer.
-
-    Attributes
-    ----------
-    session
-        The part as a model that can be run.
-    inputs
-        The names of the live tensors that it reads.
-    macs
-        The MACs of one sample.
-    """
-
-    session: Session
-    inputs: tuple[str, ...]
-    macs: int
-
-    def run(self, tensors: Feeds) -> Feeds:
-        """Return the results for the live tensors of one batch."""
-        return self.session({name: tensors[name] for name in self.inputs})
-
-
-@dataclass(frozen=True)
-class _Way:
-    """The way from the last cut to the next one.
-
-    Attributes
-    ----------
-    live
-        The names of the live tensors of the next cut.
-    piece
-        The part of the network in between; None where all that is wanted is at hand.
-    """
-
-    live: tuple[str, ...]
-    piece: _Piece | None
 
 
 class Frontier:
@@ -203,7 +145,7 @@ class Frontier:
         tuple
             The number of the batch, and its tensors by name.
         """
-        way: _Way | None = None
+        way: Way | None = None
         following: TensorStore | None = None
         try:
             for batch in self._batches:
@@ -246,7 +188,7 @@ class Frontier:
         tuple of int and Feeds
             The number of the batch, and the outputs by name.
         """
-        piece: _Piece | None = None
+        piece: Piece | None = None
         for batch in self._batches:
             samples = self._sampling.batches[batch]
             held = self._store.read(batch) if self._store else self._sampling.source.feeds(samples)
@@ -263,26 +205,26 @@ class Frontier:
         """Whether the tensors at the cut are to be kept when it moves on."""
         return self._mark is not None and self._mark[1] is self._store
 
-    def _way(self, stop: int, looked_at: Sequence[str], held: Feeds, label: str) -> _Way:
+    def _way(self, stop: int, looked_at: Sequence[str], held: Feeds, label: str) -> Way:
         """Open the piece up to a cut. The types of its outputs show which of them can cross the cut as they are."""
         while True:
             live = live_tensors(self._network, stop, self._unkept)
             ahead = [name for name in looked_at if name not in live]
             wanted = [name for name in (*live, *ahead) if name not in held]
             if not wanted:
-                return _Way(live, None)
+                return Way(live, None)
             end = max(stop, *(position(self._network, name) + 1 for name in wanted))
             piece = self._piece(self._network, end, wanted, held, label)
             kinds = piece.session.types
             narrow = {name: NARROW[kind] for name, kind in kinds.items() if kind in NARROW}
             unkept = {name for name, kind in kinds.items() if kind not in NARROW and not is_numeric(kind)}
             if not narrow and not unkept:
-                return _Way(live, piece)
+                return Way(live, piece)
             del piece  # its session holds weights, which the next one holds as well
             self._narrow |= narrow
             self._unkept |= unkept
 
-    def _piece(self, network: Network, end: int, wanted: Sequence[str], held: Feeds, label: str) -> _Piece:
+    def _piece(self, network: Network, end: int, wanted: Sequence[str], held: Feeds, label: str) -> Piece:
         dtypes = {name: value.dtype for name, value in held.items()}
         model = segment(network, self._cut, end, wanted, dtypes, self._unkept)
         if any(node.op_type == "Scan" for node in model.graph.node):
@@ -292,7 +234,7 @@ class Frontier:
         macs = sum(self._macs.get(name, 0) for name in outputs)
         carrier, names = carrying(model, self._narrow)
         session = self._open(carrier, label)
-        return _Piece(session.named(names) if names else session, inputs, macs)
+        return Piece(session.named(names) if names else session, inputs, macs)
 
     def _next_store(self, tensors: Feeds, stop: int, memory: int) -> TensorStore | None:
         """Return a store for the tensors of the next cut; None where the cut stays and the piece is run again."""

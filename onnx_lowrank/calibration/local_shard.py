@@ -18,7 +18,7 @@ from onnx_lowrank.factorise.forms.form import Form
 from onnx_lowrank.graph.edit.reweight import replace_stored, replace_weights
 from onnx_lowrank.graph.edit.rewrite import Replacement, rewrite_together
 from onnx_lowrank.graph.find.dense import DenseLayer
-from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.find.site import ConvSite
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.graph.traverse import position

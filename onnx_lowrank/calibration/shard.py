@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.factorise.forms.form import Form
 from onnx_lowrank.graph.edit.rewrite import Replacement
 from onnx_lowrank.graph.find.dense import DenseLayer
-from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.find.site import ConvSite
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.interface import Feeds
 

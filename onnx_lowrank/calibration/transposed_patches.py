@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.calibration.positions import coordinates, gather_pixels
-from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.find.site import ConvSite
 
 NOWHERE = -1
 """The coordinate of a pixel that does not exist."""

@@ -26,7 +26,8 @@ from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import Listener, silent
 from onnx_lowrank.report.latency_schema import MeasuredReport
 from onnx_lowrank.report.output_schema import farthest, least_agreeing
-from onnx_lowrank.report.schema import FileReport, PlanReport, Report
+from onnx_lowrank.report.plan_schema import PlanReport
+from onnx_lowrank.report.schema import FileReport, Report
 from onnx_lowrank.stages.request import Request
 
 COMMAND = process.Command(PROGRAM, SHORT_USAGE, "lower --memory or --images")

@@ -82,6 +82,7 @@ def compress_parser() -> Parser:
         help="the ONNX file to write, which appears only when it is whole and validated",
     )
     _add_goal(parser)
+    _add_plan(parser)
     _add_data(parser)
     _add_output(parser)
     _add_solver(parser)
@@ -91,7 +92,7 @@ def compress_parser() -> Parser:
 
 
 def _add_goal(parser: Parser) -> None:
-    add = parser.add_argument_group("speedup, forms and ranks", argument_default=argparse.SUPPRESS).add_argument
+    add = parser.add_argument_group("speedup and layers", argument_default=argparse.SUPPRESS).add_argument
     add(
         "--speedup",
         metavar="X",
@@ -111,6 +112,17 @@ def _add_goal(parser: Parser) -> None:
         help="the cost to reduce: the MACs of the convolutions, or the time of a run on this machine "
         f"(default: {DEFAULTS.target})",
     )
+    add("--include", metavar="RE", help="factorise only layers whose name matches this regular expression")
+    add("--exclude", metavar="RE", help="leave layers whose name matches this regular expression as they are")
+    add(
+        "--include-gemm",
+        action="store_true",
+        help="factorise fully connected layers as well as convolutions, and count their MACs in the speedup",
+    )
+
+
+def _add_plan(parser: Parser) -> None:
+    add = parser.add_argument_group("forms, ranks and widths", argument_default=argparse.SUPPRESS).add_argument
     add(
         "--preset",
         **one_of(PRESET_CHOICES),
@@ -148,13 +160,6 @@ def _add_goal(parser: Parser) -> None:
         help="make every rank a multiple of N; blocks fills the blocks of channels that processors compute at once: of "
         "16, or of 8 in layers too small for 16; auto measures which multiple pays on this machine (default: "
         f"{DEFAULTS.rank_multiple})",
-    )
-    add("--include", metavar="RE", help="factorise only layers whose name matches this regular expression")
-    add("--exclude", metavar="RE", help="leave layers whose name matches this regular expression as they are")
-    add(
-        "--include-gemm",
-        action="store_true",
-        help="factorise fully connected layers as well as convolutions, and count their MACs in the speedup",
     )
 
 

@@ -22,7 +22,8 @@ from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.edit.rewrite import rewrite
 from onnx_lowrank.graph.files.load import load
 from onnx_lowrank.graph.files.save import export
-from onnx_lowrank.graph.find.sites import ConvSite, find_sites
+from onnx_lowrank.graph.find.site import ConvSite
+from onnx_lowrank.graph.find.sites import find_sites
 from onnx_lowrank.graph.find.transposition import swap_channels
 
 IR, OPSET = 8, 17

@@ -12,7 +12,7 @@ from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.table import FORMS, FormTable
 from onnx_lowrank.graph.files.load import LoadedModel
 from onnx_lowrank.graph.find.families import Family
-from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.find.site import ConvSite
 from onnx_lowrank.graph.layer_model import ConvGeometry
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.interface import Feeds

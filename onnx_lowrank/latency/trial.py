@@ -13,7 +13,7 @@ from onnx_lowrank.factorise.forms.preparation import PreparedKernel
 from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.graph.edit.rewrite import Replacement, rewrite_together
 from onnx_lowrank.graph.files.save import export
-from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.find.site import ConvSite
 from onnx_lowrank.latency.deployment import Deployment
 from onnx_lowrank.latency.layer_times import MeasureModels, measure_models
 from onnx_lowrank.latency.proposals import WholeTime

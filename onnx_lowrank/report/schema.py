@@ -8,7 +8,6 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.report.fit_schema import FitReport
 from onnx_lowrank.report.importance_schema import ImportanceReport
 from onnx_lowrank.report.latency_schema import Latency, LatencyPlanReport
@@ -290,20 +289,3 @@ class Report:
     def to_json(self) -> str:
         """Return the report as JSON text, with the keys in the order of the fields."""
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
-
-
-@dataclass(frozen=True)
-class PlanReport:
-    """The result of ``--dry-run``: the plan, and its costs without any solution. The fields are those of ``Report``."""
-
-    sites: tuple[SiteReport, ...]
-    skipped: tuple[SkippedReport, ...]
-    macs: MacsReport
-    speedup: SpeedupReport
-    plan: Plan
-    rank_multiple: int = 1
-    latency_plan: LatencyPlanReport | None = None
-    fit: FitReport | None = None
-    importance: ImportanceReport | None = None
-    widths: tuple[WidthReport, ...] = ()
-    trade_off: TradeOffReport | None = None

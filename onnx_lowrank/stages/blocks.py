@@ -248,7 +248,8 @@ class LeaveStep:
         if not self._agrees(shard.network, found):
             return None, {}, "left alone: it computes something else than is known of its nodes"
         solving, judging = self._parts()
-        if not all(self._comparable(part) for part in (*solving, *judging)):
+        targets = [pair for part in (*solving, *judging) for pair in part.targets.items()]
+        if any(len(value) != refining.shapes[name][1] for name, value in targets):
             return None, {}, "left alone: some of the channels that it delivers were removed"
         if sum(part.samples for part in solving) < FEWEST_SAMPLES or not judging:
             return None, {}, "left alone: there are too few samples"
@@ -272,11 +273,6 @@ class LeaveStep:
             if own.shape != other.shape or not np.abs(own - other).mean() <= ROUND_OFF * np.abs(other).mean() + TINY:
                 return False
         return True
-
-    def _comparable(self, part: Part) -> bool:
-        """Whether the original delivers the same channels."""
-        shapes = self.refining.shapes
-        return all(len(value) == shapes[name][1] for name, value in part.targets.items())
 
     def _parts(self) -> tuple[list[Part], list[Part]]:
         """Return the samples that solve, and those that judge."""

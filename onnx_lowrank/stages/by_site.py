@@ -6,7 +6,7 @@ from typing import TypeVar
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.factorise.workers import in_order
-from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.find.site import ConvSite
 from onnx_lowrank.stages.room import LEAST
 
 R = TypeVar("R")

@@ -8,7 +8,8 @@ from onnx_lowrank.errors import ModelError
 from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.graph.find.dense import DenseLayer, refittable
 from onnx_lowrank.graph.find.families import Family, families
-from onnx_lowrank.graph.find.sites import ConvSite, Found, Skip
+from onnx_lowrank.graph.find.site import ConvSite
+from onnx_lowrank.graph.find.sites import Found, Skip
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.traverse import position
 from onnx_lowrank.options import Options

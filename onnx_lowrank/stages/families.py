@@ -32,7 +32,7 @@ from onnx_lowrank.factorise.rows import Rows
 from onnx_lowrank.factorise.solve.own_bias import own_bias
 from onnx_lowrank.graph.edit.rewrite import Replacement
 from onnx_lowrank.graph.find.families import Family
-from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.find.site import ConvSite
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.stages.profile import Profiled, Targets
 

@@ -7,7 +7,7 @@ from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.rank_multiple import RankMultiple
 from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.graph.find.hidden_channels import HiddenChannels, find_hidden_channels
-from onnx_lowrank.graph.find.sites import ConvSite, dense_site
+from onnx_lowrank.graph.find.site import ConvSite, dense_site
 from onnx_lowrank.graph.traverse import position
 from onnx_lowrank.plan.cost import lowest_macs
 from onnx_lowrank.stages.count import Counted

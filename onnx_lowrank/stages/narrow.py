@@ -20,7 +20,8 @@ from onnx_lowrank.errors import DataError
 from onnx_lowrank.factorise.forms.preparation import PreparedKernel
 from onnx_lowrank.graph.edit.narrow import narrow_together
 from onnx_lowrank.graph.find.families import families
-from onnx_lowrank.graph.find.sites import ConvSite, find_sites
+from onnx_lowrank.graph.find.site import ConvSite
+from onnx_lowrank.graph.find.sites import find_sites
 from onnx_lowrank.graph.gather import gathered
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.stages.count import Counted, conv_shapes

@@ -21,7 +21,7 @@ from onnx_lowrank.factorise.forms.preparation import PatchMoments, Preparation, 
 from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.factorise.moments import RowCovariance
 from onnx_lowrank.graph.find.families import Family
-from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.find.site import ConvSite
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.stages.count import Counted
 from onnx_lowrank.stages.positions import positions_per_sample

@@ -9,16 +9,16 @@ from onnx_lowrank._version import __version__
 from onnx_lowrank.data.photos.folder import ImageSource
 from onnx_lowrank.graph.files.external import fingerprint
 from onnx_lowrank.graph.files.load import parameters
-from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.find.site import ConvSite
 from onnx_lowrank.plan.importance import Importance
 from onnx_lowrank.report.importance_schema import ImportanceReport
+from onnx_lowrank.report.plan_schema import PlanReport
 from onnx_lowrank.report.refined_schema import RefinedReport
 from onnx_lowrank.report.schema import (
     SCHEMA,
     CostReport,
     FileReport,
     MacsReport,
-    PlanReport,
     RefittedReport,
     Report,
     SiteReport,

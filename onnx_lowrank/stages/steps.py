@@ -18,7 +18,7 @@ from onnx_lowrank.factorise.forms.kind import form_of
 from onnx_lowrank.factorise.forms.whole import whole
 from onnx_lowrank.factorise.solve.groups import Outcome, solve_groups
 from onnx_lowrank.graph.edit.rewrite import Replacement, rewrite_together
-from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.find.site import ConvSite
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.traverse import behind, position
 from onnx_lowrank.stages.blocks import Entered, RefinedStretch

@@ -18,7 +18,7 @@ from onnx_lowrank.factorise.read_columns import ReadMoments
 from onnx_lowrank.factorise.width_curve import Reading, WidthCurve, fitted, width_curve
 from onnx_lowrank.graph.edit.rewrite import Replacement
 from onnx_lowrank.graph.find.hidden_channels import HiddenChannels, Reader
-from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.find.site import ConvSite
 from onnx_lowrank.stages.count import Counted
 from onnx_lowrank.stages.hidden_sets import HiddenSet, solved_layers
 from onnx_lowrank.stages.profile import Profiled

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ValidationError
 from onnx_lowrank.factorise.factors import Factorization, Link
-from onnx_lowrank.graph.find.sites import ConvSite
+from onnx_lowrank.graph.find.site import ConvSite
 from onnx_lowrank.graph.find.transposition import Transposition, swap_channels
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.tensors import make_constant, unique
