@@ -1,16 +1,18 @@
 """The choices of a user, with their defaults, checked in one place."""
 
+import math
 import os
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from numbers import Real
+from numbers import Integral, Real
+
+import numpy as np
 
 from onnx_lowrank.errors import UsageError
 from onnx_lowrank.factorise.forms import table
 from onnx_lowrank.measures.table import HEAD_CHOICES, TASK_CHOICES
-from onnx_lowrank.option_types import TYPES
 from onnx_lowrank.quality import Requirement, parse_kept, parse_requirement
 
 AUTO = table.AUTO
@@ -32,6 +34,61 @@ GIB = 1 << 30
 
 MOST_THREADS = 4096
 """More threads than any machine runs, and few enough for ONNX Runtime to accept."""
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value))
+    except OverflowError:
+        return False
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str | os.PathLike) and isinstance(os.fspath(value), str)
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool | np.bool_ | Integral) and value in (0, 1)
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, tuple | list) and all(map(_is_text, value))
+
+
+def _is_shapes(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        _is_text(name) and isinstance(shape, tuple | list) and all(map(_is_whole, shape))
+        for name, shape in value.items()
+    )
+
+
+_TYPES: tuple[tuple[tuple[str, ...], Callable[[object], bool], str], ...] = (
+    (("speedup",), _is_number, "a number, such as 2.5"),
+    (("images", "seed", "threads", "refine"), _is_whole, "a whole number"),
+    (("memory",), _is_number, "a number of bytes, such as 4 * 2**30"),
+    (("form", "width", "solver", "ranks", "objective", "target", "task", "boxes"), _is_text, "a name as text"),
+    (("rank_multiple",), lambda value: _is_whole(value) or _is_text(value), "a whole number, 'blocks' or 'auto'"),
+    (("symmetric", "residual", "refit", "include_gemm", "curve"), _is_flag, "True or False"),
+    (("providers",), _is_names, 'a tuple of names, such as ("cuda", "cpu")'),
+    (("input_shapes",), _is_shapes, 'shapes by the names of the inputs, such as {"x": (1, 3, 224, 224)}'),
+)
+"""Options that must be given, with what they must be."""
+
+_OPTIONAL_TYPES: tuple[tuple[tuple[str, ...], Callable[[object], bool], str], ...] = (
+    (("preset", "latency_device"), _is_text, "a name, or None"),
+    (("include", "exclude"), _is_text, "one regular expression, such as 'conv1|conv2', or None"),
+    (("latency_table",), _is_path, "the path of a file, or None"),
+    (("latency_batch",), _is_whole, "a whole number, or None"),
+)
+"""Options that may be None."""
 
 
 @dataclass(frozen=True)
@@ -58,20 +115,17 @@ class Options:
         "linear" on held-out samples; "linear" fits the responses themselves (§2.2); "weights" truncates the singular
         value decomposition of the kernel without looking at data, which serves as a baseline.
     symmetric
-        Whether every layer is solved on the inputs that the original network gives it (§2.2). By default a layer is
-        solved on the inputs that the factorised layers before it deliver, so that it corrects part of their error
-        (asymmetric, §2.4).
+        Whether every layer is solved on the inputs that the original network gives it (§2.2), and not on those that the
+        factorised layers before it deliver, part of whose error it then corrects (asymmetric, §2.4).
     residual
-        Whether a convolution whose response is added to a shortcut is solved for the activation of the sum, absorbing
-        the error of the shortcut. Otherwise it is solved linearly, as if nothing were added.
+        Whether a convolution whose response is added to a shortcut is solved for the activation of the sum, and not
+        linearly, as if nothing were added.
     refit
-        Whether the fully connected layers behind factorised convolutions are fitted again, to correct part of their
-        error. A layer keeps its weights unless held-out samples gain. The solver "weights" and ``symmetric`` never
-        refit.
+        Whether the fully connected layers behind factorised convolutions are fitted again, where held-out samples gain
+        by it. The solver "weights" and ``symmetric`` never refit.
     refine
         The number of steps in which the weights of a few neighbouring layers, such as those of a residual block, are
-        refined together for what they deliver, once all of them are solved; 0 for none. They keep their weights unless
-        held-out samples gain. The solver "weights" and ``symmetric`` never refine.
+        refined together, where held-out samples gain; 0 for none. The solver "weights" and ``symmetric`` never refine.
     include_gemm
         Whether fully connected layers, which are Gemm and MatMul by a constant matrix, are factorised as well.
     ranks
@@ -82,25 +136,21 @@ class Options:
         that each layer loses by what this does to the outputs of the network, as measured in rehearsals on a few
         samples. The solver "weights" always plans by energies.
     rank_multiple
-        The number that divides every rank. Processors compute channels in blocks, for example of 8 or 16, and an
-        incomplete block takes as long as a full one. "blocks" takes 16, or 8 in layers that are too small for it, and
-        less where the speedup cannot be had otherwise (see ``factorise.forms.rank_multiple``). 1 gives the ranks of the
-        paper. "auto" measures which multiple pays on this machine.
+        The number that divides every rank. "blocks" takes 16, or 8 in layers that are too small for it, and less where
+        the speedup cannot be had otherwise (see ``factorise.forms.rank_multiple``). 1 gives the ranks of the paper.
+        "auto" measures which multiple pays on this machine.
     preset
-        The runtime that will execute the result, one of ``PRESET_CHOICES``, or None. The run warns about what that
-        runtime cannot read. The options that a preset changes are in ``presets``.
+        The runtime that will execute the result, one of ``PRESET_CHOICES``, or None; see ``presets``.
     include, exclude
         Regular expressions that are searched in the names of the nodes.
     images
-        The number of calibration samples that are taken from the data. A fifth of them takes no part in solving and
-        judges the result.
+        The number of calibration samples that are taken from the data. A fifth of them judges the result alone.
     require
         What the result has to keep in order to be written: "agreement=0.95" is a floor for the top-1 agreement with the
         original, "error=0.02" a ceiling for the centred error of every output, and "none" accepts any result. The
         other measures are in ``quality``. None stands for "error=0.5", above which a result is ruined.
     task
-        What the outputs are for, which decides how a result is measured: one of ``TASK_CHOICES``. "auto" recognises it
-        from the original's answers where they prove it, and measures nothing of that kind elsewhere.
+        What the outputs are for, which decides how a result is measured: one of ``TASK_CHOICES``, or "auto".
     boxes
         The head of a detector, which says where boxes are: one of ``HEAD_CHOICES``. Any but "auto" implies the task
         "detection".
@@ -114,8 +164,7 @@ class Options:
     seed
         The seed for all random choices.
     memory
-        The number of bytes that the calibration may hold for activations and sampled rows. The rest is recomputed or
-        goes to a temporary file.
+        The number of bytes that the calibration may hold for activations and sampled rows.
     providers
         ONNX Runtime execution providers in order of preference: "cpu", "cuda", "tensorrt" or full names. The first one
         must run on this machine; nodes that it does not support run on the next one, and finally on the CPU.
@@ -218,10 +267,12 @@ class Options:
         UsageError
             With the name of the option.
         """
-        for name, (fits, wanted) in TYPES.items():
-            value = getattr(self, name)
-            if not fits(value):
-                raise UsageError(f"{name} is {reprlib.repr(value)}: give {wanted}")
+        for types, may_be_none in ((_TYPES, False), (_OPTIONAL_TYPES, True)):
+            for names, fits, wanted in types:
+                for name in names:
+                    value = getattr(self, name)
+                    if not (fits(value) or (may_be_none and value is None)):
+                        raise UsageError(f"{name} is {reprlib.repr(value)}: give {wanted}")
         object.__setattr__(self, "speedup", float(self.speedup))
         for name in ("images", "seed", "threads", "refine", "memory", "latency_batch", "rank_multiple"):
             if isinstance(getattr(self, name), Real):
