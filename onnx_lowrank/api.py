@@ -44,7 +44,7 @@ def compress(
     speedup: float | None = None,
     *,
     target: str = DEFAULTS.target,
-    rank_multiple: int | str = DEFAULTS.rank_multiple,
+    rank_multiple: int | str | None = DEFAULTS.rank_multiple,
     preprocess: Preprocess | str = "imagenet",
     form: str = DEFAULTS.form,
     solver: str = DEFAULTS.solver,

@@ -75,7 +75,6 @@ _TYPES: tuple[tuple[tuple[str, ...], Callable[[object], bool], str], ...] = (
     (("images", "seed", "threads", "refine"), _is_whole, "a whole number"),
     (("memory",), _is_number, "a number of bytes, such as 4 * 2**30"),
     (("form", "width", "solver", "ranks", "objective", "target", "task", "boxes"), _is_text, "a name as text"),
-    (("rank_multiple",), lambda value: _is_whole(value) or _is_text(value), "a whole number, 'blocks' or 'auto'"),
     (("symmetric", "residual", "refit", "include_gemm", "curve"), _is_flag, "True or False"),
     (("providers",), _is_names, 'a tuple of names, such as ("cuda", "cpu")'),
     (("input_shapes",), _is_shapes, 'shapes by the names of the inputs, such as {"x": (1, 3, 224, 224)}'),
@@ -87,6 +86,7 @@ _OPTIONAL_TYPES: tuple[tuple[tuple[str, ...], Callable[[object], bool], str], ..
     (("include", "exclude"), _is_text, "one regular expression, such as 'conv1|conv2', or None"),
     (("latency_table",), _is_path, "the path of a file, or None"),
     (("latency_batch",), _is_whole, "a whole number, or None"),
+    (("rank_multiple",), lambda value: _is_whole(value) or _is_text(value), "a whole number, 'blocks', 'auto' or None"),
 )
 """Options that may be None."""
 
@@ -102,8 +102,7 @@ class Options:
         ratio of the multiply-accumulates (MACs) of all convolutions, and with ``include_gemm`` of the fully connected
         layers among them. With the target "latency" it is the ratio of the times of the whole model.
     target
-        The cost that ``speedup`` reduces: "macs", or "latency", which is measured on this machine with ``providers``
-        and ``threads``.
+        The cost that ``speedup`` reduces: "macs", or "latency", which is measured with ``providers`` and ``threads``.
     form
         How a convolution is split: the name of a form (see ``factorise.forms.table``), or "auto", which takes the best
         form for every layer. The table of forms that a run is given decides which names there are.
@@ -138,7 +137,7 @@ class Options:
     rank_multiple
         The number that divides every rank. "blocks" takes 16, or 8 in layers that are too small for it, and less where
         the speedup cannot be had otherwise (see ``factorise.forms.rank_multiple``). 1 gives the ranks of the paper.
-        "auto" measures which multiple pays on this machine.
+        "auto" measures which multiple pays on this machine. None is "auto" with the target "latency", else "blocks".
     preset
         The runtime that will execute the result, one of ``PRESET_CHOICES``, or None; see ``presets``.
     include, exclude
@@ -146,21 +145,18 @@ class Options:
     images
         The number of calibration samples that are taken from the data. A fifth of them judges the result alone.
     require
-        What the result has to keep in order to be written: "agreement=0.95" is a floor for the top-1 agreement with the
-        original, "error=0.02" a ceiling for the centred error of every output, and "none" accepts any result. The
-        other measures are in ``quality``. None stands for "error=0.5", above which a result is ruined.
+        What the result has to keep in order to be written, such as "agreement=0.95" or "error=0.02" (see ``quality``).
+        "none" accepts any result, and None stands for "error=0.5", above which a result is ruined.
     task
         What the outputs are for, which decides how a result is measured: one of ``TASK_CHOICES``, or "auto".
     boxes
-        The head of a detector, which says where boxes are: one of ``HEAD_CHOICES``. Any but "auto" implies the task
-        "detection".
+        The head of a detector: one of ``HEAD_CHOICES``. Any but "auto" implies the task "detection".
     keep
         The quality that decides the speedup, such as "agreement=0.99": the result is the fastest model that keeps it.
     curve
         Whether models of other speedups around the result are solved as well, to show what a speedup costs.
     input_shapes
-        Shapes by the input's name, for sizes that the model leaves open, including the batch. The name "" stands for
-        the only input.
+        Shapes by the input's name, for sizes that the model leaves open. The name "" stands for the only input.
     seed
         The seed for all random choices.
     memory
@@ -190,7 +186,7 @@ class Options:
     ranks: str = "exact"
     target: str = "macs"
     objective: str = "energies"
-    rank_multiple: int | str = FILLED_BLOCKS
+    rank_multiple: int | str | None = None
     preset: str | None = None
     include: str | None = None
     exclude: str | None = None
@@ -247,7 +243,7 @@ class Options:
             raise UsageError(f"memory is {self.memory} bytes: give at least 1MiB")
         if not 0 <= self.threads <= MOST_THREADS:
             raise UsageError(f"threads is {self.threads}: give 0 (the runtime's own choice) to {MOST_THREADS}")
-        multiple = 1 if self.rank_multiple in (FILLED_BLOCKS, AUTO) else self.rank_multiple
+        multiple = 1 if self.rank_multiple in (None, FILLED_BLOCKS, AUTO) else self.rank_multiple
         if not isinstance(multiple, int) or multiple < 1:
             raise UsageError(f"rank_multiple is {multiple}: give a whole number of at least 1, blocks or auto")
         if self.target == "latency" and self.include_gemm:
@@ -260,13 +256,7 @@ class Options:
             raise UsageError("providers is empty: name at least one, for example cpu")
 
     def _check_types(self) -> None:
-        """Refuse values of other types, and bring numbers of NumPy and other libraries to Python's own.
-
-        Raises
-        ------
-        UsageError
-            With the name of the option.
-        """
+        """Refuse values of other types, and bring numbers of NumPy and other libraries to Python's own."""
         for types, may_be_none in ((_TYPES, False), (_OPTIONAL_TYPES, True)):
             for names, fits, wanted in types:
                 for name in names:
@@ -283,6 +273,13 @@ class Options:
             object.__setattr__(self, name, bool(getattr(self, name)))
 
     @property
+    def resolved_rank_multiple(self) -> int | str:
+        """The rank multiple, a number, ``FILLED_BLOCKS`` or ``AUTO``."""
+        if self.rank_multiple is not None:
+            return self.rank_multiple
+        return AUTO if self.target == "latency" else FILLED_BLOCKS
+
+    @property
     def requirement(self) -> Requirement:
         """What the result has to keep."""
         return parse_requirement(self.require)
@@ -295,7 +292,7 @@ class Options:
     @property
     def needs_measurement(self) -> bool:
         """Whether the run measures the times of layers."""
-        return self.target == "latency" or self.rank_multiple == AUTO
+        return self.target == "latency" or self.resolved_rank_multiple == AUTO
 
 
 DEFAULTS = Options()

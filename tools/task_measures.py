@@ -72,7 +72,7 @@ def centred_error(original: Answers, new: Answers, labels: Labels) -> float:
     return difference.report("output").centred_error
 
 
-PSNR = Task("PSNR, dB", np.array, psnr, "{:.2f}".format)
+PSNR = Task("PSNR, dB", np.array, psnr, lambda value: f"{value:.2f}" if np.isfinite(value) else "∞")
 CENTRED_ERROR = Task("centred error", np.array, centred_error, "{:.2g}".format)
 
 

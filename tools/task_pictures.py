@@ -76,9 +76,11 @@ def halves(folder: Path, cache: Path) -> Pictures:
     """Divide photos in two at random, one of every class, whose number is the photo's place in sorted order."""
     found = files_in(folder)
     order, half = np.random.default_rng(0).permutation(len(found)), len(found) // 2
-    calibration = prepared(own(cache, folder, "half"), (found[i] for i in order[:half]), _link)
-    judging = order[half:]
-    return Pictures(calibration, half, tuple(found[i] for i in judging), tuple(map(int, judging)))
+    calibration, judging = (
+        prepared(own(cache, folder, name), (found[i] for i in chosen), _middle)
+        for name, chosen in (("half", order[:half]), ("other-half", order[half:]))
+    )
+    return Pictures(calibration, half, tuple(files_in(judging)), tuple(map(int, order[half:])))
 
 
 def classes(folder: Path, count: int) -> Pictures:
@@ -197,6 +199,12 @@ def prepared(folder: Path, sources: Iterable[Source], write: Callable[[Source, P
     return folder
 
 
-def _link(photo: Path, target: Path) -> None:
-    """Let a photo stand in another folder as well."""
-    target.with_suffix(photo.suffix).symlink_to(photo.resolve())
+def _middle(photo: Path, target: Path, shorter: int = 256, size: int = 224) -> None:
+    """Bring the shorter side of a photo to 256 pixels, and take the middle 224×224."""
+    with Image.open(photo) as image:
+        whole = image.convert("RGB")
+    scale = shorter / min(whole.size)
+    if scale != 1:
+        whole = whole.resize((round(scale * whole.width), round(scale * whole.height)), Image.Resampling.BILINEAR)
+    left, top = (whole.width - size) // 2, (whole.height - size) // 2
+    whole.crop((left, top, left + size, top + size)).save(target)

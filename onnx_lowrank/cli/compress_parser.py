@@ -159,7 +159,7 @@ def _add_plan(parser: Parser) -> None:
         type=rank_multiple,
         help="make every rank a multiple of N; blocks fills the blocks of channels that processors compute at once: of "
         "16, or of 8 in layers too small for 16; auto measures which multiple pays on this machine (default: "
-        f"{DEFAULTS.rank_multiple})",
+        "blocks, or auto with --target latency)",
     )
 
 

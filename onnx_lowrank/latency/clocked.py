@@ -68,17 +68,18 @@ def rank_multiple(deployment: Deployment, progress: Progress) -> RankMultiple:
         If the table cannot be written.
     """
     options = deployment.options
-    if options.rank_multiple == FILLED_BLOCKS:
+    if options.resolved_rank_multiple == FILLED_BLOCKS:
         return BLOCKS
-    if options.rank_multiple != AUTO:
-        return RankMultiple(int(options.rank_multiple))
+    if options.resolved_rank_multiple != AUTO:
+        return RankMultiple(int(options.resolved_rank_multiple))
     progress("measure", 0, 1)
     stopwatch = deployment.open_stopwatch()
     geometries = [deployment.geometries[site.name] for site in deployment.sites if site.kernel.ndim > 2]
     multiple = stopwatch.step(geometries) if geometries else 1
     stopwatch.save()
     progress("measure", 1, 1)
-    return RankMultiple(multiple)
+    # Blocks of 16 would leave layers of few channels out of every plan by the clock.
+    return BLOCKS if multiple == BLOCKS.block else RankMultiple(multiple)
 
 
 def clock_layers(

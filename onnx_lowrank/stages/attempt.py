@@ -45,7 +45,7 @@ def plan_for(run: Run, basis: Basis) -> Prepared:
 def blocks_for(run: Run, basis: Basis) -> Reach:
     """Return the terms of the plan with the blocks that suit the speedup, where their width is left to the tool."""
     reach, counted = basis.reach, basis.counted
-    if run.options.rank_multiple != FILLED_BLOCKS or reach.user_plan or reach.clocked:
+    if run.options.resolved_rank_multiple != FILLED_BLOCKS or reach.user_plan or reach.clocked:
         return reach
     reach = replace(reach, multiple=next(within_reach(run, counted, reach.hidden)))
     return come_close(run, counted, reach, basis.profiled)

@@ -24,7 +24,7 @@ def come_close(run: Run, counted: Counted, reach: Reach, profiled: Profiled) -> 
     Where no plan comes close, no rank is left out. Ranks below one block are no help: they would bring the MACs close,
     and lose much of a layer for it.
     """
-    if run.options.rank_multiple != FILLED_BLOCKS or reach.user_plan or reach.clocked:
+    if run.options.resolved_rank_multiple != FILLED_BLOCKS or reach.user_plan or reach.clocked:
         return reach
     with run.times.stage("plan"):
         energies, all_macs = site_energies(counted, profiled, run.kinds), sum(counted.macs.aimed_at.values())

@@ -272,7 +272,7 @@ class _Attempts:
 def _highest(run: Run, basis: Basis) -> float:
     """Return the highest speedup that makes sense to ask for."""
     before = sum(basis.counted.macs.aimed_at.values())
-    multiple = EVERY_RANK if run.options.rank_multiple == FILLED_BLOCKS else basis.reach.multiple
+    multiple = EVERY_RANK if run.options.resolved_rank_multiple == FILLED_BLOCKS else basis.reach.multiple
     lowest = lowest_macs_of_all(run, basis.counted, multiple, basis.reach.hidden)
     by_macs = BELOW_HIGHEST * before / max(lowest, 1)
     return max(by_macs * (CLOCK_OVER_MACS if run.options.target == "latency" else 1), LEAST_SPEEDUP)

@@ -79,7 +79,7 @@ def reach(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Reach:
                 check_latency_reach(clocked, run.kinds)
             return Reach(deployment, multiple, clocked=clocked)
         hidden = hidden_sets(run, read, counted)
-        if options.rank_multiple == FILLED_BLOCKS:
+        if options.resolved_rank_multiple == FILLED_BLOCKS:
             multiple = next(within_reach(run, counted, hidden))
         check_macs(run, counted, multiple, hidden)
     return Reach(deployment, multiple, hidden=hidden)

@@ -79,7 +79,7 @@ class Rehearsal:
             counted=replace(basis.counted, dense=()),  # no fully connected layer is fitted again
             profiled=replace(basis.profiled, kernels=kernels),
         )
-        positions = [target.per_sample for target in basis.profiled.targets.values()]
+        positions = [basis.profiled.targets[name].per_sample for name in basis.counted.shapes]
         samples = min(max(-(-ROWS // min(positions)), FEWEST_SOLVING), MOST_SOLVING)
         self._solving, scoring = divide(basis.sampled.sampling, samples)
         self._scoring = Scoring(run, basis, scoring, ENOUGH_SCORING)
@@ -117,7 +117,10 @@ class Rehearsal:
         return scoring.of_network(network).error
 
     def score(self, plan: Plan) -> Score:
-        """Return the score of the outputs where the whole plan is carried out; factors may not fit their type."""
+        """Return the score of the outputs where the whole plan is carried out.
+
+        Factors that do not fit the type of the weights ruin it.
+        """
         try:
             network = self.carried_out(plan)
         except ValidationError:
@@ -181,9 +184,8 @@ def brief_step(step: object, *, symmetric: bool) -> SolveStep:
 def divide(sampling: Sampling, samples: int = MOST_SOLVING) -> tuple[Batches, Batches]:
     """Return the batches on which rehearsals solve, the first ones of the run, and those on which they are compared.
 
-    The former hold this many samples, unless too few were left for the latter.
-
-    The latter are batches that choose, and only if these are few, others as well.
+    The former hold about this many samples, or fewer where that would leave too few. The latter are batches that
+    choose, and only if these are few, others as well.
     """
     solving = min(sampling.first_batches(samples), len(sampling.batches) * 3 // 5)
     later = range(solving, len(sampling.batches))
