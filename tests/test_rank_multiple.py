@@ -80,7 +80,7 @@ SPEEDUP = 4.716
 
 
 def planned(speedup: float, channels: int = 64, **choices: Any) -> PlanReport:
-    options = Options(speedup=speedup, images=20, threads=1, **choices)
+    options = Options(speedup=speedup, images=20, threads=1, width="none", **choices)
     return plan_only(Request(three_convs(channels, (8, 8)), photo(0, (20, 3, 8, 8)), options))
 
 
@@ -113,8 +113,8 @@ def test_one_gives_every_rank_again() -> None:
 def test_beyond_the_reach_of_blocks_ranks_below_one_block_are_taken_and_the_others_fill_blocks() -> None:
     model, data = deep(), photo(0, (20, 3, 8, 8))
     with pytest.raises(TargetError, match="at the lowest multiples of 16 as ranks this model gets 3"):
-        plan_only(Request(model, data, Options(speedup=SPEEDUP, form="channel", rank_multiple=16)))
-    report = plan_only(Request(model, data, Options(speedup=SPEEDUP, form="channel")))
+        plan_only(Request(model, data, Options(speedup=SPEEDUP, width="none", form="channel", rank_multiple=16)))
+    report = plan_only(Request(model, data, Options(speedup=SPEEDUP, width="none", form="channel")))
     assert SPEEDUP <= report.macs.speedup <= 1.01 * SPEEDUP
     assert ranks_of(report) == {8, 16} and report.rank_multiple == 8
 

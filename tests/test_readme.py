@@ -12,7 +12,7 @@ import pytest
 from onnx_lowrank import errors, pipeline
 from onnx_lowrank.cli import bench, compress
 from onnx_lowrank.factorise.forms.table import AUTO, FORMS
-from onnx_lowrank.report import latency_schema, output_schema, schema, task_schema
+from onnx_lowrank.report import latency_schema, output_schema, schema, task_schema, trade_off_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "onnx_lowrank"
@@ -256,6 +256,7 @@ def test_every_field_of_the_report_is_on_its_page() -> None:
         task_schema.MeasureReport,
         task_schema.LabelledReport,
     ]
+    classes += [trade_off_schema.TradeOffReport, trade_off_schema.TradeOffPoint, trade_off_schema.KeptReport]
     names = {field.name for kind in classes for field in fields(kind)}
     assert {name for name in names if f"`{name}`" not in page} == set()
 

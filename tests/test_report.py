@@ -100,7 +100,7 @@ SCHEMA: dict[str, Any] = {
         }
     ],
     "refined": [],
-    "accuracy": {"samples": int, "before": float, "after": float},
+    "accuracy": {"samples": int, "before": float, "after": float, "lost": int, "gained": int},
     "cost": {
         "seconds": {"*": float},
         "forward_passes": float,
@@ -114,6 +114,7 @@ SCHEMA: dict[str, Any] = {
     "importance": {None},
     "tasks": [],
     "labelled": {None},
+    "trade_off": {None},
     "fit": {
         "inputs": {
             "*": {"source": str, "preset": {str, None}, "low": {float, None}, "high": {float, None}},

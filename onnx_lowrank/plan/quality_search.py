@@ -132,10 +132,6 @@ class QualitySearch:
         measured = [each for each in self._observations if each.spent is not None]
         return min(measured, key=lambda each: (each.height, each.speedup)).speedup if measured else None
 
-    def keeps(self, speedup: float) -> bool:
-        """Return whether an observed speedup keeps the quality, and all slower ones do as well."""
-        return any(each.speedup == speedup for each in self._kept())
-
     def _kept(self) -> list[Observation]:
         """Return the models that keep the quality, by rising speedup, up to the first that does not."""
         by_speedup = sorted(self._observations, key=lambda each: each.speedup)

@@ -24,7 +24,7 @@ class TradeOffPoint:
     bound
         The worse end of its one-sided 95 % interval, which is what is compared with the limit.
     keeps
-        Whether the model keeps the quality, and all slower ones do; None without ``keep``.
+        Whether the bound keeps the limit; None without ``keep``.
     chosen
         Whether it is the result.
     """

@@ -122,7 +122,7 @@ class _Attempts:
             with contextlib.suppress(TargetError):
                 self._solve(speedup)
         self._run.progress("keep", FEWEST, FEWEST)
-        return self._sought(asked, None)
+        return self._sought(asked)
 
     def fastest(self, required: Requirement) -> Sought:
         """Search for the fastest model that keeps the quality."""
@@ -133,8 +133,12 @@ class _Attempts:
         if search.result is None:
             raise self._nothing_keeps(required, search.closest)
         for speedup in self._others_around(search.result, highest):
-            self._observe(search, speedup)
-        return self._sought(search.result, search)
+            if speedup > search.result:
+                self._observe(search, speedup)
+            else:  # for the curve alone: the search has seen that faster ones keep the quality
+                with contextlib.suppress(TargetError):
+                    self._solve(speedup)
+        return self._sought(search.result)
 
     def _observe(self, search: QualitySearch, speedup: float) -> None:
         """Solve the model of a speedup, tell the search, and hold the model if it may be the result."""
@@ -175,12 +179,11 @@ class _Attempts:
         start = highest
         with run.times.stage("keep"):
             for speedup in self._proposals(search, "rehearse", REHEARSALS):
-                try:
+                spent = None
+                with contextlib.suppress(TargetError):
                     plan = plan_for(asking(quiet, speedup), basis).planned.plan
-                except TargetError:  # the highest speedup is an estimate where channels may go
-                    search.observe(speedup, None)
-                    continue
-                search.observe(speedup, self._appraiser.of(rehearsal.carried_out(plan)).spent)
+                    spent = self._appraiser.of(rehearsal.carried_out(plan)).spent
+                search.observe(speedup, spent)
                 start = min(start, speedup)
         return search.result or start
 
@@ -217,7 +220,7 @@ class _Attempts:
         self._solved[speedup] = _Attempt(run, prepared, narrowed, appraisal)
         return plan, walked
 
-    def _sought(self, speedup: float, search: QualitySearch | None) -> Sought:
+    def _sought(self, speedup: float) -> Sought:
         """Return the model of a speedup that was solved."""
         chosen, run = self._solved[speedup], asking(self._run, speedup)
         for text in chosen.run.warnings:
@@ -229,13 +232,13 @@ class _Attempts:
             self._macs_executed += walked.macs_executed
         distinct = {each.plan: asked for asked, each in sorted(self._solved.items(), reverse=True)}
         distinct[chosen.plan] = speedup
-        points = tuple(self._point(asked, search, chosen.plan) for asked in sorted(distinct.values()))
+        points = tuple(self._point(asked, chosen.plan) for asked in sorted(distinct.values()))
         required, samples = self._run.options.kept, self._appraiser.samples
         trade_off = TradeOffReport(required.measure if required else None, samples, points)
         prepared = replace(chosen.narrowed, trade_off=trade_off)
         return Sought(run, prepared, replace(walked, macs_executed=self._macs_executed))
 
-    def _point(self, speedup: float, search: QualitySearch | None, chosen: Plan) -> TradeOffPoint:
+    def _point(self, speedup: float, chosen: Plan) -> TradeOffPoint:
         attempt = self._solved[speedup]
         planned, appraisal = attempt.prepared.planned, attempt.appraisal
         before = sum(attempt.narrowed.original.macs.aimed_at.values())
@@ -247,7 +250,7 @@ class _Attempts:
             top1_agreement=appraisal.top1_agreement,
             value=appraisal.value,
             bound=appraisal.bound,
-            keeps=search.keeps(speedup) if search else None,
+            keeps=appraisal.spent <= 1 if self._run.options.keep else None,
             chosen=attempt.plan == chosen,
         )
 
