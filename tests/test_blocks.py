@@ -76,7 +76,9 @@ networks = pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("most", [2, 3, 5, 100])
 def test_stretches_follow_one_another_and_hold_a_bounded_number_of_layers(name: str, most: int) -> None:
     network, found = divided(NETWORKS[name], most)
-    assert found[0].start(network) == 0 and found[-1].stop(network) == len(network.nodes)
+    # All nodes belong to a stretch, but for the fully connected layers at the end and what follows them.
+    rest = network.nodes[found[-1].stop(network) :]
+    assert found[0].start(network) == 0 and (not rest or rest[0].op in ("Gemm", "MatMul"))
     for stretch, following in itertools.pairwise(found):
         assert stretch.stop(network) == following.start(network)
         assert set(following.inputs) <= {*stretch.outputs, *stretch.inputs, "x"} | {
@@ -248,7 +250,7 @@ def judging(model: onnx.ModelProto, result: Result, sampling: Sampling) -> float
     return float(np.square(found - expected).mean() / np.square(expected - expected.mean(axes, keepdims=True)).mean())
 
 
-@networks
+@pytest.mark.parametrize("name", sorted(NETWORKS.keys() - {"classifier"}))
 def test_the_last_stretch_has_the_error_of_the_model_that_is_written(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,9 +318,11 @@ def test_a_shape_that_passes_through_all_stretches_is_known_in_each(monkeypatch:
     model.graph.node.extend(nodes)
     for name, value in {"first": np.int64(0), "rest": np.array([-1]), "zero": np.array([0])}.items():
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
-    monkeypatch.setattr("onnx_lowrank.stages.refining.stretches", functools.partial(stretches, most=3))
+    monkeypatch.setattr("onnx_lowrank.stages.refining.stretches", functools.partial(stretches, most=2))
     found = refined(model).report.refined
-    assert len(found) > 1 and all(stretch.error_before is not None for stretch in found)
+    assert [stretch.layers for stretch in found] == [("c2", "c3")] and all(
+        stretch.error_before is not None for stretch in found
+    )
 
 
 def test_weights_that_others_read_stay() -> None:

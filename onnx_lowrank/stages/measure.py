@@ -21,7 +21,7 @@ from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.sample import Sampled
 from onnx_lowrank.stages.session_pair import SessionPair
 from onnx_lowrank.stages.speed import check_faster, measure_latency
-from onnx_lowrank.stages.tasks import Tallies, find_tasks
+from onnx_lowrank.stages.tasks import Tallies, tasks_of
 from onnx_lowrank.stages.validate import compare_outputs, note_placement
 
 
@@ -68,6 +68,7 @@ def measure(run: Run, prepared: Prepared, model: onnx.ModelProto) -> Measured:
     read, sampled, planned = prepared.read, prepared.sampled, prepared.planned
     options, sampling = run.options, sampled.sampling
     with run.times.stage("validate"):
+        tasks = tasks_of(run, read, sampled)
         # The two take turns, and idle threads that spin would take the processor from the other one's.
         original = run.open_session(read.loaded.proto, "the model")
         sessions = SessionPair(original, run.open_session(model, "the rewritten model"))
@@ -78,7 +79,6 @@ def measure(run: Run, prepared: Prepared, model: onnx.ModelProto) -> Measured:
         declared = DeclaredShapes.of(read.inputs, read.outputs, sampled.output_axes)
         batches = sampling.validation or sampling.batches
         listener = Listener(run.progress, run.warn)
-        tasks = find_tasks(compared.original, sampled, declared, options)
         tallies = Tallies(tasks, declared, run.warn)
         outputs = compare_outputs(compared, sampled.source, batches, declared, listener, tallies)
         accuracy, labelled = _on_labels(compared, sampled, tasks, declared, listener)

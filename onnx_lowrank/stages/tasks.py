@@ -78,10 +78,7 @@ def check_tasks(run: Run, read: Read, sampled: Sampled) -> None:
     labelled = sampled.labelled_task
     if options.task in (AUTO, *WITHOUT) and options.boxes == AUTO and not wanted and not labelled:
         return
-    session = run.open_session(read.loaded.proto, "the model")
-    known = comparable(SessionPair(session, session), read.loaded.proto, read.loaded.proto, run.open_session)
-    declared = DeclaredShapes.of(read.inputs, read.outputs, sampled.output_axes)
-    found = {task.name for task in find_tasks(known.original, sampled, declared, options)}
+    found = {task.name for task in tasks_of(run, read, sampled)}
     asked = {name: f"--{required.option} {required}" for name, required in wanted.items()} | (
         {labelled: "--test"} if labelled else {}
     )
@@ -92,6 +89,20 @@ def check_tasks(run: Run, read: Read, sampled: Sampled) -> None:
             raise ModelError(
                 f"{option} needs {TASKS[name].needs}, and the outputs ({outputs}) are not recognised as such: {hint}"
             )
+
+
+def tasks_of(run: Run, read: Read, sampled: Sampled) -> tuple[Task, ...]:
+    """Return what the outputs are for, from a session of its own.
+
+    A session whose runs change what it holds, as a normalisation that still trains does, would answer differently when
+    the models are compared.
+    """
+    if run.options.task in WITHOUT and run.options.boxes == AUTO:
+        return ()
+    session = run.open_session(read.loaded.proto, "the model")
+    known = comparable(SessionPair(session, session), read.loaded.proto, read.loaded.proto, run.open_session)
+    declared = DeclaredShapes.of(read.inputs, read.outputs, sampled.output_axes)
+    return find_tasks(known.original, sampled, declared, run.options)
 
 
 def as_batch(samples: int, feeds: Feeds, outputs: Mapping[str, Any], declared: DeclaredShapes) -> Batch:

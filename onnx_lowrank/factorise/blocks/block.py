@@ -83,10 +83,13 @@ class Measured:
         The standard deviation, over samples and positions, of the responses that each bias is added to.
     macs
         The multiply-accumulates of one sample.
+    largest
+        The number of elements of the largest tensor of one sample.
     """
 
     spreads: Mapping[str, float]
     macs: int
+    largest: int
 
 
 @dataclass(frozen=True)
@@ -178,15 +181,16 @@ class Block:
     def measure(self, weights: Weights, part: Part) -> Measured:
         """Run the block once, and look at its responses and their costs."""
         values = {**weights, **part.inputs}
-        spreads, macs = {}, 0
+        spreads, macs, largest = {}, 0, 1
         for node in self.nodes:
             y = values[node.makes] = node.operator.forward(*(values[name] for name in node.reads))[0]
             if isinstance(node.operator, Convolution | Depthwise):
                 macs += weights[node.reads[1]].size * (y.size // y.shape[0] // y.shape[1])
+            largest = max(largest, y.size // y.shape[1])
             for name in node.reads:
                 if name in weights and weights[name].size == len(weights[name]) == len(y):
                     spreads[name] = float(y.reshape(len(y), -1).std(axis=1).mean())
-        return Measured(spreads, macs)
+        return Measured(spreads, macs, largest)
 
     def _differences(self, values: Mapping[str, Array], part: Part) -> dict[str, Array]:
         """Return y − t of every output, 0 where it is not known."""

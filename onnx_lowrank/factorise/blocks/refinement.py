@@ -30,6 +30,9 @@ SAMPLES = 16
 RATE = 1e-2
 """The rate of the first step, relative to the size of a weight."""
 
+CACHED = 1 << 19
+"""The elements of a tensor, 2 MiB, that a processor's cache holds: so many samples at a time as have no more."""
+
 SLOWER = 0.3
 """Where the judges find no gain, the steps begin again from the best state, at this share of the rate."""
 
@@ -37,7 +40,7 @@ SMALLEST_UNIT_OF_BIAS = 0.1
 """The least size of a bias, relative to the spread of the response that it is added to."""
 
 
-WORK = 4e9
+WORK = 2e9
 """Multiply-accumulates of a step beyond which it takes fewer samples."""
 
 
@@ -115,7 +118,8 @@ def refine(
     samples = int(np.clip(WORK / (3 * measured.macs + 1), 1, SAMPLES))
     adam, factor = _adam(units, weights, trained), 1.0
     scales = _scales(block, solving)
-    solving = [piece for part in solving for piece in part.split(samples)]
+    together = max(1, min(samples, CACHED // measured.largest))
+    solving = [piece for part in solving for piece in part.split(together)]
     state = dict(weights)
     for step, batch in enumerate(_batches(solving, samples, course), 1):
         slopes = _slopes(block, state, trained, batch, scales)

@@ -7,6 +7,9 @@ the network had in mind, or several of them, or parts of a block that is too lar
 
 A cut costs log₂ of how much passes through it, relative to the geometric mean over the cuts around it, and a constant.
 The division is the cheapest one into stretches of a bounded number of layers.
+
+The fully connected layers behind all convolutions belong to no stretch. They have one row of each sample, and are
+fitted to these in closed form, so that no sample is left that could tell whether they gain.
 """
 
 import math
@@ -81,14 +84,23 @@ def stretches(network: Network, shapes: Mapping[str, tuple[int, ...]], most: int
     most
         The layers of a stretch, at most, where there are cuts.
     """
-    nodes, varying = network.nodes, varying_tensors(network)
-    passing = _passing(network, varying)
+    varying = varying_tensors(network)
+    nodes = network.nodes[: _head(network)]
+    passing = _passing(network, varying)[: len(nodes) + 1]
     layers = [int((is_convolution(node) or is_dense(node)) and not _is_constant(node, varying)) for node in nodes]
     around = most * len(nodes) // max(1, sum(layers))
     widths = _widths(passing, shapes)
     cuts = _cheapest(_costs(widths, _last_of_equals(widths, layers), around), layers, most)
     ends = zip([0, *cuts], [*cuts, len(nodes)], strict=True)
     return tuple(_stretch(network, range(start, stop), passing[start], passing[stop], layers) for start, stop in ends)
+
+
+def _head(network: Network) -> int:
+    """Return the index of the first fully connected layer behind all convolutions; the number of nodes without one."""
+    kinds = [is_convolution(node) for node in network.nodes]
+    last = max((index for index, convolution in enumerate(kinds) if convolution), default=-1)
+    behind = (index for index, node in enumerate(network.nodes) if index > last and is_dense(node))
+    return next(behind, len(network.nodes)) if last >= 0 else len(network.nodes)
 
 
 def passing_tensors(network: Network) -> tuple[str, ...]:
