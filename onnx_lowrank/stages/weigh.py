@@ -21,8 +21,11 @@ from onnx_lowrank.stages.scoring import Score
 GAIN = 0.05
 """The share by which a plan's error has to be below that of the energies' plan, or the latter is taken."""
 
+NEAR = 1.25
+"""A plan whose error is more times that of the energies' plan is taken as a sign that no weights help."""
+
 TRIALS = 3
-"""The number of plans that are rehearsed."""
+"""The most plans that are rehearsed."""
 
 
 @dataclass(frozen=True)
@@ -155,11 +158,15 @@ class Trials:
     def best(self) -> Importance:
         """Return the weights with the exponent of the best plan; it is 0 unless another one is clearly better.
 
-        Where half of the weights' logarithm is better than nothing of it, all of it is tried as well, else a quarter.
+        Where half of the weights' logarithm is better than nothing of it, all of it is tried as well, and where it is
+        little worse, a quarter.
         """
         for exponent in (0.0, 0.5):
             self._try(exponent)
-        self._try(1.0 if self._best else 0.25)
+        if self._best:
+            self._try(1.0)
+        elif self._scores[0.5].error <= NEAR * self._scores[0.0].error:
+            self._try(0.25)
         best = self._best if self._scores[self._best].clearly_below(self._scores[0.0], GAIN) else 0.0
         errors = {exponent: score.error for exponent, score in sorted(self._scores.items())}
         return replace(self._importance, exponent=best, trials=errors)
