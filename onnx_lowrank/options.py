@@ -185,7 +185,7 @@ class Options:
     include_gemm: bool = False
     ranks: str = "exact"
     target: str = "macs"
-    objective: str = "energies"
+    objective: str = "outputs"
     rank_multiple: int | str | None = None
     preset: str | None = None
     include: str | None = None

@@ -21,7 +21,7 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import prepare
 from onnx_lowrank.plan.importance import EQUAL, SPREAD, Importance
 from onnx_lowrank.stages.prepared import Prepared
-from onnx_lowrank.stages.rehearsal import ALONE, FEWEST_SCORING, Rehearsal, divide
+from onnx_lowrank.stages.rehearsal import ALONE, FEWEST_SCORING, MOST_ALONE, Rehearsal, divide, some
 from onnx_lowrank.stages.request import Request
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.scoring import Score, Scoring
@@ -124,9 +124,10 @@ def test_what_is_behind_a_layer_that_is_replaced_alone_does_as_the_whole_network
         plan, rehearsal = prepared.planned.plan, Rehearsal(run, prepared)
         alone = rehearsal.alone(plan)
         assert alone and set(alone) <= {choice.name for choice in plan.sites if choice.form}
-        first = prepared.sampled.sampling.batches[: prepared.sampled.sampling.first_batches(ALONE)]
-        scoring = Scoring(run, prepared, first, ALONE)
-        for solution, _ in rehearsal._walk(rehearsal._prepared(plan, first), symmetric=True):
+        batches, solving = prepared.sampled.sampling.batches, len(rehearsal._solving)
+        scoring = Scoring(run, prepared, some(batches[solving:], MOST_ALONE), ALONE)
+        seen = batches[: solving + len(scoring.batches)]
+        for solution, _ in rehearsal._walk(rehearsal._prepared(plan, seen, solving), symmetric=True):
             network = prepared.read.network.copy()
             solution.apply(network)
             assert alone[solution.name] == pytest.approx(scoring.of_network(network).error, rel=1e-3) != 0

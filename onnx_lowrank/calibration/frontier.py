@@ -173,7 +173,7 @@ class Frontier:
         if following:
             self._move(stop, following)
 
-    def results(self, network: Network, outputs: Sequence[str]) -> Iterator[tuple[int, Feeds]]:
+    def results(self, network: Network, outputs: Sequence[str], first: int = 0) -> Iterator[tuple[int, Feeds]]:
         """Run from the cut to some outputs, batch by batch; the cut stays where it is.
 
         Parameters
@@ -182,6 +182,8 @@ class Frontier:
             A copy of this network which may differ behind the cut.
         outputs
             The names of its tensors that are wanted, none of which is made in front of the cut.
+        first
+            The number of the first batch that is run.
 
         Yields
         ------
@@ -189,7 +191,7 @@ class Frontier:
             The number of the batch, and the outputs by name.
         """
         piece: Piece | None = None
-        for batch in self._batches:
+        for batch in (each for each in self._batches if each >= first):
             samples = self._sampling.batches[batch]
             held = self._store.read(batch) if self._store else self._sampling.source.feeds(samples)
             piece = piece or self._piece(network, len(network.nodes), outputs, held, "a rehearsal")

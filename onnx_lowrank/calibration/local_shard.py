@@ -132,9 +132,9 @@ class LocalShard:
         with contextlib.closing(self._frontier.visit([layer], memory)) as visits:
             return np.concatenate([visit.inputs[0].astype(np.float32, copy=False) for visit in visits])
 
-    def results(self, network: Network, outputs: Sequence[str]) -> Iterator[tuple[int, Feeds]]:
+    def results(self, network: Network, outputs: Sequence[str], first: int = 0) -> Iterator[tuple[int, Feeds]]:
         """See ``Shard``."""
-        return self._frontier.results(network, outputs)
+        return self._frontier.results(network, outputs, first)
 
     def tensors(self, question: TensorsQuestion, memory: int) -> Iterator[tuple[int, list[dict[str, Array]]]]:
         """See ``Shard``."""

@@ -168,7 +168,7 @@ class Shard(Protocol):
     def reads(self, layer: DenseLayer, memory: int) -> Array:
         """Return the rows [n, p], float32, that a fully connected layer reads now; ``memory`` is as for ``rows``."""
 
-    def results(self, network: Network, outputs: Sequence[str]) -> Iterator[tuple[int, Feeds]]:
+    def results(self, network: Network, outputs: Sequence[str], first: int = 0) -> Iterator[tuple[int, Feeds]]:
         """Yield the number of every batch with some outputs of a network, run from where the last question led.
 
         Parameters
@@ -177,6 +177,8 @@ class Shard(Protocol):
             A copy of the shard's network which may differ from the layers of the last question on.
         outputs
             The names of tensors that depend on these layers.
+        first
+            The number of the first batch that is wanted.
         """
 
     def tensors(self, question: TensorsQuestion, memory: int) -> Iterator[tuple[int, list[dict[str, Array]]]]:

@@ -53,9 +53,9 @@ class Shards:
         """See ``Shard``."""
         return np.concatenate([shard.reads(layer, limit) for shard, limit in self._limits(memory)])
 
-    def results(self, network: Network, outputs: Sequence[str]) -> Iterator[tuple[int, Feeds]]:
+    def results(self, network: Network, outputs: Sequence[str], first: int = 0) -> Iterator[tuple[int, Feeds]]:
         """See ``Shard``."""
-        return chain.from_iterable(shard.results(network, outputs) for shard in self._shards)
+        return chain.from_iterable(shard.results(network, outputs, first) for shard in self._shards)
 
     def tensors(self, question: TensorsQuestion, memory: int) -> Iterator[tuple[int, list[dict[str, Array]]]]:
         """See ``Shard``."""

@@ -46,8 +46,8 @@ and there is no rehearsal."""
 ENOUGH_SCORING = 12
 """The number of samples on which outputs that are large are compared."""
 
-ALONE = 4
-"""The number of samples on which layers are replaced alone. All layers are compared on the same ones."""
+ALONE, MOST_ALONE = 4, 16
+"""The numbers of samples on which layers are replaced alone, where outputs are large and where they are small."""
 
 RIDGE = 0.03
 """The ridge, between that of layers with plenty of samples and that of layers with few."""
@@ -90,11 +90,12 @@ class Rehearsal:
         The sites that share a weight are replaced together, under the name of the first one. The error is infinite
         where the outputs are ruined or the factors do not fit the type of the weights.
         """
-        sampling = self._basis.sampled.sampling
-        batches = sampling.batches[: sampling.first_batches(ALONE)]
-        scoring = Scoring(self._run, self._basis, batches, ALONE)
+        # A layer that makes few rows would seem to lose nothing on the samples on which it was solved.
+        sampling, solving = self._basis.sampled.sampling, len(self._solving)
+        scoring = Scoring(self._run, self._basis, some(sampling.batches[solving:], MOST_ALONE), ALONE)
+        prepared = self._prepared(plan, sampling.batches[: solving + len(scoring.batches)], solving)
         errors = {}
-        for solution, shard in self._walk(self._prepared(plan, scoring.batches), symmetric=True):
+        for solution, shard in self._walk(prepared, symmetric=True):
             network = self._basis.path.copy()
             try:
                 solution.apply(network)
@@ -103,9 +104,11 @@ class Rehearsal:
                 continue
             changed = behind(network, [replacement.site.output for replacement in solution.replacements])
             outputs = [name for name in scoring.outputs if name in changed]
-            results = shard.results(network, outputs)
+            results = shard.results(network, outputs, solving)
             errors[solution.name] = scoring.of_results(outcome for _, outcome in results).error if outputs else 0.0
-        return errors | {weight_name(one.name): self._probed(one, scoring) for one in self._basis.widths.sets}
+        # The maps of probes come from samples that do not choose.
+        choosing = Scoring(self._run, self._basis, some(self._scoring.batches, MOST_ALONE), ALONE)
+        return errors | {weight_name(one.name): self._probed(one, choosing) for one in self._basis.widths.sets}
 
     def _probed(self, one: WidthSet, scoring: Scoring) -> float:
         """Return the error of the outputs where the layers that read a set of channels do so with fewer of them."""
@@ -155,11 +158,11 @@ class Rehearsal:
                 change = step.run(shard, max(0, memory - spent - step.bytes()))
                 yield change, shard
 
-    def _prepared(self, plan: Plan, batches: Batches) -> Prepared:
-        """Return what the steps of a walk on the first batches need."""
+    def _prepared(self, plan: Plan, batches: Batches, solving: int | None = None) -> Prepared:
+        """Return what the steps of a walk on the first batches need, of which ``solving``, or all, solve."""
         basis = self._basis
         sampling = basis.sampled.sampling
-        few = replace(sampling, batches=batches, judges=sampling.judges[: len(batches)])
+        few = replace(sampling, batches=batches, judges=np.arange(len(batches)) >= (solving or len(batches)))
         targets = {name: target.of_first(few.samples) for name, target in basis.profiled.targets.items()}
         prepared = replace(
             basis,
@@ -179,6 +182,12 @@ def brief_step(step: object, *, symmetric: bool) -> SolveStep:
     first = -(-ROWS // step.sampling.samples)
     members = (replace(member, first=min(first, member.first or first)) for member in step.members)
     return replace(step, members=tuple(members), nonlinear=False, ridge=ridge)
+
+
+def some(batches: Batches, samples: int) -> Batches:
+    """Return the first batches, up to the one with which they hold so many samples."""
+    held = np.cumsum([len(batch) for batch in batches])
+    return batches[: int(np.searchsorted(held, samples)) + 1]
 
 
 def divide(sampling: Sampling, samples: int = MOST_SOLVING) -> tuple[Batches, Batches]:

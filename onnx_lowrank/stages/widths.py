@@ -35,7 +35,7 @@ PATCHES = 10_000
 """About how many patches of a layer that reads channels are taken."""
 
 JUDGE_EVERY = 3
-"""One batch in so many judges the errors; in a single batch, one row in so many."""
+"""One row in so many judges the errors where no batch does."""
 
 PROBED = 0.75
 """The share of the channels that are left at the width at which a set is probed."""
@@ -156,19 +156,20 @@ def _collect(run: Run, sampled: Sampled, shard: Shard, layers: Mapping[str, Conv
         patch_batches=batches,
         patches_per_site=PATCHES,
     )
+    judges = sampling.judges[:batches]
     for sample in shard.profile(question):
         if sample.batch >= batches:
             break
-        for patches, judging in _roles(sample, batches):
+        for patches, judging in _roles(sample, judges):
             moments[names[sample.name]].add(patches, judging=judging)
     return moments
 
 
-def _roles(sample: LayerSample, batches: int) -> Iterator[tuple[Array, bool]]:
+def _roles(sample: LayerSample, judges: NDArray[np.bool_]) -> Iterator[tuple[Array, bool]]:
     """Divide the patches of a batch into those that solve and those that judge."""
     (patches,) = sample.patches
-    if batches > 1:
-        yield patches, sample.batch % JUDGE_EVERY == min(batches - 1, JUDGE_EVERY // 2)
+    if judges.any() and not judges.all():
+        yield patches, bool(judges[sample.batch])
         return
     judging = np.arange(len(patches)) % JUDGE_EVERY == 0
     yield patches[judging], True

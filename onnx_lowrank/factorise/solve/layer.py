@@ -21,9 +21,15 @@ from onnx_lowrank.factorise.solve.fit import EXACT, Fit
 
 
 def solve_briefly(form: Form, rows: Rows, activation: Activation | None, ridge: float) -> tuple[Chain, Fit]:
-    """Return the factors of the linear regression on all rows with this ridge, for a rehearsal; see ``solve``."""
-    regressed = replace(rows, regressors=form.regressors(rows.regressors), judges=np.zeros_like(rows.judges))
-    best = Fitter(regressed, form.prior, form.rank, activation, form.gram, (ridge,)).linear()
+    """Return the factors of the linear regression with this ridge, for a rehearsal; see ``solve``.
+
+    Rows that judge take no part, unless there are no others.
+    """
+    solving = ~rows.judges if not rows.judges.all() else rows.judges
+    shortcut = None if rows.shortcut is None else rows.shortcut[solving]
+    regressors = form.regressors(rows.regressors[solving])
+    own = Rows(regressors, rows.targets[solving], np.zeros(len(regressors), np.bool_), shortcut)
+    best = Fitter(own, form.prior, form.rank, activation, form.gram, (ridge,)).linear()
     return form.chain(best.map), best
 
 
