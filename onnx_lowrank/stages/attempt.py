@@ -39,6 +39,7 @@ def plan_for(run: Run, basis: Basis) -> Prepared:
         basis = replace(basis, reach=replace(reach, deployment=deployment, clocked=clocked))
     basis = replace(basis, reach=blocks_for(run, basis))
     weighed = weigh(run, basis)
+    basis = replace(basis, widths=weighed.widths)
     return basis.with_plan(plan(run, basis, weighed.energies, weighed.importance))
 
 

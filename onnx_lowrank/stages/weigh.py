@@ -1,10 +1,12 @@
 """The stage that weighs the energies of all layers by what their errors do to the outputs."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from onnx_lowrank.errors import TargetError
 from onnx_lowrank.factorise.forms.kind import Energies, FormKind
 from onnx_lowrank.plan.allocate import SEARCHES, budget_for
 from onnx_lowrank.plan.importance import EQUAL, Importance
@@ -17,6 +19,7 @@ from onnx_lowrank.stages.prepared import Basis
 from onnx_lowrank.stages.rehearsal import Rehearsal, enough_samples
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.scoring import Score
+from onnx_lowrank.stages.widths import NO_WIDTHS, Widths
 
 GAIN = 0.05
 """The share by which a plan's error has to be below that of the energies' plan, or the latter is taken."""
@@ -39,10 +42,13 @@ class Weighed:
         where the user gave a plan.
     importance
         The weights, with the rehearsals that chose their exponent.
+    widths
+        The sets of channels of which the plan may remove some; none where ranks alone did better.
     """
 
     energies: Mapping[str, Mapping[FormKind, Energies]]
     importance: Importance
+    widths: Widths
 
 
 @dataclass(frozen=True)
@@ -74,22 +80,23 @@ def weigh(run: Run, basis: Basis) -> Weighed:
     or to choose from, all layers weigh the same.
     """
     if basis.reach.user_plan:
-        return Weighed({}, EQUAL)
+        return Weighed({}, EQUAL, basis.widths)
     with run.times.stage("weigh"):
         energies = site_energies(basis.counted, basis.profiled, run.kinds)
         if run.options.objective == "energies" or run.options.solver == "weights":
-            return Weighed(energies, EQUAL)
+            return Weighed(energies, EQUAL, basis.widths)
         terms = settle(basis, energies)
         several = sum(len(layer.costs) > 1 for layer in terms.layers) + len(basis.widths.sets) > 1
         if not several or not enough_samples(basis.sampled.sampling):
-            return Weighed(energies, EQUAL)
+            return Weighed(energies, EQUAL, basis.widths)
         run.progress("weigh", 0, TRIALS + 1)
         rehearsal = Rehearsal(run, basis)
         importance = measure_importance(rehearsal, terms, run.options.speedup)
         run.progress("weigh", 1, TRIALS + 1)
-        chosen = Trials(run, rehearsal, terms, importance).best()
+        trials = Trials(run, rehearsal, terms, importance)
+        chosen = trials.best()
         run.progress("weigh", TRIALS + 1, TRIALS + 1)
-    return Weighed(weighed_energies(energies, chosen), chosen)
+    return Weighed(weighed_energies(energies, chosen), chosen, trials.widths)
 
 
 def weighed_energies(
@@ -161,8 +168,9 @@ class Trials:
         Where half of the weights' logarithm is better than nothing of it, all of it is tried as well, and where it is
         little worse, a quarter.
         """
-        for exponent in (0.0, 0.5):
-            self._try(exponent)
+        self._try(0.0)
+        self._settle_widths()
+        self._try(0.5)
         if self._best:
             self._try(1.0)
         elif self._scores[0.5].error <= NEAR * self._scores[0.0].error:
@@ -172,24 +180,38 @@ class Trials:
         return replace(self._importance, exponent=best, trials=errors)
 
     @property
+    def widths(self) -> Widths:
+        """The sets of channels of which the plan may remove some."""
+        return self._terms.basis.widths
+
+    def _settle_widths(self) -> None:
+        """Keep all channels where ranks alone do better, as they may in a network of large layers."""
+        if not self.widths.sets or not self._run.kinds.kinds:
+            return
+        without = replace(self._terms, basis=replace(self._terms.basis, widths=NO_WIDTHS))
+        with contextlib.suppress(TargetError):
+            score = self._rehearsal.score(self._plan(replace(self._importance, exponent=0.0), without))
+            if not self._scores[0.0].error < score.error:
+                self._terms, self._scores = without, {0.0: score}
+
+    @property
     def _best(self) -> float:
         return min(self._scores, key=lambda exponent: self._scores[exponent].error)
 
     def _try(self, exponent: float) -> None:
-        plan = self._plan(replace(self._importance, exponent=exponent))
+        plan = self._plan(replace(self._importance, exponent=exponent), self._terms)
         if plan not in self._known:
             self._known[plan] = self._rehearsal.score(plan)
         self._scores[exponent] = self._known[plan]
         self._run.progress("weigh", 1 + len(self._scores), TRIALS + 1)
 
-    def _plan(self, importance: Importance) -> Plan:
+    def _plan(self, importance: Importance, terms: Terms) -> Plan:
         """Return the plan with these weights; one by the clock costs what is known before whole plans are measured."""
-        options, terms, total = self._run.options, self._terms, self._terms.total
+        options, total = self._run.options, terms.total
         if options.target == "macs":
             return plan_macs(self._run, terms.basis, weighed_energies(terms.energies, importance), importance)
         layers = [
-            replace(layer, log_energies=importance.factor(layer.name) * layer.log_energies)
-            for layer in self._terms.layers
+            replace(layer, log_energies=importance.factor(layer.name) * layer.log_energies) for layer in terms.layers
         ]
         others = total - sum(layer.untouched for layer in layers)
         budget = max(budget_for(total, options.speedup) - others, sum(int(layer.costs[0]) for layer in layers))
