@@ -51,6 +51,7 @@ def tool_parser(manual: str | None) -> ArgumentParser:
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="the ONNX file")
     add("--form", default=DEFAULTS.form, choices=FORM_CHOICES, help="as for onnx-lowrank (default: %(default)s)")
+    add("--paper-plan", action="store_true", help="plan as the paper does: every rank, all channels, by energies")
     add("--images", type=int, default=300, help="the number of calibration samples (default: %(default)s)")
     add("--limit", type=int, default=500, help="the number of labelled samples to use (default: %(default)s)")
     add("--preprocess", type=parse, default="caffe", metavar="SPEC", help="as for onnx-lowrank (default: %(default)s)")
@@ -90,7 +91,8 @@ def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def command_options(args: Namespace, speedup: float) -> list[str]:
     """Return the options of all tools as the command takes them."""
     options = {"speedup": speedup, "form": args.form, "images": args.images}
-    return [f"--{name}={value}" for name, value in options.items()] + [f"--preprocess={args.preprocess.preset}"]
+    plan = ["--rank-multiple=1", "--width=none", "--objective=energies"] if args.paper_plan else []
+    return [*(f"--{name}={value}" for name, value in options.items()), f"--preprocess={args.preprocess.preset}", *plan]
 
 
 # ---- the command
