@@ -89,13 +89,13 @@ def weigh(run: Run, basis: Basis) -> Weighed:
         several = sum(len(layer.costs) > 1 for layer in terms.layers) + len(basis.widths.sets) > 1
         if not several or not enough_samples(basis.sampled.sampling):
             return Weighed(energies, EQUAL, basis.widths)
-        run.progress("weigh", 0, TRIALS + 1)
+        run.progress("weigh", 0, TRIALS + 2)
         rehearsal = Rehearsal(run, basis)
         importance = measure_importance(rehearsal, terms, run.options.speedup)
-        run.progress("weigh", 1, TRIALS + 1)
+        run.progress("weigh", 1, TRIALS + 2)
         trials = Trials(run, rehearsal, terms, importance)
         chosen = trials.best()
-        run.progress("weigh", TRIALS + 1, TRIALS + 1)
+        run.progress("weigh", TRIALS + 2, TRIALS + 2)
     return Weighed(weighed_energies(energies, chosen), chosen, trials.widths)
 
 
@@ -203,7 +203,7 @@ class Trials:
         if plan not in self._known:
             self._known[plan] = self._rehearsal.score(plan)
         self._scores[exponent] = self._known[plan]
-        self._run.progress("weigh", 1 + len(self._scores), TRIALS + 1)
+        self._run.progress("weigh", 1 + len(self._scores), TRIALS + 2)
 
     def _plan(self, importance: Importance, terms: Terms) -> Plan:
         """Return the plan with these weights; one by the clock costs what is known before whole plans are measured."""
