@@ -15,7 +15,7 @@ divides what is left among the ranks.
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -112,8 +112,19 @@ class WidthSearch:
 
     def layers(self, levels: Levels) -> list[LayerChoices]:
         """Return the choices of all layers at the widths that belong to levels."""
-        widths = self.widths(levels)
+        return self.layers_at(self.widths(levels))
+
+    def layers_at(self, widths: Mapping[str, int]) -> list[LayerChoices]:
+        """Return the choices of all layers at some widths, by the names of the sets."""
         return [layer.at(widths) for layer in self._layers]
+
+    def between(self, levels: Levels) -> Iterator[dict[str, int]]:
+        """Yield the widths of which one is a little wider than at its level, and not as wide as at the next one."""
+        widths = self.widths(levels)
+        for name, level in levels.items():
+            if level < self.full[name]:
+                for width in range(widths[name] + 1, int(self._sets[name].widths[level + 1])):
+                    yield widths | {name: width}
 
     def lost(self, levels: Levels) -> float:
         """Return −Σ log E of the sets at some levels."""

@@ -131,14 +131,15 @@ def hidden_sets(run: Run, read: Read, counted: Counted) -> tuple[HiddenSet, ...]
         The network and its layers.
     """
     options = run.options
-    if options.width == "none" or options.solver == "weights" or options.target == "latency":
+    if options.width == "none" or options.solver == "weights" or options.target == "latency" or options.symmetric:
         return ()
     layers = solved_layers(counted)
     shared = {name for family in counted.families if len(family.names) > 1 for name in family.names}
     together = {site.output for site in counted.sites if site.name in shared}
     found = find_hidden_channels(read.network, untouchable(read) | together)
     suitable = (channels for channels in found if _suits(channels, layers))
-    return tuple(HiddenSet(_name(read, channels), channels, tuple(widths_of(channels.count))) for channels in suitable)
+    multiple = options.rank_multiple
+    return tuple(HiddenSet(_name(read, each), each, tuple(widths_of(each.count, multiple))) for each in suitable)
 
 
 def solved_layers(counted: Counted) -> dict[str, ConvSite]:
@@ -167,9 +168,14 @@ def _suits(channels: HiddenChannels, layers: Mapping[str, ConvSite]) -> bool:
     return channels.count >= FEWEST_CHANNELS and all(reader.output in layers for reader in channels.readers)
 
 
-def widths_of(count: int) -> list[int]:
-    """Return the widths that are considered for a number of channels, ascending; the last one is all of them."""
+def widths_of(count: int, multiple: int | str | None = None) -> list[int]:
+    """Return the widths that are considered for a number of channels, ascending; the last one is all of them.
+
+    They are multiples of the rank multiple where the user has named one.
+    """
     step = next((block for block in BLOCKS if count >= FEWEST_STEPS * block), 2)
+    if isinstance(multiple, int) and multiple > 1:
+        step = multiple
     widths = [width for width in range(step, count, step) if width >= LEAST_SHARE * count]
     thinned = widths[:: -(-len(widths) // MOST_WIDTHS)] if widths else []
     return [*thinned, count]

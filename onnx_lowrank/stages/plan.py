@@ -8,6 +8,7 @@ from onnx_lowrank.factorise.forms.kind import Energies, FormKind
 from onnx_lowrank.factorise.forms.rank_multiple import RankMultiple
 from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.latency.by_clock import choose_by_clock
+from onnx_lowrank.options import FILLED_BLOCKS
 from onnx_lowrank.plan.cost import lowest_macs
 from onnx_lowrank.plan.importance import EQUAL, Importance
 from onnx_lowrank.plan.outlook import Outlook
@@ -18,6 +19,7 @@ from onnx_lowrank.stages.left_alone import no_form_takes
 from onnx_lowrank.stages.plan_widths import WidthPlanner
 from onnx_lowrank.stages.planned import Planned, planned_macs
 from onnx_lowrank.stages.prepared import Basis
+from onnx_lowrank.stages.rank_blocks import within_reach
 from onnx_lowrank.stages.run import Run
 
 
@@ -76,8 +78,16 @@ def plan_macs(
     """
     counted, multiple, options = basis.counted, basis.reach.multiple, run.options
     if basis.widths.sets:
-        planner = width_planner(basis, energies, importance)
-        if (found := planner.plan(options.speedup, options.ranks)) is not None:
+        planners = [width_planner(basis, energies, importance)]
+        if options.resolved_rank_multiple == FILLED_BLOCKS:
+            # Narrower blocks may come closer to the speedup.
+            narrower = (each for each in within_reach(run, counted, basis.reach.hidden) if each.block < multiple.block)
+            planners += [
+                WidthPlanner(counted, basis.widths, energies, importance, each) for each in narrower if each.least == 0
+            ]
+        close = (each for each in planners if each.comes_close(options.speedup, options.ranks))
+        found = next(close, planners[0]).plan(options.speedup, options.ranks)
+        if found is not None:
             return found
     layers = layers_to_choose(energies, counted, multiple)
     return choose(layers, sum(counted.macs.aimed_at.values()), options.speedup, options.ranks)

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from onnx_lowrank.factorise.forms.kind import Energies, FormKind
 from onnx_lowrank.factorise.forms.rank_multiple import RankMultiple
 from onnx_lowrank.graph.find.families import Family
-from onnx_lowrank.plan.allocate import SEARCHES, Chosen, budget_for, fill, total_energy
+from onnx_lowrank.plan.allocate import SEARCHES, TOLERANCE, Chosen, budget_for, fill, total_cost, total_energy
 from onnx_lowrank.plan.cost import MacsCosts
 from onnx_lowrank.plan.importance import Importance
 from onnx_lowrank.plan.pareto import LayerChoices
@@ -21,6 +22,21 @@ from onnx_lowrank.stages.widths import Widths, WidthSet
 
 LARGEST_ERROR = 0.98
 """A width at which a larger share of the response is lost counts as one at which so much is lost."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A plan: widths, the choices of the layers at these widths and those that are taken, and the unused budget.
+
+    The widths are those that belong to ``levels``, or one of them is a little wider. ``spare`` is a share of the MACs
+    that the speedup leaves.
+    """
+
+    levels: Levels
+    widths: Mapping[str, int]
+    layers: list[LayerChoices]
+    chosen: Chosen
+    spare: float
 
 
 class WidthPlanner:
@@ -51,6 +67,7 @@ class WidthPlanner:
         self._counted, self._energies, self._multiple = counted, energies, multiple
         self._hidden = [one.hidden for one in widths.sets]
         self._counts = {one.name: one.count for one in self._hidden}
+        self._known: dict[tuple[float, str], _Found | None] = {}
         self._families = [self._family(family) for family in counted.families]
         self._search = WidthSearch(
             [_choices(one, importance.factor(weight_name(one.name))) for one in widths.sets],
@@ -70,35 +87,53 @@ class WidthPlanner:
         found = self._chosen(speedup, ranks)
         if found is None:
             return None
-        levels, layers, chosen = found
-        families = zip(layers[: len(self._families)], chosen, strict=False)
+        families = zip(found.layers[: len(self._families)], found.chosen, strict=False)
         return Plan(
             tuple(site for layer, index in families for site in layer.site_plans(index)),
-            tuple(
-                WidthPlan(name, width)
-                for name, width in self._search.widths(levels).items()
-                if width < self._counts[name]
-            ),
+            tuple(WidthPlan(name, width) for name, width in found.widths.items() if width < self._counts[name]),
         )
+
+    def comes_close(self, speedup: float, ranks: str) -> bool:
+        """Whether the MACs of the plan for a speedup are as near to it as promised; see ``plan``."""
+        found = self._chosen(speedup, ranks)
+        return found is not None and found.spare <= TOLERANCE
 
     def lost(self, speedup: float, ranks: str) -> float:
         """Return −Σ log E of the plan for a speedup; infinite where there is none."""
         found = self._chosen(speedup, ranks)
         if found is None:
             return math.inf
-        levels, layers, chosen = found
-        return self._search.lost(levels) - total_energy(layers, chosen)
+        return self._search.lost(found.levels) - total_energy(found.layers, found.chosen)
 
-    def _chosen(self, speedup: float, ranks: str) -> tuple[Levels, list[LayerChoices], Chosen] | None:
+    def _chosen(self, speedup: float, ranks: str) -> "_Found | None":
         """Return the widths, the choices of the layers at these widths, and those that suit a speedup."""
+        if (speedup, ranks) not in self._known:
+            self._known[speedup, ranks] = self._search_for(speedup, ranks)
+        return self._known[speedup, ranks]
+
+    def _search_for(self, speedup: float, ranks: str) -> "_Found | None":
         before = sum(self._counted.macs.aimed_at.values())
         involved = sum(layer.untouched for layer in self._search.layers(self._search.full))
-        budget = budget_for(before, speedup) - (before - involved)
+        whole = budget_for(before, speedup)
+        budget = whole - (before - involved)
         if self._search.least > budget:
             return None
         levels = self._search.best(budget)
-        layers = self._search.layers(levels)
-        return levels, layers, fill(layers, SEARCHES[ranks](layers, budget), budget)
+
+        def at(widths: Mapping[str, int]) -> _Found | None:
+            layers = self._search.layers_at(widths)
+            if sum(int(layer.costs[0]) for layer in layers) > budget:
+                return None
+            chosen = fill(layers, SEARCHES[ranks](layers, budget), budget)
+            return _Found(levels, widths, layers, chosen, (budget - total_cost(layers, chosen)) / whole)
+
+        best = at(self._search.widths(levels))
+        for widths in self._search.between(levels) if best and best.spare > TOLERANCE else ():
+            found = at(widths)
+            best = found if found and best and found.spare < best.spare else best
+            if best and best.spare <= TOLERANCE:
+                break
+        return best
 
     def _family(self, family: Family) -> WidenedLayer:
         """Return the layers of one weight; those that share it see no set, since its channels cannot be removed."""

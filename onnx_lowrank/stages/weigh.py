@@ -81,14 +81,15 @@ def weigh(run: Run, basis: Basis) -> Weighed:
     """
     if basis.reach.user_plan:
         return Weighed({}, EQUAL, basis.widths)
+    unsure = basis.widths if run.options.width == "only" else NO_WIDTHS  # where no rehearsal shows that they pay
     with run.times.stage("weigh"):
         energies = site_energies(basis.counted, basis.profiled, run.kinds)
         if run.options.objective == "energies" or run.options.solver == "weights":
-            return Weighed(energies, EQUAL, basis.widths)
+            return Weighed(energies, EQUAL, unsure)
         terms = settle(basis, energies)
         several = sum(len(layer.costs) > 1 for layer in terms.layers) + len(basis.widths.sets) > 1
         if not several or not enough_samples(basis.sampled.sampling):
-            return Weighed(energies, EQUAL, basis.widths)
+            return Weighed(energies, EQUAL, unsure)
         run.progress("weigh", 0, TRIALS + 2)
         rehearsal = Rehearsal(run, basis)
         importance = measure_importance(rehearsal, terms, run.options.speedup)
