@@ -23,7 +23,7 @@ Array = NDArray[Any]
 EPS = float(np.finfo(np.float64).eps)
 
 run = functools.partial(compress, threads=1)
-run_toy = functools.partial(run, require="none")  # random weights hold nothing that a low rank would keep
+run_toy = functools.partial(run, require="none", width="none")  # random weights hold nothing that a low rank would keep
 
 
 def problem(n: int, p: int, d: int = 3, error: float = 0.3) -> tuple[Array, Array, Array, Array, Array]:

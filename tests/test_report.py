@@ -100,6 +100,7 @@ SCHEMA: dict[str, Any] = {
         }
     ],
     "refined": [],
+    "widths": [],
     "accuracy": {"samples": int, "before": float, "after": float, "lost": int, "gained": int},
     "cost": {
         "seconds": {"*": float},
@@ -111,7 +112,7 @@ SCHEMA: dict[str, Any] = {
     "warnings": [str],
     "rank_multiple": int,
     "latency_plan": {None},
-    "importance": {None},
+    "importance": {"exponent": float, "weights": {"*": float}, "rehearsals": {"*": float}},
     "tasks": [],
     "labelled": {None},
     "trade_off": {None},
@@ -160,7 +161,7 @@ def test_the_report_keeps_its_schema() -> None:
     assert report["input"]["bytes"] == MODEL.stat().st_size
     assert report["output"]["bytes"] == result.model.ByteSize()
     assert report["cost"]["images"] == 40 == report["data"]["calibration"] + report["data"]["validation"]
-    stages = {"load", "data", "fit", "profile", "weigh", "plan", "factorise", "validate", "total"}
+    stages = {"load", "data", "fit", "profile", "widths", "weigh", "plan", "factorise", "validate", "total"}
     assert report["cost"]["seconds"].keys() == stages
     options = report["options"]
     assert options["data"] == str(MODELS / "mnist_calib.npz") and options["plan"] is False

@@ -113,7 +113,9 @@ CASES = {
 
 
 def request_for(model: onnx.ModelProto, samples: int = 50, **options: Any) -> Request:
-    return Request(model, photo(1, (samples, 3, 12, 10)), Options(**{"speedup": 1.5, "threads": 1, **options}))
+    return Request(
+        model, photo(1, (samples, 3, 12, 10)), Options(**{"speedup": 1.5, "threads": 1, "require": "none", **options})
+    )
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -129,7 +129,11 @@ class Living:
 
 def mild_request() -> Request:
     """A run that leaves some layers alone."""
-    return Request(deep_residual(3), photo(1, (20, 3, 12, 10)), Options(speedup=1.3, threads=1))
+    return Request(
+        deep_residual(3),
+        photo(1, (20, 3, 12, 10)),
+        Options(speedup=1.3, threads=1, rank_multiple=1, objective="energies"),
+    )
 
 
 def test_rows_are_given_up_step_by_step_and_those_of_layers_that_stay_at_once() -> None:

@@ -139,7 +139,8 @@ def hidden_sets(run: Run, read: Read, counted: Counted) -> tuple[HiddenSet, ...]
     found = find_hidden_channels(read.network, untouchable(read) | together)
     suitable = (channels for channels in found if _suits(channels, layers))
     multiple = options.rank_multiple
-    return tuple(HiddenSet(_name(read, each), each, tuple(widths_of(each.count, multiple))) for each in suitable)
+    sets = (HiddenSet(_name(read, each), each, tuple(widths_of(each.count, multiple))) for each in suitable)
+    return tuple(one for one in sets if len(one.widths) > 1)
 
 
 def solved_layers(counted: Counted) -> dict[str, ConvSite]:
