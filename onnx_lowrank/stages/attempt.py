@@ -5,13 +5,10 @@ from collections import deque
 from dataclasses import replace
 
 from onnx_lowrank.calibration.shards import open_shards
-from onnx_lowrank.options import FILLED_BLOCKS
-from onnx_lowrank.stages.come_close import come_close
+from onnx_lowrank.stages.come_close import blocks_for, ranks_alone
 from onnx_lowrank.stages.narrow import narrow
 from onnx_lowrank.stages.plan import plan
 from onnx_lowrank.stages.prepared import Basis, Prepared
-from onnx_lowrank.stages.rank_blocks import within_reach
-from onnx_lowrank.stages.reach import Reach
 from onnx_lowrank.stages.refining import with_refinement
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.steps import steps
@@ -39,17 +36,9 @@ def plan_for(run: Run, basis: Basis) -> Prepared:
         basis = replace(basis, reach=replace(reach, deployment=deployment, clocked=clocked))
     basis = replace(basis, reach=blocks_for(run, basis))
     weighed = weigh(run, basis)
-    basis = replace(basis, widths=weighed.widths)
+    if not weighed.widths.sets:
+        basis = ranks_alone(run, basis)
     return basis.with_plan(plan(run, basis, weighed.energies, weighed.importance))
-
-
-def blocks_for(run: Run, basis: Basis) -> Reach:
-    """Return the terms of the plan with the blocks that suit the speedup, where their width is left to the tool."""
-    reach, counted = basis.reach, basis.counted
-    if run.options.resolved_rank_multiple != FILLED_BLOCKS or reach.user_plan or reach.clocked:
-        return reach
-    reach = replace(reach, multiple=next(within_reach(run, counted, reach.hidden)))
-    return come_close(run, counted, reach, basis.profiled)
 
 
 def carry_out(run: Run, prepared: Prepared) -> tuple[Prepared, Walked]:

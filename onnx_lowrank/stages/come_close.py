@@ -12,10 +12,12 @@ from onnx_lowrank.plan.allocate import TOLERANCE, budget_for
 from onnx_lowrank.stages.choices import choose, layers_to_choose, site_energies
 from onnx_lowrank.stages.count import Counted
 from onnx_lowrank.stages.planned import planned_macs
+from onnx_lowrank.stages.prepared import Basis
 from onnx_lowrank.stages.profile import Profiled
 from onnx_lowrank.stages.rank_blocks import within_reach
 from onnx_lowrank.stages.reach import Reach
 from onnx_lowrank.stages.run import Run
+from onnx_lowrank.stages.widths import NO_WIDTHS
 
 
 def come_close(run: Run, counted: Counted, reach: Reach, profiled: Profiled) -> Reach:
@@ -41,3 +43,20 @@ def come_close(run: Run, counted: Counted, reach: Reach, profiled: Profiled) -> 
             if budget - (all_macs - saved) <= TOLERANCE * budget:
                 break
     return replace(reach, multiple=multiple)
+
+
+def blocks_for(run: Run, basis: Basis) -> Reach:
+    """Return the terms of the plan with the blocks that suit the speedup, where their width is left to the tool."""
+    reach, counted = basis.reach, basis.counted
+    if run.options.resolved_rank_multiple != FILLED_BLOCKS or reach.user_plan or reach.clocked:
+        return reach
+    reach = replace(reach, multiple=next(within_reach(run, counted, reach.hidden)))
+    return come_close(run, counted, reach, basis.profiled)
+
+
+def ranks_alone(run: Run, basis: Basis) -> Basis:
+    """Return what a plan rests on that keeps all channels, with the blocks that suit ranks alone."""
+    if not basis.reach.hidden:
+        return basis
+    basis = replace(basis, reach=replace(basis.reach, hidden=()), widths=NO_WIDTHS)
+    return replace(basis, reach=blocks_for(run, basis))

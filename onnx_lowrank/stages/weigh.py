@@ -13,6 +13,7 @@ from onnx_lowrank.plan.importance import EQUAL, Importance
 from onnx_lowrank.plan.pareto import LayerChoices
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.stages.choices import layers_to_choose, site_energies
+from onnx_lowrank.stages.come_close import ranks_alone
 from onnx_lowrank.stages.plan import plan_macs
 from onnx_lowrank.stages.plan_widths import weight_name
 from onnx_lowrank.stages.prepared import Basis
@@ -88,7 +89,9 @@ def weigh(run: Run, basis: Basis) -> Weighed:
             return Weighed(energies, EQUAL, unsure)
         terms = settle(basis, energies)
         several = sum(len(layer.costs) > 1 for layer in terms.layers) + len(basis.widths.sets) > 1
-        if not several or not enough_samples(basis.sampled.sampling):
+        # Made-up samples say little of what an error does to real ones.
+        made_up = basis.sampled.source.synthetic
+        if made_up or not several or not enough_samples(basis.sampled.sampling):
             return Weighed(energies, EQUAL, unsure)
         run.progress("weigh", 0, TRIALS + 2)
         rehearsal = Rehearsal(run, basis)
@@ -189,7 +192,7 @@ class Trials:
         """Keep all channels where ranks alone do better, as they may in a network of large layers."""
         if not self.widths.sets or not self._run.kinds.kinds:
             return
-        without = replace(self._terms, basis=replace(self._terms.basis, widths=NO_WIDTHS))
+        without = replace(self._terms, basis=ranks_alone(self._run, self._terms.basis))
         with contextlib.suppress(TargetError):
             score = self._rehearsal.score(self._plan(replace(self._importance, exponent=0.0), without))
             if not self._scores[0.0].error < score.error:
