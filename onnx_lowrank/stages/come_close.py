@@ -14,7 +14,7 @@ from onnx_lowrank.stages.count import Counted
 from onnx_lowrank.stages.planned import planned_macs
 from onnx_lowrank.stages.prepared import Basis
 from onnx_lowrank.stages.profile import Profiled
-from onnx_lowrank.stages.rank_blocks import within_reach
+from onnx_lowrank.stages.rank_blocks import lowest_macs_of_all, within_reach
 from onnx_lowrank.stages.reach import Reach
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.widths import NO_WIDTHS
@@ -60,3 +60,10 @@ def ranks_alone(run: Run, basis: Basis) -> Basis:
         return basis
     basis = replace(basis, reach=replace(basis.reach, hidden=()), widths=NO_WIDTHS)
     return replace(basis, reach=blocks_for(run, basis))
+
+
+def ranks_reach(run: Run, basis: Basis) -> bool:
+    """Whether a plan that keeps all channels can have the speedup."""
+    counted, multiple = basis.counted, ranks_alone(run, basis).reach.multiple
+    budget = budget_for(sum(counted.macs.aimed_at.values()), run.options.speedup)
+    return lowest_macs_of_all(run, counted, multiple, ()) <= budget

@@ -13,7 +13,7 @@ from onnx_lowrank.plan.importance import EQUAL, Importance
 from onnx_lowrank.plan.pareto import LayerChoices
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.stages.choices import layers_to_choose, site_energies
-from onnx_lowrank.stages.come_close import ranks_alone
+from onnx_lowrank.stages.come_close import ranks_alone, ranks_reach
 from onnx_lowrank.stages.plan import plan_macs
 from onnx_lowrank.stages.plan_widths import weight_name
 from onnx_lowrank.stages.prepared import Basis
@@ -82,7 +82,8 @@ def weigh(run: Run, basis: Basis) -> Weighed:
     """
     if basis.reach.user_plan:
         return Weighed({}, EQUAL, basis.widths)
-    unsure = basis.widths if run.options.width == "only" else NO_WIDTHS  # where no rehearsal shows that they pay
+    # Where no rehearsal shows that fewer channels pay, they go only if ranks alone do not reach the speedup.
+    unsure = NO_WIDTHS if ranks_reach(run, basis) else basis.widths
     with run.times.stage("weigh"):
         energies = site_energies(basis.counted, basis.profiled, run.kinds)
         if run.options.objective == "energies" or run.options.solver == "weights":
