@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from onnx_lowrank.errors import ModelError
+from onnx_lowrank.graph.count_macs import CONVOLUTIONS
 from onnx_lowrank.graph.edit.determine import determined, random_nodes
 from onnx_lowrank.graph.edit.inline import inline
 from onnx_lowrank.graph.edit.normalise import normalise
@@ -15,7 +16,6 @@ from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.stages.left_alone import nothing_to_factorise
 from onnx_lowrank.stages.run import Run
 
-CONVOLUTIONS = ("Conv",)
 LAYERS = (*CONVOLUTIONS, "Gemm", "MatMul")
 """The operators that are factorised, without and with fully connected layers."""
 
