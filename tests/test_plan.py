@@ -124,7 +124,7 @@ def test_ranks_are_multiples_and_the_front_is_that_of_all_choices_with_such_rank
         ConvShape(4, 4, (1, 1), (3, 3), (3, 3)),
     ],
 )
-@pytest.mark.parametrize("kinds", [FORMS.kinds, *ALONE], ids=["auto", *FORMS.names])
+@pytest.mark.parametrize("kinds", [FORMS.kinds, *ALONE], ids=["auto", *(kind.name for (kind,) in ALONE)])
 @pytest.mark.parametrize("multiple", [1, 2, 3, 4, 8, 100])
 def test_the_lowest_cost_is_that_of_the_cheapest_choice(shape: ConvShape, kinds: Kinds, multiple: int) -> None:
     assert lowest_macs([shape], kinds, RankMultiple(multiple)) == layer(shape, 0.7, kinds, multiple).costs[0]

@@ -124,4 +124,4 @@ def test_a_form_whose_statistics_take_too_much_is_left_out_and_said() -> None:
         for line in result.report.warnings
     )
     with pytest.raises(TargetError, match="out of reach"):
-        compress(model, data, 2.0, threads=1, memory=1 << 30, form="spatial")
+        compress(model, data, 2.0, threads=1, memory=1 << 30, form="spatial", width="none")
