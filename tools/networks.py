@@ -42,6 +42,9 @@ HEADER = ("network", "asked", "measure", "before → after", "clock", "conv MACs
 
 WITHOUT: Mapping[str, tuple[str, ...]] = {
     "search": ("--objective=energies",),
+    "width": ("--width=none",),
+    "low rank": ("--width=only",),
+    "refinement": ("--refine=0",),
     "filled blocks": ("--rank-multiple=1",),
     "refit": ("--no-refit",),
     "residual": ("--no-residual",),
