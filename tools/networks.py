@@ -36,6 +36,7 @@ from onnx_lowrank.data.draw import Draw
 from onnx_lowrank.data.photos.folder import open_images
 from onnx_lowrank.data.photos.preprocess import parse
 from onnx_lowrank.graph.files.load import inputs, load
+from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.runtime.session import Session
 
 HEADER = ("network", "asked", "measure", "before → after", "clock", "conv MACs", "seconds", "at least")
@@ -108,13 +109,20 @@ def judge(models: Sequence[Path], pictures: Pictures, preprocess: str, name: str
     source, readable = open_images(files, files[0].parent, specs, parse(preprocess), Draw(None, warn=warn))
     sessions = [Session(str(model), PROVIDERS, 0, str(model)) for model in models]
     answers: list[list[Any]] = [[] for _ in models]
-    for start in range(0, len(source), BATCH):
-        feeds = source.feeds(range(start, min(start + BATCH, len(source))))
+    batch = _batch(specs)
+    for start in range(0, len(source), batch):
+        feeds = source.feeds(range(start, min(start + batch, len(source))))
         for own, session in zip(answers, sessions, strict=True):
             own += map(task.read, session(feeds)[session.outputs[0]])
     labels = [pictures.labels[i] for i in readable] if pictures.labels else []
     original, new = answers
     return task.compare(original, original, labels), task.compare(original, new, labels)
+
+
+def _batch(specs: Sequence[TensorSpec]) -> int:
+    """Return the number of samples of a run: the one that the model demands, if any."""
+    sizes = (spec.shape[spec.axis] for spec in specs if spec.shape and spec.axis is not None)
+    return next((size for size in sizes if isinstance(size, int)), BATCH)
 
 
 def picked(words: Sequence[str]) -> list[Row]:
