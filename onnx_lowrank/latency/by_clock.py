@@ -7,7 +7,7 @@ from typing import TypeAlias
 from onnx_lowrank.factorise.forms.preparation import PreparedKernel
 from onnx_lowrank.factorise.forms.table import FormTable
 from onnx_lowrank.latency.clocked import Clocked
-from onnx_lowrank.latency.proposals import Found, LayerProposal, TimedLayer
+from onnx_lowrank.latency.proposals import LayerProposal, Outcome, TimedLayer
 from onnx_lowrank.latency.search import ClockSearch, out_of_reach
 from onnx_lowrank.latency.table import ORIGINAL
 from onnx_lowrank.latency.trial import Factors, WholeTrials, factors_from_weights, placeholder_factors
@@ -40,7 +40,7 @@ class LatencyPlan:
     """
 
     clocked: Clocked
-    found: Found
+    found: Outcome
     milliseconds: Mapping[str, tuple[float, float]]
 
     @property

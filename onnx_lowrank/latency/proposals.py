@@ -4,7 +4,7 @@ The symbols T', T₀, t_l and σ are those of ``latency.search``.
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from onnx_lowrank.latency.table import Choice
 from onnx_lowrank.plan.allocate import Chosen, total_cost, total_energy
@@ -63,6 +63,30 @@ class ModelProposal:
 
 
 Proposal: TypeAlias = LayerProposal | ModelProposal
+
+
+class Outcome(Protocol):
+    """What a search by the clock knows of the time of the plan that it found."""
+
+    @property
+    def from_layers_ms(self) -> float:
+        """T' at σ = 1: the time that the layers promise."""
+
+    @property
+    def predicted_ms(self) -> float:
+        """T' at the σ that was known before the plan was measured."""
+
+    @property
+    def correction(self) -> float:
+        """The σ that the plan's own time shows."""
+
+    @property
+    def measured(self) -> WholeTime | None:
+        """The time of the whole model; None where it cannot be measured."""
+
+    @property
+    def rounds(self) -> int:
+        """The number of plans that were measured up to this one."""
 
 
 @dataclass(frozen=True)

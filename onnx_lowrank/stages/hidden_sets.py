@@ -131,7 +131,8 @@ def hidden_sets(run: Run, read: Read, counted: Counted) -> tuple[HiddenSet, ...]
         The network and its layers.
     """
     options = run.options
-    if options.width == "none" or options.solver == "weights" or options.target == "latency" or options.symmetric:
+    # On another machine nothing tells how long a narrow model takes.
+    if options.width == "none" or options.solver == "weights" or options.latency_device or options.symmetric:
         return ()
     layers = solved_layers(counted)
     shared = {name for family in counted.families if len(family.names) > 1 for name in family.names}

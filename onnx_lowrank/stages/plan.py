@@ -7,15 +7,17 @@ from onnx_lowrank.factorise.forms.conv_shape import ConvShape
 from onnx_lowrank.factorise.forms.kind import Energies, FormKind
 from onnx_lowrank.factorise.forms.rank_multiple import RankMultiple
 from onnx_lowrank.factorise.forms.table import FormTable
-from onnx_lowrank.latency.by_clock import choose_by_clock
 from onnx_lowrank.options import FILLED_BLOCKS
 from onnx_lowrank.plan.cost import lowest_macs
 from onnx_lowrank.plan.importance import EQUAL, Importance
+from onnx_lowrank.plan.layer_costs import MacsOfLayers
 from onnx_lowrank.plan.outlook import Outlook
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.stages.choices import choose, layers_to_choose
+from onnx_lowrank.stages.count import Counted
 from onnx_lowrank.stages.kept_weights import kept_weights
 from onnx_lowrank.stages.left_alone import no_form_takes
+from onnx_lowrank.stages.paced import plan_by_clock
 from onnx_lowrank.stages.plan_widths import WidthPlanner
 from onnx_lowrank.stages.planned import Planned, planned_macs
 from onnx_lowrank.stages.prepared import Basis
@@ -44,22 +46,22 @@ def plan(
     TargetError
         If no choice reaches the speedup.
     """
-    counted, reach, kernels = basis.counted, basis.reach, basis.profiled.kernels
+    counted, reach = basis.counted, basis.reach
     with run.stage("plan"):
         by_clock = outlook = None
         if reach.user_plan:
             chosen = reach.user_plan
         else:
-            choices_at = partial(layers_to_choose, energies, counted, reach.multiple)
             if reach.clocked:
-                chosen, by_clock = choose_by_clock(reach.clocked, kernels, choices_at)
+                chosen, by_clock = plan_by_clock(run, basis, energies, importance)
             else:
                 all_macs = sum(counted.macs.aimed_at.values())
                 chosen = plan_macs(run, basis, energies, importance)
                 lost = None
                 if chosen.widths:
                     lost = partial(width_planner(basis, energies, importance).lost, ranks=run.options.ranks)
-                outlook = Outlook(choices_at(), all_macs, run.options.speedup, run.options.ranks, lost)
+                layers = layers_to_choose(energies, counted, reach.multiple)
+                outlook = Outlook(layers, all_macs, run.options.speedup, run.options.ranks, lost)
             chosen = chosen.ordered(counted.shapes)
         for line in kept_weights(reach.deployment.network, counted, chosen):
             run.warn(line)
@@ -83,7 +85,9 @@ def plan_macs(
             # Narrower blocks may come closer to the speedup.
             narrower = (each for each in within_reach(run, counted, basis.reach.hidden) if each.block < multiple.block)
             planners += [
-                WidthPlanner(counted, basis.widths, energies, importance, each) for each in narrower if each.least == 0
+                WidthPlanner(counted, basis.widths, energies, importance, each, _macs(counted))
+                for each in narrower
+                if each.least == 0
             ]
         close = (each for each in planners if each.comes_close(options.speedup, options.ranks))
         found = next(close, planners[0]).plan(options.speedup, options.ranks)
@@ -97,7 +101,12 @@ def width_planner(
     basis: Basis, energies: Mapping[str, Mapping[FormKind, Energies]], importance: Importance
 ) -> WidthPlanner:
     """Return what plans widths and ranks together; the parameters are those of ``plan``."""
-    return WidthPlanner(basis.counted, basis.widths, energies, importance, basis.reach.multiple)
+    counted = basis.counted
+    return WidthPlanner(counted, basis.widths, energies, importance, basis.reach.multiple, _macs(counted))
+
+
+def _macs(counted: Counted) -> MacsOfLayers:
+    return MacsOfLayers(sum(counted.macs.aimed_at.values()))
 
 
 def why_left_alone(

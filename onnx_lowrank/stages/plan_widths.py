@@ -1,8 +1,9 @@
-"""The part of the plan in which layers may lose channels: forms, ranks and widths under one number of MACs."""
+"""The part of the plan in which layers may lose channels: forms, ranks and widths under one budget."""
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -10,8 +11,8 @@ from onnx_lowrank.factorise.forms.kind import Energies, FormKind
 from onnx_lowrank.factorise.forms.rank_multiple import RankMultiple
 from onnx_lowrank.graph.find.families import Family
 from onnx_lowrank.plan.allocate import SEARCHES, TOLERANCE, Chosen, budget_for, fill, total_cost, total_energy
-from onnx_lowrank.plan.cost import MacsCosts
 from onnx_lowrank.plan.importance import Importance
+from onnx_lowrank.plan.layer_costs import LayerCosts
 from onnx_lowrank.plan.pareto import LayerChoices
 from onnx_lowrank.plan.plan import Plan, WidthPlan
 from onnx_lowrank.plan.widths import Levels, WidenedLayer, WidthChoices, WidthSearch
@@ -28,7 +29,7 @@ LARGEST_ERROR = 0.98
 class _Found:
     """A plan: widths, the choices of the layers at these widths and those that are taken, and the unused budget.
 
-    The widths are those that belong to ``levels``, or one of them is a little wider. ``spare`` is a share of the MACs
+    The widths are those that belong to ``levels``, or one of them is a little wider. ``spare`` is a share of the cost
     that the speedup leaves.
     """
 
@@ -54,6 +55,8 @@ class WidthPlanner:
         How the sets are weighed.
     multiple
         The numbers that ranks are multiples of.
+    costs
+        What the layers cost: MACs, or nanoseconds.
     """
 
     def __init__(
@@ -63,8 +66,9 @@ class WidthPlanner:
         energies: Mapping[str, Mapping[FormKind, Energies]],
         importance: Importance,
         multiple: RankMultiple,
+        costs: LayerCosts,
     ) -> None:
-        self._counted, self._energies, self._multiple = counted, energies, multiple
+        self._counted, self._energies, self._multiple, self._costs = counted, energies, multiple, costs
         self._hidden = [one.hidden for one in widths.sets]
         self._counts = {one.name: one.count for one in self._hidden}
         self._known: dict[tuple[float, str], _Found | None] = {}
@@ -74,13 +78,23 @@ class WidthPlanner:
             [*self._families, *self._others()],
         )
 
+    @property
+    def most(self) -> float:
+        """The highest speedup that widths and ranks reach, about."""
+        return self._costs.total / max(1, self._costs.total - self._involved + self._search.least)
+
+    @cached_property
+    def _involved(self) -> int:
+        """The cost of all layers that the plan may change, as they are."""
+        return sum(layer.untouched for layer in self._search.layers(self._search.full))
+
     def plan(self, speedup: float, ranks: str) -> Plan | None:
-        """Return the plan for a speedup in MACs; None where no widths and ranks reach it.
+        """Return the plan for a speedup; None where no widths and ranks reach it.
 
         Parameters
         ----------
         speedup
-            The MACs of the original over those of the result.
+            The cost of the original over that of the result.
         ranks
             The search for the ranks, by its name.
         """
@@ -94,7 +108,7 @@ class WidthPlanner:
         )
 
     def comes_close(self, speedup: float, ranks: str) -> bool:
-        """Whether the MACs of the plan for a speedup are as near to it as promised; see ``plan``."""
+        """Whether the cost of the plan for a speedup is as near to it as promised; see ``plan``."""
         found = self._chosen(speedup, ranks)
         return found is not None and found.spare <= TOLERANCE
 
@@ -112,10 +126,8 @@ class WidthPlanner:
         return self._known[speedup, ranks]
 
     def _search_for(self, speedup: float, ranks: str) -> "_Found | None":
-        before = sum(self._counted.macs.aimed_at.values())
-        involved = sum(layer.untouched for layer in self._search.layers(self._search.full))
-        whole = budget_for(before, speedup)
-        budget = whole - (before - involved)
+        whole = budget_for(self._costs.total, speedup)
+        budget = whole - (self._costs.total - self._involved)
         if self._search.least > budget:
             return None
         levels = self._search.best(budget)
@@ -143,7 +155,7 @@ class WidthPlanner:
         def choices_at(widths: tuple[int, ...]) -> LayerChoices:
             own = dict(zip(seen.names, widths, strict=True))
             narrowed = [narrowed_shape(shape, seen, self._counts, own) for shape in shapes]
-            costs = [MacsCosts(shape) for shape in narrowed]
+            costs = [self._costs.of(name, shape) for name, shape in zip(family.names, narrowed, strict=True)]
             return family_choices(family, narrowed[0], self._energies[family.name], self._multiple, costs)
 
         return WidenedLayer(family.name, seen.names, choices_at)
@@ -166,7 +178,8 @@ class WidthPlanner:
 
         def choices_at(widths: tuple[int, ...]) -> LayerChoices:
             share = seen.share(self._counts, dict(zip(seen.names, widths, strict=True)))
-            return LayerChoices(output, np.array([round(macs * share)]), np.zeros(1), (None,), ((),))
+            cost = self._costs.whole(macs * share)
+            return LayerChoices(output, np.array([cost]), np.zeros(1), (None,), ((),))
 
         return choices_at
 

@@ -75,9 +75,11 @@ def reach(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Reach:
         multiple = rank_multiple(deployment, run.progress)
         if options.target == "latency":
             clocked = clock_layers(deployment, run.kinds, multiple, run.progress)
-            with left_alone(counted.skipped, counted.macs).explaining():
-                check_latency_reach(clocked, run.kinds)
-            return Reach(deployment, multiple, clocked=clocked)
+            hidden = hidden_sets(run, read, counted)
+            if not hidden:  # else only whole plans tell what is out of reach
+                with left_alone(counted.skipped, counted.macs).explaining():
+                    check_latency_reach(clocked, run.kinds)
+            return Reach(deployment, multiple, clocked=clocked, hidden=hidden)
         hidden = hidden_sets(run, read, counted)
         if options.resolved_rank_multiple == FILLED_BLOCKS:
             multiple = next(within_reach(run, counted, hidden))

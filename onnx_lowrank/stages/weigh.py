@@ -83,7 +83,8 @@ def weigh(run: Run, basis: Basis) -> Weighed:
     if basis.reach.user_plan:
         return Weighed({}, EQUAL, basis.widths)
     # Where no rehearsal shows that fewer channels pay, they go only if ranks alone do not reach the speedup.
-    unsure = NO_WIDTHS if ranks_reach(run, basis) else basis.widths
+    by_clock = basis.reach.clocked is not None  # then the stage that plans compares both
+    unsure = NO_WIDTHS if not by_clock and ranks_reach(run, basis) else basis.widths
     with run.times.stage("weigh"):
         energies = site_energies(basis.counted, basis.profiled, run.kinds)
         if run.options.objective == "energies" or run.options.solver == "weights":
@@ -174,7 +175,8 @@ class Trials:
         little worse, a quarter.
         """
         self._try(0.0)
-        self._settle_widths()
+        if self._run.options.target == "macs":
+            self._settle_widths()
         self._try(0.5)
         if self._best:
             self._try(1.0)
@@ -211,10 +213,14 @@ class Trials:
         self._run.progress("weigh", 1 + len(self._scores), TRIALS + 2)
 
     def _plan(self, importance: Importance, terms: Terms) -> Plan:
-        """Return the plan with these weights; one by the clock costs what is known before whole plans are measured."""
+        """Return the plan with these weights; one by the clock costs what is known before whole plans are measured.
+
+        Where layers lose channels, MACs stand for the time.
+        """
         options, total = self._run.options, terms.total
-        if options.target == "macs":
-            return plan_macs(self._run, terms.basis, weighed_energies(terms.energies, importance), importance)
+        if options.target == "macs" or terms.basis.widths.sets:
+            with contextlib.nullcontext() if options.target == "macs" else contextlib.suppress(TargetError):
+                return plan_macs(self._run, terms.basis, weighed_energies(terms.energies, importance), importance)
         layers = [
             replace(layer, log_energies=importance.factor(layer.name) * layer.log_energies) for layer in terms.layers
         ]
