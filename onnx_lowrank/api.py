@@ -51,7 +51,7 @@ def compress(
     symmetric: bool = DEFAULTS.symmetric,
     residual: bool = DEFAULTS.residual,
     refit: bool = DEFAULTS.refit,
-    refine: int = DEFAULTS.refine,
+    refine: int | str = DEFAULTS.refine,
     include_gemm: bool = DEFAULTS.include_gemm,
     ranks: str = DEFAULTS.ranks,
     objective: str = DEFAULTS.objective,

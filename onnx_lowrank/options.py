@@ -72,7 +72,8 @@ def _is_shapes(value: object) -> bool:
 
 _TYPES: tuple[tuple[tuple[str, ...], Callable[[object], bool], str], ...] = (
     (("speedup",), _is_number, "a number, such as 2.5"),
-    (("images", "seed", "threads", "refine"), _is_whole, "a whole number"),
+    (("images", "seed", "threads"), _is_whole, "a whole number"),
+    (("refine",), lambda value: _is_whole(value) or _is_text(value), "a whole number or 'auto'"),
     (("memory",), _is_number, "a number of bytes, such as 4 * 2**30"),
     (("form", "width", "solver", "ranks", "objective", "target", "task", "boxes"), _is_text, "a name as text"),
     (("symmetric", "residual", "refit", "include_gemm", "curve"), _is_flag, "True or False"),
@@ -124,7 +125,8 @@ class Options:
         by it. The solver "weights" and ``symmetric`` never refit.
     refine
         The number of steps in which the weights of a few neighbouring layers, such as those of a residual block, are
-        refined together, where held-out samples gain; 0 for none. The solver "weights" and ``symmetric`` never refine.
+        refined together, where held-out samples gain; 0 for none. "auto" does so where rehearsals have shown that the
+        plan loses much, if a single model is solved. The solver "weights" and ``symmetric`` never refine.
     include_gemm
         Whether fully connected layers, which are Gemm and MatMul by a constant matrix, are factorised as well.
     ranks
@@ -181,7 +183,7 @@ class Options:
     symmetric: bool = False
     residual: bool = True
     refit: bool = True
-    refine: int = 0
+    refine: int | str = AUTO
     include_gemm: bool = False
     ranks: str = "exact"
     target: str = "macs"
@@ -235,8 +237,8 @@ class Options:
         for name, shape in self.input_shapes.items():
             if min(shape, default=1) < 1:
                 raise UsageError(f"input_shapes has {list(shape)} for {name or 'the input'!r}: sizes start at 1")
-        if self.refine < 0:
-            raise UsageError(f"refine is {self.refine}: give a number of steps, or 0 for none")
+        if self.refine != AUTO and (not isinstance(self.refine, int) or self.refine < 0):
+            raise UsageError(f"refine is {self.refine}: give a number of steps, 0 for none, or auto")
         if self.seed < 0:
             raise UsageError(f"seed is {self.seed}: give a number of at least 0")
         if self.memory < 1 << 20:

@@ -26,6 +26,10 @@ from onnx_lowrank.graph.edit.normalise import normalise
 from onnx_lowrank.graph.find.blocks import Stretch, passing_tensors, stretches
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.segments import whole
+from onnx_lowrank.options import Options
+from onnx_lowrank.pipeline import plan_only
+from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.stages.request import Request
 
 Array = NDArray[Any]
 run = functools.partial(compress, threads=1, require="none", refine=24)
@@ -279,6 +283,26 @@ def test_a_refinement_helps_on_samples_that_took_no_part() -> None:
     model = inverted()
     before, after = (refined(model, refine=steps).report.outputs["y"].centred_error for steps in (0, 60))
     assert before is not None and after is not None and after < 0.9 * before
+
+
+def test_left_to_the_tool_a_plan_that_loses_much_is_refined_and_replayed_alike() -> None:
+    auto = functools.partial(run, inverted(), smooth_photos(80), refine="auto", rank_multiple=1)
+    much, little = auto(speedup=2.5), auto(speedup=1.02)
+    assert [error > 0.05 for error in (rehearsed(much), rehearsed(little))] == [True, False]
+    assert much.report.refined and not little.report.refined
+    plan = plan_only(Request(inverted(), smooth_photos(80), Options(speedup=2.5, threads=1, rank_multiple=1))).plan
+    again = auto(plan=Plan.from_json(plan.to_json()))
+    assert again.model.SerializeToString() == much.model.SerializeToString()
+    assert not auto(speedup=2.5, objective="energies").report.refined  # nothing was rehearsed
+
+
+def rehearsed(result: Result) -> float:
+    """The error of the rehearsal of the plan that was carried out."""
+    importance = result.report.importance
+    assert importance is not None
+    error = importance.rehearsals[f"{importance.exponent:g}"]
+    assert error is not None
+    return error
 
 
 def test_without_steps_nothing_is_refined_and_nothing_changes() -> None:

@@ -13,6 +13,7 @@ from onnx_lowrank.cli.parser import (
     one_of,
     path_argument,
     rank_multiple,
+    refine,
 )
 from onnx_lowrank.factorise.forms.table import FORMS
 from onnx_lowrank.measures.table import HEAD_CHOICES, TASK_CHOICES
@@ -253,9 +254,10 @@ def _add_solver(parser: Parser) -> None:
     add(
         "--refine",
         metavar="STEPS",
-        type=int,
+        type=refine,
         help="refine the weights of a few neighbouring layers together, such as those of a residual block, in so many "
-        f"steps; 0 for none (default: {DEFAULTS.refine})",
+        "steps; 0 for none; auto refines where rehearsals have shown that the plan loses much (default: "
+        f"{DEFAULTS.refine})",
     )
     add("--seed", metavar="N", type=int, help=f"seed for all random choices (default: {DEFAULTS.seed})")
 

@@ -170,6 +170,14 @@ def whole_numbers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, such as 1,2") from None
 
 
+def refine(text: str) -> int | str:
+    """Convert a whole number or "auto", for argparse."""
+    try:
+        return text if text == AUTO else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor {AUTO}") from None
+
+
 def rank_multiple(text: str) -> int | str:
     """Convert a whole number, "blocks" or "auto", for argparse."""
     if text in (FILLED_BLOCKS, AUTO):

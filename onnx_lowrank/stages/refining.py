@@ -22,6 +22,12 @@ from onnx_lowrank.stages.steps import Step
 
 Array = NDArray[Any]
 
+STEPS = 150
+"""The number of steps where the user names none."""
+
+LOSES_MUCH = 0.05
+"""The centred error of the outputs in a rehearsal from which on a plan loses so much that refinement pays."""
+
 MEMORY_SHARE = 8
 """The samples of a stretch, and the activations of the original, each take at most this part of ``--memory``."""
 
@@ -41,7 +47,8 @@ def with_refinement(run: Run, prepared: Prepared, steps: Sequence[Step], stack: 
         Closes the shard in which the original runs beside the approximated network.
     """
     options, sampling = run.options, prepared.sampled.sampling
-    if not options.refine or options.symmetric or options.solver == "weights":
+    count = _steps(run, prepared)
+    if not count or options.symmetric or options.solver == "weights":
         return list(steps)
     if len(sampling.sizes):
         run.warn("layers are not refined together, because the samples have several sizes")
@@ -54,20 +61,29 @@ def with_refinement(run: Run, prepared: Prepared, steps: Sequence[Step], stack: 
     wide = prepared.wide_path or network
     opened = open_shards(wide, sampling, run.open_session, prepared.original.macs.all, run.shards)
     original = stack.enter_context(opened)
-    room, total = options.memory // MEMORY_SHARE, options.refine * len(found)
+    room, total = options.memory // MEMORY_SHARE, count * len(found)
     placed = [(float(min(position(network, output) for output in step.outputs)), step) for step in steps]
     for number, whole_stretch in enumerate(found):
         stretch = _of_maps(whole_stretch, maps)
         numbers = {name: values[name] for name in whole_stretch.inputs if name not in maps and name in values}
         refining = Refining(stretch, shapes, macs.samples, numbers, original, run.open_session, sampling, room)
 
-        def heard(step: int, done: int = options.refine * number) -> None:
+        def heard(step: int, done: int = count * number) -> None:
             run.progress("refine", done + step, total)
 
-        held, course = Held(), Course(options.refine, options.seed, heard)
+        held, course = Held(), Course(count, options.seed, heard)
         placed.append((stretch.start(network) - 0.5, EnterStep(refining, held)))
         placed.append((stretch.stop(network) - 0.6, LeaveStep(refining, held, course, room, heard)))
     return [step for _, step in sorted(placed, key=lambda pair: pair[0])]
+
+
+def _steps(run: Run, prepared: Prepared) -> int:
+    """Return the number of steps that a stretch is refined in."""
+    asked, importance = run.options.refine, prepared.planned.importance
+    if isinstance(asked, int):
+        return asked
+    rehearsed = importance.trials.get(importance.exponent, 0.0)
+    return 0 if run.solves_several or rehearsed <= LOSES_MUCH else STEPS
 
 
 def _values(run: Run, prepared: Prepared) -> dict[str, Array]:

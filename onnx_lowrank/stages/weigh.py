@@ -8,6 +8,7 @@ import numpy as np
 
 from onnx_lowrank.errors import TargetError
 from onnx_lowrank.factorise.forms.kind import Energies, FormKind
+from onnx_lowrank.options import AUTO
 from onnx_lowrank.plan.allocate import SEARCHES, budget_for
 from onnx_lowrank.plan.importance import EQUAL, Importance
 from onnx_lowrank.plan.pareto import LayerChoices
@@ -78,10 +79,11 @@ def weigh(run: Run, basis: Basis) -> Weighed:
     """Measure what the error of each layer does to the outputs, and how much of it a plan should believe.
 
     Where the user gave a plan, wants the plan of the energies or looks at no data, or where there is little to choose
-    or to choose from, all layers weigh the same.
+    or to choose from, all layers weigh the same. A plan of the user is rehearsed all the same, where that decides
+    whether it is refined.
     """
     if basis.reach.user_plan:
-        return Weighed({}, EQUAL, basis.widths)
+        return Weighed({}, _of_user_plan(run, basis, basis.reach.user_plan), basis.widths)
     # Where no rehearsal shows that fewer channels pay, they go only if ranks alone do not reach the speedup.
     by_clock = basis.reach.clocked is not None  # then the stage that plans compares both
     unsure = NO_WIDTHS if not by_clock and ranks_reach(run, basis) else basis.widths
@@ -103,6 +105,22 @@ def weigh(run: Run, basis: Basis) -> Weighed:
         chosen = trials.best()
         run.progress("weigh", TRIALS + 2, TRIALS + 2)
     return Weighed(weighed_energies(energies, chosen), chosen, trials.widths)
+
+
+def _of_user_plan(run: Run, basis: Basis, plan: Plan) -> Importance:
+    """Return equal weights with the rehearsal of the plan."""
+    options, sampled = run.options, basis.sampled
+    told_by_energies = options.objective == "energies" or options.solver == "weights" or options.symmetric
+    if options.refine != AUTO or told_by_energies or run.solves_several:
+        return EQUAL
+    if (
+        sampled.source.synthetic
+        or not enough_samples(sampled.sampling)
+        or not (plan.widths or any(s.form for s in plan.sites))
+    ):
+        return EQUAL
+    with run.times.stage("weigh"):
+        return replace(EQUAL, trials={EQUAL.exponent: Rehearsal(run, basis).score(plan).error})
 
 
 def weighed_energies(
