@@ -205,5 +205,5 @@ def test_what_the_user_excludes_keeps_its_channels(tmp_path: Path) -> None:
 def test_widths_fill_blocks(count: int) -> None:
     *fewer, last = widths_of(count)
     assert last == count and fewer == sorted(set(fewer))
-    step = 16 if count >= 96 else 8 if count >= 48 else 4 if count >= 24 else 2
+    step = 16 if count >= 64 else 8 if count >= 32 else 4
     assert all(width % step == 0 and width >= count / 4 for width in fewer)

@@ -20,7 +20,7 @@ FEWEST_CHANNELS = 16
 BLOCKS = (16, 8, 4)
 """The steps between widths. The first one of which a set has at least ``FEWEST_STEPS`` is taken."""
 
-FEWEST_STEPS = 6
+FEWEST_STEPS = 4
 
 LEAST_SHARE = 0.25
 """The smallest width that is considered, as a share of all channels."""
