@@ -33,7 +33,7 @@ from onnx_lowrank.stages.scoring import MEMORY_SHARE, Score, Scoring
 from onnx_lowrank.stages.steps import OVERHEAD, Solution, SolveStep, steps
 from onnx_lowrank.stages.widths import WidthSet
 
-FEWEST_SOLVING, MOST_SOLVING = 8, 24
+FEWEST_SOLVING, MOST_SOLVING = 4, 24
 """Bounds on the number of samples on which a rehearsal solves."""
 
 ROWS = 6_000

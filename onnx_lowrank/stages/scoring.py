@@ -25,7 +25,8 @@ MEMORY_SHARE = 8
 
 
 ELEMENTS = 100_000
-"""The number of elements that tell errors apart, as those of a few pictures or maps do."""
+"""The number of elements that tell errors apart, as those of a few pictures or maps do. A sample whose outputs alone
+have so many counts as two."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class Scoring:
             if room < 0 and self._references:
                 break
             self._references.append(kept)
-            samples, elements = samples + len(batch), elements + sum(value.size for value in kept.values())
+            size = sum(value.size for value in kept.values())
+            samples, elements = samples + (2 if size >= ELEMENTS * len(batch) else 1) * len(batch), elements + size
             if samples >= fewest and elements >= ELEMENTS:
                 break
         self.batches = batches[: len(self._references)]
