@@ -124,9 +124,8 @@ class Options:
         Whether the fully connected layers behind factorised convolutions are fitted again, where held-out samples gain
         by it. The solver "weights" and ``symmetric`` never refit.
     refine
-        The number of steps in which the weights of a few neighbouring layers, such as those of a residual block, are
-        refined together, where held-out samples gain; 0 for none. "auto" does so where rehearsals have shown that the
-        plan loses much, if a single model is solved. The solver "weights" and ``symmetric`` never refine.
+        The number of steps in which a few neighbouring layers are refined together, where held-out samples gain.
+        "auto" refines where the only plan lost much in rehearsals. "weights" and ``symmetric`` never refine.
     include_gemm
         Whether fully connected layers, which are Gemm and MatMul by a constant matrix, are factorised as well.
     ranks

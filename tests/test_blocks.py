@@ -305,6 +305,28 @@ def rehearsed(result: Result) -> float:
     return error
 
 
+def plain_chain(layers: int = 12, channels: int = 32) -> onnx.ModelProto:
+    """Build a chain long enough to be cut into stretches between layers that all may lose channels."""
+    nodes, stored = [], {}
+    for i in range(layers):
+        inputs, filters = (3 if i == 0 else channels), (4 if i == layers - 1 else channels)
+        stored[f"w{i}"] = weights(i, filters, inputs, 3, 3)
+        nodes.append(conv(f"c{i}", f"t{i}", f"w{i}", "y" if i == layers - 1 else f"a{i}"))
+        if i < layers - 1:
+            nodes.append(relu(f"a{i}", f"t{i + 1}"))
+    nodes[0].input[0] = "x"
+    return build(nodes, stored)
+
+
+def test_stretches_that_deliver_fewer_channels_are_refined_for_those_that_stay() -> None:
+    narrowed = functools.partial(run, plain_chain(), smooth_photos(80), speedup=1.5, width="only")
+    result, without = narrowed(), narrowed(refine=0)
+    assert result.report.widths and len(result.report.refined) > 1
+    assert all(stretch.reason == "refined" for stretch in result.report.refined)
+    before, after = (each.report.outputs["y"].centred_error for each in (without, result))
+    assert before is not None and after is not None and after < before
+
+
 def test_without_steps_nothing_is_refined_and_nothing_changes() -> None:
     model = pre_activated()
     result = refined(model, refine=0)

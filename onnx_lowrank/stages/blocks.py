@@ -19,12 +19,13 @@ from onnx_lowrank.factorise.blocks.block import Part
 from onnx_lowrank.factorise.blocks.refinement import Course, Refinement, refine
 from onnx_lowrank.factorise.blocks.windows import Window, windows
 from onnx_lowrank.graph.blocks.read import ReadBlock, as_model, read_block
-from onnx_lowrank.graph.edit.reweight import replace_stored
 from onnx_lowrank.graph.find.blocks import Stretch
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.runtime.session import Opener
+from onnx_lowrank.stages.refined import Entered, RefinedStretch
 
 Array = NDArray[Any]
+Indices = NDArray[np.intp]
 
 MOST_WINDOWS = 4
 """The windows of a sample, at most."""
@@ -35,45 +36,6 @@ FEWEST_SAMPLES = 16
 ROUND_OFF, TINY = 1e-2, 1e-6
 """The mean difference from what the runtime computes, relative to the mean size of it, up to which a block is right.
 Half precision rounds most; what is read in a wrong way differs by much more."""
-
-
-@dataclass(frozen=True)
-class RefinedStretch:
-    """A stretch whose weights were to be refined.
-
-    Attributes
-    ----------
-    stretch
-        The stretch.
-    weights
-        The new weights by their names in the network; empty where the old ones stay.
-    refinement
-        The refinement; None where none was tried.
-    seconds
-        The time that it took.
-    reason
-        The outcome in a few words.
-    macs_executed
-        The MACs that the original network took for it.
-    """
-
-    stretch: Stretch
-    weights: Mapping[str, Array]
-    refinement: Refinement | None
-    seconds: float
-    reason: str
-    macs_executed: int = 0
-
-    def apply(self, network: Network) -> None:
-        """Give the stretch in a network its new weights, in place."""
-        replace_stored(network, self.weights)
-
-
-class Entered:
-    """The change of a step that changes nothing."""
-
-    def apply(self, network: Network) -> None:
-        """Leave a network as it is."""
 
 
 @dataclass
@@ -120,6 +82,8 @@ class Refining:
         What the stretch reads besides them, such as shapes, for so many samples.
     original
         The original network on the samples, of which all batches take part.
+    left
+        The channels that stay of what the original network delivers, by tensor, where some of them were removed.
     open_session
         Opens the nodes of the stretch as a model of their own.
     sampling
@@ -133,15 +97,15 @@ class Refining:
     samples: int
     numbers: Mapping[str, Array]
     original: Shard
+    left: Mapping[str, Indices]
     open_session: Opener
     sampling: Sampling
     room: int
 
     def bytes_of(self, found: "ReadBlock") -> tuple[int, float]:
         """Return the bytes that a sample takes, or a window of it, and the number of windows that a map has."""
+        seen = windows(found.block, {name: tuple(self.shapes[name][2:]) for name in self.stretch.inputs})
         names = (*self.stretch.inputs, *self.stretch.outputs)
-        sizes = {name: tuple(self.shapes[name][2:]) for name in self.stretch.inputs}
-        seen = windows(found.block, sizes)
         whole = sum(4 * int(np.prod(self.shapes[name])) for name in names) / self.samples
         return (int(whole), 1.0) if seen is None else (int(whole / seen.per_map), seen.per_map)
 
@@ -235,8 +199,7 @@ class LeaveStep:
             shard.refined(weights)
         self.held.clear()
         self.heard(self.course.steps)
-        macs = self.refining.original.macs_executed - before
-        seconds = time.perf_counter() - start
+        seconds, macs = time.perf_counter() - start, self.refining.original.macs_executed - before
         return RefinedStretch(self.refining.stretch, weights, refinement, seconds, reason, macs)
 
     def _refined(self, shard: Shard) -> tuple[Refinement | None, dict[str, Array], str]:
@@ -248,8 +211,9 @@ class LeaveStep:
         if not self._agrees(shard.network, found):
             return None, {}, "left alone: it computes something else than is known of its nodes"
         solving, judging = self._parts()
-        targets = [pair for part in (*solving, *judging) for pair in part.targets.items()]
-        if any(len(value) != refining.shapes[name][1] for name, value in targets):
+        if any(
+            len(own) != refining.shapes[name][1] for part in solving + judging for name, own in part.targets.items()
+        ):
             return None, {}, "left alone: some of the channels that it delivers were removed"
         if sum(part.samples for part in solving) < FEWEST_SAMPLES or not judging:
             return None, {}, "left alone: there are too few samples"
@@ -281,8 +245,10 @@ class LeaveStep:
         parts: tuple[list[Part], list[Part]] = ([], [])
         for batch, answers in refining.original.tensors(asked, self.memory):
             judges = bool(refining.sampling.judges[batch])
-            for window, inputs, targets in zip(held.windows[batch], held.inputs[batch], answers, strict=True):
-                part = Part(_channels_first(inputs), _channels_first(targets), window.known if window else None)
+            for window, inputs, answer in zip(held.windows[batch], held.inputs[batch], answers, strict=True):
+                targets = _channels_first(answer)
+                targets |= {name: targets[name][stay] for name, stay in refining.left.items()}
+                part = Part(_channels_first(inputs), targets, window.known if window else None)
                 parts[judges].append(part)
         return parts
 

@@ -91,6 +91,7 @@ def narrow(run: Run, prepared: Prepared, stack: contextlib.ExitStack) -> Prepare
         planned=planned,
         wide=prepared.counted,
         wide_path=prepared.path,
+        stay=kept.made,
         path=path,
         shard=stack.enter_context(opened),
     )

@@ -1,6 +1,10 @@
 """The results of all stages up to the profile, on which plans rest, and up to the plan, which is carried out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from onnx_lowrank.calibration.shard import Shard
 from onnx_lowrank.graph.network import Network
@@ -13,6 +17,8 @@ from onnx_lowrank.stages.reach import Reach
 from onnx_lowrank.stages.read import Read
 from onnx_lowrank.stages.sample import Sampled
 from onnx_lowrank.stages.widths import NO_WIDTHS, Widths
+
+Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class Prepared(Basis):
         the narrow one; None where all channels stay.
     wide_path
         The original with its nodes in the order of the walk, where channels have been taken out of ``path``.
+    stay
+        The channels that stay, by the outputs of the layers that make them, where channels have been taken out.
     trade_off
         The models that were solved before one was chosen; None where there was no choice.
     """
@@ -57,6 +65,7 @@ class Prepared(Basis):
     planned: Planned = field(kw_only=True)
     wide: Counted | None = field(default=None, kw_only=True)
     wide_path: Network | None = field(default=None, kw_only=True)
+    stay: Mapping[str, Indices] = field(default_factory=dict, kw_only=True)
     trade_off: TradeOffReport | None = field(default=None, kw_only=True)
 
     @property

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibration.shards import open_shards
 from onnx_lowrank.calibration.sizes import run_of_any_size
 from onnx_lowrank.factorise.blocks.refinement import Course
+from onnx_lowrank.graph.channels.trace import ChannelTrace, entries_left, trace_channels
 from onnx_lowrank.graph.find.blocks import Stretch, passing_tensors, stretches
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.graph.traverse import behind, position
@@ -21,6 +22,7 @@ from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.steps import Step
 
 Array = NDArray[Any]
+Indices = NDArray[np.intp]
 
 STEPS = 150
 """The number of steps where the user names none."""
@@ -61,12 +63,14 @@ def with_refinement(run: Run, prepared: Prepared, steps: Sequence[Step], stack: 
     wide = prepared.wide_path or network
     opened = open_shards(wide, sampling, run.open_session, prepared.original.macs.all, run.shards)
     original = stack.enter_context(opened)
+    trace = trace_channels(wide) if prepared.stay else None
     room, total = options.memory // MEMORY_SHARE, count * len(found)
     placed = [(float(min(position(network, output) for output in step.outputs)), step) for step in steps]
     for number, whole_stretch in enumerate(found):
         stretch = _of_maps(whole_stretch, maps)
         numbers = {name: values[name] for name in whole_stretch.inputs if name not in maps and name in values}
-        refining = Refining(stretch, shapes, macs.samples, numbers, original, run.open_session, sampling, room)
+        left = _left(trace, stretch, prepared) if trace else {}
+        refining = Refining(stretch, shapes, macs.samples, numbers, original, left, run.open_session, sampling, room)
 
         def heard(step: int, done: int = count * number) -> None:
             run.progress("refine", done + step, total)
@@ -75,6 +79,12 @@ def with_refinement(run: Run, prepared: Prepared, steps: Sequence[Step], stack: 
         placed.append((stretch.start(network) - 0.5, EnterStep(refining, held)))
         placed.append((stretch.stop(network) - 0.6, LeaveStep(refining, held, course, room, heard)))
     return [step for _, step in sorted(placed, key=lambda pair: pair[0])]
+
+
+def _left(trace: ChannelTrace, stretch: Stretch, prepared: Prepared) -> dict[str, Indices]:
+    """Return the channels that stay of what a stretch delivers, by tensor, where that is known."""
+    found = {name: entries_left(trace, name, prepared.stay, axis=1) for name in stretch.outputs}
+    return {name: own for name, own in found.items() if own is not None}
 
 
 def _steps(run: Run, prepared: Prepared) -> int:

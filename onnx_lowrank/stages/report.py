@@ -26,12 +26,12 @@ from onnx_lowrank.report.schema import (
     SpeedupReport,
 )
 from onnx_lowrank.report.width_schema import WidthReport
-from onnx_lowrank.stages.blocks import RefinedStretch
 from onnx_lowrank.stages.kept import trade_off
 from onnx_lowrank.stages.latency_report import latency_plan
 from onnx_lowrank.stages.measure import Measured
 from onnx_lowrank.stages.plan import why_left_alone
 from onnx_lowrank.stages.prepared import Prepared
+from onnx_lowrank.stages.refined import RefinedStretch
 from onnx_lowrank.stages.refit import Refitted
 from onnx_lowrank.stages.resources import peak_rss_bytes
 from onnx_lowrank.stages.run import Run

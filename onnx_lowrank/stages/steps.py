@@ -21,7 +21,6 @@ from onnx_lowrank.graph.edit.rewrite import Replacement, rewrite_together
 from onnx_lowrank.graph.find.site import ConvSite
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.traverse import behind, position
-from onnx_lowrank.stages.blocks import Entered, RefinedStretch
 from onnx_lowrank.stages.by_site import by_site
 from onnx_lowrank.stages.count import dense_bytes
 from onnx_lowrank.stages.families import (
@@ -35,6 +34,7 @@ from onnx_lowrank.stages.families import (
     shared_activation,
 )
 from onnx_lowrank.stages.prepared import Prepared
+from onnx_lowrank.stages.refined import Entered, RefinedStretch
 from onnx_lowrank.stages.refit import RefitStep, Refitted
 from onnx_lowrank.stages.run import Run
 

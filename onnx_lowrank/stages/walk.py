@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from onnx_lowrank.calibration.shard import Shard
 from onnx_lowrank.graph.network import Network
-from onnx_lowrank.stages.blocks import RefinedStretch
+from onnx_lowrank.stages.refined import RefinedStretch
 from onnx_lowrank.stages.refit import Refitted
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.steps import OVERHEAD, Solution, Step

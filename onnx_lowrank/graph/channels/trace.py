@@ -8,7 +8,9 @@ not known, a body of an If, or an output of the model, stay.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from onnx_lowrank.graph.channels import joining, layers, pointwise, reshaping, spatial
 from onnx_lowrank.graph.channels.computed_shapes import follow_shape
@@ -18,6 +20,8 @@ from onnx_lowrank.graph.channels.places import Carrier, Cut, Extent
 from onnx_lowrank.graph.channels.tracing import Tracing, label
 from onnx_lowrank.graph.kinds import STANDARD, is_convolution, is_dense
 from onnx_lowrank.graph.network import Network
+
+Indices = NDArray[np.intp]
 
 Rule = Callable[[Tracing, gs.Node], Layout | str | None]
 """Returns the layout of a node's first output, the reason why its channels are not followed, or None where the
@@ -87,6 +91,32 @@ class ChannelTrace:
     extents: tuple[Extent, ...]
     carriers: tuple[Carrier, ...]
     inputs: Mapping[str, str]
+
+
+def entries_left(trace: ChannelTrace, tensor: str, stay: Mapping[str, Indices], axis: int) -> Indices | None:
+    """Return which entries of a tensor stay along an axis if only some channels do; None where that is not known.
+
+    Parameters
+    ----------
+    trace
+        Of the network with all channels.
+    tensor
+        The name of the tensor.
+    stay
+        The channels that stay, ascending, by the outputs of the layers that make them; those of others all do.
+    axis
+        The axis of the channels.
+    """
+    layout = trace.layouts.get(tensor)
+    if layout is None or layout.axis != axis:
+        return None
+    entries = []
+    for first, part in layout.starts():
+        channels = stay.get(part.source) if part.source else None
+        if channels is None:
+            channels = np.arange(part.count)
+        entries.append(first + (channels[:, None] * part.repeat + np.arange(part.repeat)).ravel())
+    return np.concatenate(entries)
 
 
 def trace_channels(network: Network) -> ChannelTrace:
