@@ -35,6 +35,7 @@ from task_pictures import Pictures
 from onnx_lowrank.data.draw import Draw
 from onnx_lowrank.data.photos.folder import open_images
 from onnx_lowrank.data.photos.preprocess import parse
+from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.files.load import inputs, load
 from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.runtime.session import Session
@@ -110,6 +111,11 @@ def judge(models: Sequence[Path], pictures: Pictures, preprocess: str, name: str
     sessions = [Session(str(model), PROVIDERS, 0, str(model)) for model in models]
     answers: list[list[Any]] = [[] for _ in models]
     batch = _batch(specs)
+    if batch > 1:
+        try:
+            sessions[0](source.feeds(range(min(batch, len(source)))))
+        except ModelError:  # somewhere inside, the network counts on single samples
+            batch = 1
     for start in range(0, len(source), batch):
         feeds = source.feeds(range(start, min(start + batch, len(source))))
         for own, session in zip(answers, sessions, strict=True):
