@@ -158,6 +158,7 @@ CASES = {
         MAP,
     ),
     "pad": (one("Pad", constant("p", np.array([0, 0, 1, 0, 0, 0, 2, 1]))), MAP),
+    "cast": (several(node("Cast", ["x"], ["h"], to=onnx.TensorProto.FLOAT), node("Relu", ["h"], ["y"])), MAP),
     "same tensor": (several(node("Identity", ["x"], ["h"]), node("Relu", ["h"], ["y"])), MAP),
 }
 

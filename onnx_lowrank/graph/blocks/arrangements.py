@@ -3,10 +3,14 @@
 import math
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_lowrank.factorise.blocks.arrangement import Joined, Padded, Repeated, Reshaped, Section, Transposed
 from onnx_lowrank.graph.blocks.reader import BlockReader, CannotBeReadError
+
+FLOATING = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
+"""The element types between which a Cast only rounds."""
 
 
 def read_concat(reader: BlockReader, node: gs.Node) -> None:
@@ -127,6 +131,13 @@ def read_pad(reader: BlockReader, node: gs.Node) -> None:
     if any(before[:2] + after[:2]) or min(before + after) < 0:
         raise CannotBeReadError("Pad adds channels, or takes positions away")
     reader.add(Padded(tuple(before[2:]), tuple(after[2:])), [reader.name(node.inputs[0])], node.outputs[0])
+
+
+def read_cast(reader: BlockReader, node: gs.Node) -> None:
+    """Read a conversion between floating-point types, whose rounding is taken for nothing."""
+    if node.attrs["to"] not in FLOATING:
+        raise CannotBeReadError("Cast makes whole numbers of a map")
+    read_same(reader, node)
 
 
 def read_same(reader: BlockReader, node: gs.Node) -> None:

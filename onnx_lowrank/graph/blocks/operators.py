@@ -237,5 +237,6 @@ READINGS: Mapping[str, Reading] = {
     "Slice": arrangements.read_slice,
     "Pad": arrangements.read_pad,
     **dict.fromkeys(("Identity", "Dropout"), arrangements.read_same),
+    "Cast": arrangements.read_cast,
 }
 """How each operator is read."""
