@@ -33,9 +33,9 @@ from task_measures import Task
 from task_pictures import Pictures
 
 from onnx_lowrank.data.draw import Draw
+from onnx_lowrank.data.input_shapes import parse_shapes, with_shapes
 from onnx_lowrank.data.photos.folder import open_images
 from onnx_lowrank.data.photos.preprocess import parse
-from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.files.load import inputs, load
 from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.runtime.session import Session
@@ -105,17 +105,13 @@ def judge(models: Sequence[Path], pictures: Pictures, preprocess: str, name: str
     """Return the measures of the original and of the result on the pictures that judge."""
     # A task holds functions, which do not travel between processes, so the row's name stands for it.
     task: Task = rows()[name].network.task
-    specs = inputs(load(models[0]).proto)
+    given = [text.partition("=")[2] for text in rows()[name].network.options if text.startswith("--input-shapes=")]
+    specs = with_shapes(inputs(load(models[0]).proto), parse_shapes(given))
     files = list(pictures.judging)
     source, readable = open_images(files, files[0].parent, specs, parse(preprocess), Draw(None, warn=warn))
     sessions = [Session(str(model), PROVIDERS, 0, str(model)) for model in models]
     answers: list[list[Any]] = [[] for _ in models]
     batch = _batch(specs)
-    if batch > 1:
-        try:
-            sessions[0](source.feeds(range(min(batch, len(source)))))
-        except ModelError:  # somewhere inside, the network counts on single samples
-            batch = 1
     for start in range(0, len(source), batch):
         feeds = source.feeds(range(start, min(start + batch, len(source))))
         for own, session in zip(answers, sessions, strict=True):
