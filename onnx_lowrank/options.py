@@ -125,7 +125,7 @@ class Options:
         by it. The solver "weights" and ``symmetric`` never refit.
     refine
         The number of steps in which a few neighbouring layers are refined together, where held-out samples gain.
-        "auto" refines where the only plan lost much in rehearsals. "weights" and ``symmetric`` never refine.
+        "auto" refines where the plan lost much in rehearsals. "weights" and ``symmetric`` never refine.
     include_gemm
         Whether fully connected layers, which are Gemm and MatMul by a constant matrix, are factorised as well.
     ranks

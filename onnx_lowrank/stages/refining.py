@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from onnx_lowrank.graph.channels.trace import ChannelTrace, entries_left, trace_
 from onnx_lowrank.graph.find.blocks import Stretch, passing_tensors, stretches
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.graph.traverse import behind, position
+from onnx_lowrank.options import AUTO
+from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.carrying_session import open_carrying
 from onnx_lowrank.stages.blocks import EnterStep, Held, LeaveStep, Refining
 from onnx_lowrank.stages.prepared import Prepared
@@ -53,7 +56,8 @@ def with_refinement(run: Run, prepared: Prepared, steps: Sequence[Step], stack: 
     if not count or options.symmetric or options.solver == "weights":
         return list(steps)
     if len(sampling.sizes):
-        run.warn("layers are not refined together, because the samples have several sizes")
+        if options.refine != AUTO:
+            run.warn("layers are not refined together, because the samples have several sizes")
         return list(steps)
     network, values, macs = prepared.path, _values(run, prepared), prepared.counted.macs
     shapes = {name: value.shape for name, value in values.items()}
@@ -65,20 +69,33 @@ def with_refinement(run: Run, prepared: Prepared, steps: Sequence[Step], stack: 
     original = stack.enter_context(opened)
     trace = trace_channels(wide) if prepared.stay else None
     room, total = options.memory // MEMORY_SHARE, count * len(found)
+    told = _Told(run.progress, total)
     placed = [(float(min(position(network, output) for output in step.outputs)), step) for step in steps]
     for number, whole_stretch in enumerate(found):
         stretch = _of_maps(whole_stretch, maps)
         numbers = {name: values[name] for name in whole_stretch.inputs if name not in maps and name in values}
         left = _left(trace, stretch, prepared) if trace else {}
         refining = Refining(stretch, shapes, macs.samples, numbers, original, left, run.open_session, sampling, room)
-
-        def heard(step: int, done: int = count * number) -> None:
-            run.progress("refine", done + step, total)
-
+        heard = partial(told.hear, count * number)
         held, course = Held(), Course(count, options.seed, heard)
         placed.append((stretch.start(network) - 0.5, EnterStep(refining, held)))
         placed.append((stretch.stop(network) - 0.6, LeaveStep(refining, held, course, room, heard)))
     return [step for _, step in sorted(placed, key=lambda pair: pair[0])]
+
+
+class _Told:
+    """The steps of all stretches, each of which is told once: one that is left alone is over at its end."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+        if total:
+            progress("refine", 0, total)
+
+    def hear(self, before: int, step: int) -> None:
+        """Hear that so many steps of a stretch are done, and all those of the stretches before it."""
+        if before + step > self._done:
+            self._done = before + step
+            self._progress("refine", self._done, self._total)
 
 
 def _left(trace: ChannelTrace, stretch: Stretch, prepared: Prepared) -> dict[str, Indices]:
@@ -93,7 +110,7 @@ def _steps(run: Run, prepared: Prepared) -> int:
     if isinstance(asked, int):
         return asked
     rehearsed = importance.trials.get(importance.exponent, 0.0)
-    return 0 if run.solves_several or rehearsed <= LOSES_MUCH else STEPS
+    return STEPS if rehearsed > LOSES_MUCH else 0
 
 
 def _values(run: Run, prepared: Prepared) -> dict[str, Array]:

@@ -111,7 +111,7 @@ def _of_user_plan(run: Run, basis: Basis, plan: Plan) -> Importance:
     """Return equal weights with the rehearsal of the plan."""
     options, sampled = run.options, basis.sampled
     told_by_energies = options.objective == "energies" or options.solver == "weights" or options.symmetric
-    if options.refine != AUTO or told_by_energies or run.solves_several:
+    if options.refine != AUTO or told_by_energies:
         return EQUAL
     if (
         sampled.source.synthetic
