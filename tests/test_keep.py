@@ -25,7 +25,14 @@ from onnx_lowrank.stages.keep import FEWEST
 
 IMAGES, DATA = 60, photo(1, (90, 3, 12, 10))
 # Every rank, because the blocks that ranks fill are coarse in layers of so few channels.
-FAST: dict[str, Any] = {"threads": 1, "images": IMAGES, "solver": "linear", "require": "none", "rank_multiple": 1}
+FAST: dict[str, Any] = {
+    "refine": 0,
+    "threads": 1,
+    "images": IMAGES,
+    "solver": "linear",
+    "require": "none",
+    "rank_multiple": 1,
+}
 
 
 def run(model: Any = None, **options: Any) -> Result:
