@@ -109,7 +109,7 @@ def choose_by_clock(
 
     deployment = clocked.deployment
     options, trials = deployment.options, _whole_trials(clocked, factors_from_weights(kernels, deployment.forms))
-    folded = trials.measure(_untouched_plan(clocked)) if trials and clocked.deployment.network.folded else None
+    folded = trials.measure(untouched_plan(clocked)) if trials and clocked.deployment.network.folded else None
     search = ClockSearch(
         layers_now(),
         original_ms=clocked.original_ms,
@@ -145,7 +145,8 @@ def _whole_trials(clocked: Clocked, factors: Factors) -> WholeTrials | None:
     return WholeTrials(deployment, factors, stopwatch.open_session, stopwatch.measure_models)
 
 
-def _untouched_plan(clocked: Clocked) -> Plan:
+def untouched_plan(clocked: Clocked) -> Plan:
+    """Return the plan that leaves all layers alone."""
     return Plan(tuple(SitePlan(site.name, None) for site in clocked.deployment.sites))
 
 

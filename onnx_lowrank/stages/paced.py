@@ -11,7 +11,7 @@ from functools import partial
 
 from onnx_lowrank.errors import TargetError
 from onnx_lowrank.factorise.forms.kind import Energies, FormKind
-from onnx_lowrank.latency.by_clock import LatencyPlan, choose_by_clock
+from onnx_lowrank.latency.by_clock import LatencyPlan, choose_by_clock, untouched_plan
 from onnx_lowrank.latency.clocked import Clocked
 from onnx_lowrank.latency.pace import PaceSearch
 from onnx_lowrank.latency.proposals import WholeTime
@@ -23,7 +23,6 @@ from onnx_lowrank.plan.layer_costs import TimesOfLayers
 from onnx_lowrank.plan.plan import Plan
 from onnx_lowrank.progress import NOBODY
 from onnx_lowrank.stages.choices import layers_to_choose
-from onnx_lowrank.stages.count import Counted
 from onnx_lowrank.stages.narrow import narrow
 from onnx_lowrank.stages.plan_widths import WidthPlanner
 from onnx_lowrank.stages.planned import Planned, planned_macs
@@ -102,7 +101,7 @@ def with_widths(run: Run, basis: Basis, energies: ByName, importance: Importance
     times = {site.name: clocked.costs(site.name) for site in counted.sites}
     costs = TimesOfLayers(total, counted.shapes, times)
     planner = WidthPlanner(counted, basis.widths, energies, importance, basis.reach.multiple, costs)
-    as_it_is = _tried(run, basis, clocked, untouched(counted)).time if basis.read.network.folded else None
+    as_it_is = _tried(run, basis, clocked, untouched_plan(clocked)).time if basis.read.network.folded else None
     folded = as_it_is.ratio if as_it_is else 1.0
     search = PaceSearch(run.options.speedup, 1 - 1 / planner.most, folded)
     best: tuple[Plan, LatencyPlan] | None = None
@@ -119,11 +118,6 @@ def with_widths(run: Run, basis: Basis, energies: ByName, importance: Importance
     if best is None:
         raise search.out_of_reach()
     return best
-
-
-def untouched(counted: Counted) -> Plan:
-    """Return the plan that leaves all layers alone."""
-    return Plan(()).fitted(counted.shapes)
 
 
 def _tried(run: Run, basis: Basis, clocked: Clocked, plan: Plan) -> _Tried:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -236,9 +237,12 @@ class Trials:
         Where layers lose channels, MACs stand for the time.
         """
         options, total = self._run.options, terms.total
-        if options.target == "macs" or terms.basis.widths.sets:
-            with contextlib.nullcontext() if options.target == "macs" else contextlib.suppress(TargetError):
-                return plan_macs(self._run, terms.basis, weighed_energies(terms.energies, importance), importance)
+        by_macs = partial(plan_macs, self._run, terms.basis, weighed_energies(terms.energies, importance), importance)
+        if options.target == "macs":
+            return by_macs()
+        if terms.basis.widths.sets:
+            with contextlib.suppress(TargetError):
+                return by_macs()
         layers = [
             replace(layer, log_energies=importance.factor(layer.name) * layer.log_energies) for layer in terms.layers
         ]
