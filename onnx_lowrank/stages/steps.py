@@ -249,13 +249,8 @@ def _whole_steps(run: Run, prepared: Prepared) -> Iterator[Step]:
     planned, profiled, options = prepared.planned, prepared.profiled, run.options
     narrowed = {width.name for width in planned.plan.widths}
     readers = {reader.output for one in prepared.widths.sets if one.name in narrowed for reader in one.channels.readers}
-    import os
-
-    later = behind(prepared.read.network, readers) if os.environ.get("ALLREFIT") else set()
     for site in prepared.counted.sites:
-        if (site.output in readers or (site.input in later and site.group == 1)) and planned.plan[
-            site.name
-        ].form is None:
+        if site.output in readers and planned.plan[site.name].form is None:
             step = SolveStep(
                 members=(Member(site, planned.macs[site.name], profiled.targets[site.name]),),
                 forms=tuple(whole(kernel) for kernel in site.kernels),
