@@ -1,12 +1,13 @@
 """The choices of a user, with their defaults, checked in one place."""
 
-import math
 import os
 import re
 import reprlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
+from typing import cast
 
 import numpy as np
 
@@ -20,27 +21,21 @@ AUTO = table.AUTO
 
 FILLED_BLOCKS = "blocks"
 """The rank multiple that fills the blocks of channels of all processors."""
-
 FORM_CHOICES = (AUTO, *table.FORMS.names)
-
 WIDTHS = ("auto", "none", "only")
 SOLVERS = ("nonlinear", "linear", "weights")
 ALLOCATION_CHOICES = ("exact", "greedy", "uniform")
 OBJECTIVES = ("outputs", "energies")
 TARGETS = ("macs", "latency")
-PRESET_CHOICES = ("tensorrt", "tensorrt-int8")
-
-GIB = 1 << 30
-
+PRESET_CHOICES = ("tensorrt", "tensorrt-int8", "ort-cpu", "openvino")
+INTEGERS = ("int8",)
+GIB, LARGEST = 1 << 30, sys.float_info.max
 MOST_THREADS = 4096
 """More threads than any machine runs, and few enough for ONNX Runtime to accept."""
 
 
 def _is_number(value: object) -> bool:
-    try:
-        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value))
-    except OverflowError:
-        return False
+    return isinstance(value, Real) and not isinstance(value, bool) and -LARGEST <= cast(float, value) <= LARGEST
 
 
 def _is_whole(value: object) -> bool:
@@ -83,7 +78,7 @@ _TYPES: tuple[tuple[tuple[str, ...], Callable[[object], bool], str], ...] = (
 """Options that must be given, with what they must be."""
 
 _OPTIONAL_TYPES: tuple[tuple[tuple[str, ...], Callable[[object], bool], str], ...] = (
-    (("preset", "latency_device"), _is_text, "a name, or None"),
+    (("preset", "latency_device", "quantize"), _is_text, "a name, or None"),
     (("include", "exclude"), _is_text, "one regular expression, such as 'conv1|conv2', or None"),
     (("latency_table",), _is_path, "the path of a file, or None"),
     (("latency_batch",), _is_whole, "a whole number, or None"),
@@ -139,6 +134,8 @@ class Options:
         The number that divides every rank. "blocks" takes 16, or 8 in layers that are too small for it, and less where
         the speedup cannot be had otherwise (see ``factorise.forms.rank_multiple``). 1 gives the ranks of the paper.
         "auto" measures which multiple pays on this machine. None is "auto" with the target "latency", else "blocks".
+    quantize
+        "int8" rounds weights and activations to 8 bits as well, for the runtime that ``preset`` names; None does not.
     preset
         The runtime that will execute the result, one of ``PRESET_CHOICES``, or None; see ``presets``.
     include, exclude
@@ -188,6 +185,7 @@ class Options:
     target: str = "macs"
     objective: str = "outputs"
     rank_multiple: int | str | None = None
+    quantize: str | None = None
     preset: str | None = None
     include: str | None = None
     exclude: str | None = None
@@ -217,6 +215,7 @@ class Options:
             ("objective", self.objective, OBJECTIVES),
             ("target", self.target, TARGETS),
             ("preset", self.preset, (*PRESET_CHOICES, None)),
+            ("quantize", self.quantize, (*INTEGERS, None)),
             ("task", self.task, TASK_CHOICES),
             ("boxes", self.boxes, HEAD_CHOICES),
         ):
@@ -232,7 +231,8 @@ class Options:
         parse_requirement(self.require)
         if self.boxes != AUTO and self.task not in (AUTO, "detection"):
             raise UsageError(f"boxes is {self.boxes!r}, which the task {self.task} has none of: drop one of the two")
-        parse_kept(self.keep)
+        if (parse_kept(self.keep) or self.curve) and self.quantize:
+            raise UsageError("keep and curve seek among models in floating point: drop them, or quantize")
         for name, shape in self.input_shapes.items():
             if min(shape, default=1) < 1:
                 raise UsageError(f"input_shapes has {list(shape)} for {name or 'the input'!r}: sizes start at 1")

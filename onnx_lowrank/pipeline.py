@@ -11,6 +11,7 @@
     plan     the forms and ranks of all layers, and the widths, are chosen together under one budget
     narrow   the channels that the plan has no width for are taken out of the network
     walk     layer by layer, from the input on: sample, solve, rewrite, advance
+    quantise where asked for, a second walk rounds the rewritten network to 8 bits
     check    the new model has kept its interface and costs what was planned
     measure  both models are compared on samples that no solver saw, by the clock, and on labelled samples
     judge    the errors of the outputs give a verdict, and a result that is worse than accepted is refused
@@ -42,7 +43,7 @@ from onnx_lowrank.report.plan_schema import PlanReport
 from onnx_lowrank.report.schema import Report
 from onnx_lowrank.runtime.blas_threads import without_spinning
 from onnx_lowrank.stages.attempt import plan_for
-from onnx_lowrank.stages.check import check
+from onnx_lowrank.stages.check import check, check_costs
 from onnx_lowrank.stages.count import count
 from onnx_lowrank.stages.fit import fit
 from onnx_lowrank.stages.keep import seek
@@ -51,6 +52,7 @@ from onnx_lowrank.stages.measure import measure
 from onnx_lowrank.stages.narrow import narrow
 from onnx_lowrank.stages.prepared import Basis, Prepared
 from onnx_lowrank.stages.profile import profile
+from onnx_lowrank.stages.quantise import quantise
 from onnx_lowrank.stages.reach import clock, reach
 from onnx_lowrank.stages.read import read
 from onnx_lowrank.stages.refining import with_refinement
@@ -60,6 +62,7 @@ from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.sample import sample, sample_shapes
 from onnx_lowrank.stages.steps import steps
 from onnx_lowrank.stages.tasks import check_tasks
+from onnx_lowrank.stages.variants import variants
 from onnx_lowrank.stages.verdict import check_declared, judge
 from onnx_lowrank.stages.walk import walk
 from onnx_lowrank.stages.widths import measure_widths
@@ -129,10 +132,14 @@ def compress(request: Request, listener: Listener = NOBODY, forms: FormTable = F
         else:
             prepared = narrow(run, prepare(run, stack), stack)
             queue = deque(with_refinement(run, prepared, steps(run, prepared), stack))
-            prepared = prepared.without_profile()  # each step holds its own rows, and goes when it is done
-            walked = walk(run, prepared.read.network, queue, prepared.shard)
+            if not run.options.quantize:  # each step holds its own rows, and goes when it is done
+                prepared = prepared.without_profile()
+            walked = walk(run, prepared.read.network, queue, prepared.shard, held=prepared.target_bytes)
+    check_costs(run, prepared, walked.network)
+    if run.options.quantize:
+        walked, prepared = quantise(run, prepared, walked), prepared.without_profile()
     model = check(run, prepared, walked.network)
-    measured = measure(run, prepared, model)
+    measured = measure(run, prepared, model, variants(run, prepared, walked))
     judged = judge(run, prepared, measured)
     found = report(run, prepared, walked, measured, judged, model)
     if judged.refusal:

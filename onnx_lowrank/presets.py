@@ -1,6 +1,7 @@
 """Options that suit the runtime that will execute the result, and advice for the way there.
 
-``tensorrt`` is for engines in half precision, ``tensorrt-int8`` for quantised ones. The presets choose
+``tensorrt`` is for engines in half precision, ``tensorrt-int8`` for quantised ones. ``ort-cpu`` and ``openvino`` are
+for these runtimes on a processor, and matter to ``quantize`` alone (``stages/integer_target.py``). The first two choose
 
 * the channel form alone. Its k×k convolution is one for which GPU libraries have their fastest kernels, and a chain of
   two convolutions keeps a GPU busier than a chain of three. Y. He, X. Zhang and J. Sun (Channel Pruning for
@@ -23,6 +24,8 @@ from onnx_lowrank.options import DEFAULTS, Options
 PRESET_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "tensorrt": {"form": CHANNEL.name, "rank_multiple": 8},
     "tensorrt-int8": {"form": CHANNEL.name, "rank_multiple": 32},
+    "ort-cpu": {},
+    "openvino": {},
 }
 """The values that each preset gives to fields of ``Options``."""
 
@@ -52,7 +55,7 @@ def advice(
     shapes
         The shape of one sample of every input, by the input's name.
     """
-    if preset is None:
+    if preset not in ("tensorrt", "tensorrt-int8"):
         return []
     messages = []
     if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:

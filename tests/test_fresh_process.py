@@ -121,7 +121,7 @@ def test_without_another_process_this_one_measures_and_says_so(monkeypatch: pyte
 def test_the_latency_of_a_report_is_that_of_the_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "measure_in_fresh_process", measure_in_fresh_process)
     warnings = list[str]()
-    latency = speed.measure_latency((LARGE, SMALL), FEEDS, 1, Options(threads=1), warnings.append)
+    (latency,) = speed.measure_latency((LARGE, SMALL), FEEDS, 1, Options(threads=1), warnings.append)
     assert latency.fresh_process and latency.ratio_low > 3
     assert warnings == []
 

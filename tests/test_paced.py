@@ -67,10 +67,10 @@ def clock(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Cl
             Table(), setting, own.open_session, measure_layer=own.measure_layer, measure_models=own.measure_models
         )
 
-    def measure_latency(models: Sequence[onnx.ModelProto], *others: Any) -> Latency:
+    def measure_latency(models: Sequence[onnx.ModelProto], *others: Any) -> tuple[Latency]:
         before, after = map(parameters, models)
         ratio = before / after
-        return Latency(float(before), float(after), ratio, ratio, ratio, 0.95, 5, 1, fresh_process=True)
+        return (Latency(float(before), float(after), ratio, ratio, ratio, 0.95, 5, 1, fresh_process=True),)
 
     monkeypatch.setattr(Deployment, "open_stopwatch", open_stopwatch)
     monkeypatch.setattr("onnx_lowrank.stages.measure.measure_latency", measure_latency)

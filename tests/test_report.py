@@ -100,6 +100,7 @@ SCHEMA: dict[str, Any] = {
         }
     ],
     "refined": [],
+    "integers": {None},
     "widths": [],
     "accuracy": {"samples": int, "before": float, "after": float, "lost": int, "gained": int},
     "cost": {

@@ -136,11 +136,17 @@ def run_rows(model: Path, rows: Mapping[str, Sequence[str]], folder: Path) -> tu
 
 def bench(models: Sequence[Path], data: str, options: Sequence[str], folder: Path) -> dict[str, Any]:
     """Return the numbers of the second model that onnx-lowrank-bench measures, in a process of its own."""
+    measured: dict[str, Any] = bench_all(models, data, options, folder)[0]["models"][1]
+    return measured
+
+
+def bench_all(models: Sequence[Path], data: str, options: Sequence[str], folder: Path) -> list[dict[str, Any]]:
+    """Return all measurements of onnx-lowrank-bench, one for each number of threads, in a process of its own."""
     file = folder / "bench.json"
     command = [sys.executable, "-m", "onnx_lowrank.cli.bench", *map(str, models), "--data", data, *options]
     subprocess.run([*command, "--json", str(file), "--quiet"], check=True, stdin=subprocess.DEVNULL)
-    measured: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["measurements"][0]["models"][1]
-    return measured
+    measurements: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["measurements"]
+    return measurements
 
 
 def in_own_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

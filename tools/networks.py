@@ -101,8 +101,8 @@ def measure(row: Row, model: Path, pictures: Pictures, options: Sequence[str], t
     return Measured(before, after, clock, run)
 
 
-def judge(models: Sequence[Path], pictures: Pictures, preprocess: str, name: str) -> tuple[float, float]:
-    """Return the measures of the original and of the result on the pictures that judge."""
+def judge(models: Sequence[Path], pictures: Pictures, preprocess: str, name: str) -> tuple[float, ...]:
+    """Return the measures of the original, which comes first, and of the others on the pictures that judge."""
     # A task holds functions, which do not travel between processes, so the row's name stands for it.
     task: Task = rows()[name].network.task
     given = [text.partition("=")[2] for text in rows()[name].network.options if text.startswith("--input-shapes=")]
@@ -117,8 +117,7 @@ def judge(models: Sequence[Path], pictures: Pictures, preprocess: str, name: str
         for own, session in zip(answers, sessions, strict=True):
             own += map(task.read, session(feeds)[session.outputs[0]])
     labels = [pictures.labels[i] for i in readable] if pictures.labels else []
-    original, new = answers
-    return task.compare(original, original, labels), task.compare(original, new, labels)
+    return tuple(task.compare(answers[0], own, labels) for own in answers)
 
 
 def _batch(specs: Sequence[TensorSpec]) -> int:
@@ -144,8 +143,8 @@ def _named_file(text: str) -> tuple[str, Path]:
     return name, Path(file)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say which networks are measured, and where their files and pictures are."""
     add = parser.add_argument
     add("cache", type=Path, nargs="?", metavar="CACHE", default=Path(tempfile.gettempdir()) / "onnx-lowrank-networks")
     add("--imagenet", type=Path, metavar="FOLDER", help="one photo of every class of ImageNet")
@@ -153,10 +152,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--file", type=_named_file, action="append", default=[], metavar="NAME=FILE", help="the file of a network")
     add("--rows", type=measuring.comma_list, default=list(NETWORKS), metavar="NAMES", help="default: all")
     add("--photos", type=int, metavar="N", help="at most so many pictures to calibrate and to judge, for a trial")
-    add("--without", action="append", choices=WITHOUT, default=[], help="leave an idea out")
     add("--python", default=sys.executable, help="the interpreter with the extra 'train' (default: this one)")
-    add("--threads", type=int, default=0, help="the threads of ONNX Runtime (default: its own choice)")
     add("--json", type=Path, metavar="FILE", help="also write everything that was measured to this file")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_places(parser)
+    parser.add_argument("--without", action="append", choices=WITHOUT, default=[], help="leave an idea out")
+    threads = "the threads of ONNX Runtime (default: its own choice)"
+    parser.add_argument("--threads", type=int, default=0, help=threads)
     return parser
 
 

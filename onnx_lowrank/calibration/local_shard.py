@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibration.frontier import Frontier
 from onnx_lowrank.calibration.positions import gather_patches, gather_points
 from onnx_lowrank.calibration.sampling import Sampling
-from onnx_lowrank.calibration.shard import LayerSample, ProfileQuestion, RowsQuestion, SiteRows, TensorsQuestion
+from onnx_lowrank.calibration.shard import (
+    LayerSample,
+    ProfileQuestion,
+    RowsQuestion,
+    SiteRows,
+    Tap,
+    Tapped,
+    TensorsQuestion,
+)
 from onnx_lowrank.calibration.sizes import run_of_any_size
 from onnx_lowrank.calibration.transposed_patches import transposed_patches
 from onnx_lowrank.factorise.forms.form import Form
@@ -20,6 +28,7 @@ from onnx_lowrank.graph.edit.rewrite import Replacement, rewrite_together
 from onnx_lowrank.graph.find.dense import DenseLayer
 from onnx_lowrank.graph.find.site import ConvSite
 from onnx_lowrank.graph.network import Network
+from onnx_lowrank.graph.quantise.integers import IntegerLayer, store_integers
 from onnx_lowrank.graph.segments import whole
 from onnx_lowrank.graph.traverse import position
 from onnx_lowrank.interface import Feeds
@@ -117,6 +126,27 @@ class LocalShard:
         positions = self._sampling.positions(site.name, batch, size, max(1, min(count, most)))
         return LayerSample(batch, site.name, rows, responses, site_patches(site, tensors[site.input], positions))
 
+    def taps(self, taps: Sequence[Tap]) -> Iterator[Tapped]:
+        """See ``Shard``."""
+        fed = {tensor.name for tensor in self._network.inputs}
+        names = list(dict.fromkeys(tap.tensor for tap in taps if tap.tensor not in fed))
+        session = open_carrying(self._open, whole(self._network, names), "the model")
+        for batch in self._batches:
+            feeds = self._sampling.source.feeds(self._sampling.batches[batch])
+            tensors = feeds | run_of_any_size(session, feeds, self._sampling)
+            for tap in taps:
+                values = tensors[tap.tensor]
+                yield Tapped(
+                    batch, tap.tensor, self._seen(tap, batch, values), float(values.min()), float(values.max())
+                )
+
+    def _seen(self, tap: Tap, batch: int, values: Array) -> Array:
+        """Return the values of one tensor that a tap wants."""
+        if tap.site is None:
+            flat = values.reshape(-1)
+            return flat[:: max(1, flat.size // tap.count)].astype(np.float32)
+        return gather_points(values, self._sampling.positions(tap.site, batch, values.shape[2:], tap.count))
+
     def rows(self, questions: Sequence[RowsQuestion], forms: Sequence[Form], memory: int) -> tuple[SiteRows, ...]:
         """See ``Shard``."""
         samples = sum(len(self._sampling.batches[batch]) for batch in self._batches)
@@ -167,6 +197,11 @@ class LocalShard:
         rewrite_together(self._network, replacements)
         for replacement, own in zip(replacements, macs, strict=True):
             self._frontier.set_macs(replacement.site.output, own)
+
+    def round(self, replacement: Replacement, integers: IntegerLayer) -> None:
+        """See ``Shard``."""
+        rewrite_together(self._network, [replacement])
+        store_integers(self._network, [integers])
 
     def reweight(self, layer: DenseLayer, weight: Array | None, bias: Array | None) -> bool:
         """See ``Shard``."""

@@ -17,6 +17,7 @@ from onnx_lowrank.graph.edit.rewrite import Replacement
 from onnx_lowrank.graph.find.dense import DenseLayer
 from onnx_lowrank.graph.find.site import ConvSite
 from onnx_lowrank.graph.network import Network
+from onnx_lowrank.graph.quantise.integers import IntegerLayer
 from onnx_lowrank.interface import Feeds
 
 Array = NDArray[Any]
@@ -138,6 +139,47 @@ class TensorsQuestion:
     windows: Mapping[int, Sequence[Mapping[str, tuple[slice, ...]]]]
 
 
+@dataclass(frozen=True)
+class Tap:
+    """A tensor of which some values are wanted.
+
+    Attributes
+    ----------
+    tensor
+        The tensor.
+    site
+        The name of the layer at whose positions it is looked at, like the responses of that layer; None where any
+        values will do.
+    count
+        The number of positions of every sample; where there is no layer, the number of values of every batch.
+    """
+
+    tensor: str
+    site: str | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Tapped:
+    """The values of a tensor from one batch.
+
+    Attributes
+    ----------
+    batch, tensor
+        The number of the batch, and the tensor.
+    values
+        [m, channels] at the positions of a layer, else [m].
+    low, high
+        The least and the greatest of all its values.
+    """
+
+    batch: int
+    tensor: str
+    values: Array
+    low: float
+    high: float
+
+
 class Shard(Protocol):
     """Samples, and the network approximated so far, which runs on them."""
 
@@ -151,6 +193,9 @@ class Shard(Protocol):
         The batches come in their order, and the layers of each batch in the order of the question. A fully connected
         layer is left out of a batch of which it does not make one row per sample.
         """
+
+    def taps(self, taps: Sequence[Tap]) -> Iterator[Tapped]:
+        """Look at tensors of the network as it is now, batch by batch, in the order of the question."""
 
     def rows(self, questions: Sequence[RowsQuestion], forms: Sequence[Form], memory: int) -> tuple[SiteRows, ...]:
         """Sample what some sites, which share their weights, read now.
@@ -211,6 +256,9 @@ class Shard(Protocol):
         ValidationError
             If a factor does not fit the type of the weights; the network stays as it was.
         """
+
+    def round(self, replacement: Replacement, integers: IntegerLayer) -> None:
+        """Give a layer new weights, which are stored as integers."""
 
     def reweight(self, layer: DenseLayer, weight: Array | None, bias: Array | None) -> bool:
         """Give a fully connected layer new weights, [d, p] and [d]; None leaves those that are there.

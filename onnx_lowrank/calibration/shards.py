@@ -10,11 +10,21 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.calibration.local_shard import LocalShard
 from onnx_lowrank.calibration.sampling import Sampling
-from onnx_lowrank.calibration.shard import LayerSample, ProfileQuestion, RowsQuestion, Shard, SiteRows, TensorsQuestion
+from onnx_lowrank.calibration.shard import (
+    LayerSample,
+    ProfileQuestion,
+    RowsQuestion,
+    Shard,
+    SiteRows,
+    Tap,
+    Tapped,
+    TensorsQuestion,
+)
 from onnx_lowrank.factorise.forms.form import Form
 from onnx_lowrank.graph.edit.rewrite import Replacement
 from onnx_lowrank.graph.find.dense import DenseLayer
 from onnx_lowrank.graph.network import Network
+from onnx_lowrank.graph.quantise.integers import IntegerLayer
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.runtime.session import Opener
 
@@ -43,6 +53,10 @@ class Shards:
     def profile(self, question: ProfileQuestion) -> Iterator[LayerSample]:
         """See ``Shard``."""
         return chain.from_iterable(shard.profile(question) for shard in self._shards)
+
+    def taps(self, taps: Sequence[Tap]) -> Iterator[Tapped]:
+        """See ``Shard``."""
+        return chain.from_iterable(shard.taps(taps) for shard in self._shards)
 
     def rows(self, questions: Sequence[RowsQuestion], forms: Sequence[Form], memory: int) -> tuple[SiteRows, ...]:
         """See ``Shard``."""
@@ -80,6 +94,11 @@ class Shards:
         """See ``Shard``."""
         for shard in self._shards:
             shard.advance(replacements, macs)
+
+    def round(self, replacement: Replacement, integers: IntegerLayer) -> None:
+        """See ``Shard``."""
+        for shard in self._shards:
+            shard.round(replacement, integers)
 
     def reweight(self, layer: DenseLayer, weight: Array | None, bias: Array | None) -> bool:
         """See ``Shard``."""

@@ -13,6 +13,7 @@ from onnx_lowrank.cli import process
 from onnx_lowrank.cli import tables as draw
 from onnx_lowrank.cli.arguments import CommandLine, arguments
 from onnx_lowrank.cli.compress_parser import PROGRAM, SHORT_USAGE
+from onnx_lowrank.cli.integers_table import alternatives_table, integers_table
 from onnx_lowrank.cli.progress_bars import ProgressBars
 from onnx_lowrank.cli.refined_table import refined_table
 from onnx_lowrank.cli.task_tables import labelled_measure, labelled_table, main_measure, tasks_table
@@ -100,12 +101,21 @@ def _compress(line: CommandLine, out: Path, pipeline: Pipeline, listener: Listen
         *_width_tables(report),
         *_task_tables(report),
         *_trade_off_tables(report),
+        *_integer_tables(report),
         draw.sites_table(report.sites),
         draw.refitted_table(report.refitted),
         refined_table(report.refined),
         draw.skipped_table(report.skipped, _layers(line)),
     ]
     return tables, f"wrote {out}: {_summary(report)}"
+
+
+def _integer_tables(report: Report) -> list[Table]:
+    integers, latency = report.integers, report.speedup.latency
+    if integers is None:
+        return []
+    times = [alternatives_table(integers, latency)] if integers.alternatives and latency else []
+    return [*times, integers_table(integers)]
 
 
 def _dry_run(line: CommandLine, pipeline: Pipeline, listener: Listener) -> Printout:

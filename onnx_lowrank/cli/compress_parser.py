@@ -21,6 +21,7 @@ from onnx_lowrank.options import (
     ALLOCATION_CHOICES,
     DEFAULTS,
     FORM_CHOICES,
+    INTEGERS,
     OBJECTIVES,
     PRESET_CHOICES,
     SOLVERS,
@@ -127,7 +128,13 @@ def _add_plan(parser: Parser) -> None:
     add(
         "--preset",
         **one_of(PRESET_CHOICES),
-        help="choose the form and the rank multiple that suit this runtime",
+        help="choose the form and the rank multiple that suit this runtime, and with --quantize the kind of integers",
+    )
+    add(
+        "--quantize",
+        **one_of(INTEGERS),
+        help="round weights and activations to 8 bits as well, layer by layer, so that each layer makes up for what "
+        "rounding those before it has lost; with --speedup 1 nothing else happens (default: no)",
     )
     add(
         "--form",

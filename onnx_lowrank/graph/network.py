@@ -201,10 +201,19 @@ class Network:
 
         The node must have given up its tensors.
         """
-        index = next(i for i, other in enumerate(self.nodes) if other is node)
+        index = self.index(node)
         del self._protos[id(node)]
         self.graph.nodes[index : index + 1] = [new for new, _ in chain]
         self._protos.update((id(new), proto) for new, proto in chain)
+
+    def insert(self, index: int, chain: Sequence[tuple[gs.Node, onnx.NodeProto]]) -> None:
+        """Put nodes, each with its attributes as a NodeProto, in front of the node with this index."""
+        self.graph.nodes[index:index] = [new for new, _ in chain]
+        self._protos.update((id(new), proto) for new, proto in chain)
+
+    def index(self, node: gs.Node) -> int:
+        """Return the index of a node of the main graph."""
+        return next(index for index, other in enumerate(self.nodes) if other is node)
 
     def set_attribute(self, node: gs.Node, name: str, value: int) -> None:
         """Give an attribute of a node of the main graph another value."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from onnx_lowrank.report.fit_schema import FitReport
 from onnx_lowrank.report.importance_schema import ImportanceReport
+from onnx_lowrank.report.integers_schema import IntegersReport
 from onnx_lowrank.report.latency_schema import Latency, LatencyPlanReport
 from onnx_lowrank.report.output_schema import AccuracyReport as AccuracyReport
 from onnx_lowrank.report.output_schema import OutputReport
@@ -255,6 +256,8 @@ class Report:
         The models that were solved with ``keep`` or ``curve``; None without.
     refined
         The neighbouring layers that were refined together.
+    integers
+        The layers in integers; None without ``quantize``.
     """
 
     schema: int
@@ -285,6 +288,7 @@ class Report:
     labelled: LabelledReport | None = None
     trade_off: TradeOffReport | None = None
     refined: tuple[RefinedReport, ...] = ()
+    integers: IntegersReport | None = None
 
     def to_json(self) -> str:
         """Return the report as JSON text, with the keys in the order of the fields."""

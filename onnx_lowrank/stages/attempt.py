@@ -52,10 +52,9 @@ def carry_out(run: Run, prepared: Prepared) -> tuple[Prepared, Walked]:
     walked
         The network that was solved.
     """
-    held = sum(target.rows.nbytes for target in prepared.profiled.targets.values())
     with contextlib.ExitStack() as stack:
         narrowed = narrow(run, prepared, stack)
         queue = deque(with_refinement(run, narrowed, steps(run, narrowed), stack))
         sampling, macs = narrowed.sampled.sampling, narrowed.counted.macs.all
         shard = stack.enter_context(open_shards(narrowed.path, sampling, run.open_session, macs, run.shards))
-        return narrowed.without_profile(), walk(run, narrowed.read.network, queue, shard, held=held)
+        return narrowed.without_profile(), walk(run, narrowed.read.network, queue, shard, held=prepared.target_bytes)

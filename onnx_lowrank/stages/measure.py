@@ -1,7 +1,7 @@
 """The stage that measures the rewritten model beside the original, on samples that no solver saw and by the clock."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -43,6 +43,8 @@ class Measured:
         How well both models do that on samples with labelled boxes or masks; None where there are none.
     provider
         The execution provider that ran it.
+    variants
+        The times of other models beside those of the original, by name.
     """
 
     outputs: dict[str, OutputReport]
@@ -51,10 +53,25 @@ class Measured:
     tasks: tuple[TaskReport, ...]
     labelled: LabelledReport | None
     provider: str
+    variants: Mapping[str, Latency] = field(default_factory=dict)
 
 
-def measure(run: Run, prepared: Prepared, model: onnx.ModelProto) -> Measured:
+NO_VARIANTS: Mapping[str, onnx.ModelProto] = {}
+
+
+def measure(
+    run: Run, prepared: Prepared, model: onnx.ModelProto, variants: Mapping[str, onnx.ModelProto] = NO_VARIANTS
+) -> Measured:
     """Compare the outputs and the times of both models, and their accuracy where there are labelled samples.
+
+    Parameters
+    ----------
+    run, prepared
+        The surroundings, and the results up to the plan.
+    model
+        The rewritten model.
+    variants
+        Other models that are timed beside the two.
 
     Raises
     ------
@@ -87,10 +104,12 @@ def measure(run: Run, prepared: Prepared, model: onnx.ModelProto) -> Measured:
         run.progress("latency", 0, 1)
         batch = prepared.reach.deployment.batch
         feeds = sampled.source.feeds(batch)
-        latency = measure_latency((read.loaded.proto, model), feeds, len(batch), options, run.warn)
+        models = (read.loaded.proto, model, *variants.values())
+        latency, *others = measure_latency(models, feeds, len(batch), options, run.warn)
         check_faster(latency, planned.plan, options, run.warn, user_plan=planned.by_clock is None)
         run.progress("latency", 1, 1)
-    return Measured(outputs, latency, accuracy, tallies.reports(), labelled, provider)
+    timed = dict(zip(variants, others, strict=True))
+    return Measured(outputs, latency, accuracy, tallies.reports(), labelled, provider, timed)
 
 
 def _on_labels(

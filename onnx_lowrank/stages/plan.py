@@ -110,7 +110,7 @@ def _macs(counted: Counted) -> MacsOfLayers:
 
 
 def why_left_alone(
-    shapes: Sequence[ConvShape], kinds: FormTable, multiple: RankMultiple, *, user_plan: bool, slower: bool = False
+    shapes: Sequence[ConvShape], kinds: FormTable, multiple: RankMultiple, *, given: str | None, slower: bool = False
 ) -> str:
     """Return the reason why a site is not factorised.
 
@@ -122,13 +122,13 @@ def why_left_alone(
         The forms that were allowed.
     multiple
         The numbers that ranks are multiples of.
-    user_plan
-        Whether the plan came from the user.
+    given
+        Why nothing was planned; None where a plan was sought.
     slower
         Whether no choice was measured to be faster.
     """
-    if user_plan:
-        return "left alone by the given plan"
+    if given:
+        return given
     if not kinds.kinds:
         return "left whole by --width only"
     if not any(kind.takes(shapes[0]) for kind in kinds):

@@ -74,10 +74,20 @@ class Prepared(Basis):
         return self.wide or self.counted
 
     @property
+    def wide_network(self) -> Network:
+        """The original, with all its channels."""
+        return self.wide_path or self.path
+
+    @property
     def macs_left(self) -> int:
         """The MACs that are left, as planned, of those that the speedup is about."""
         saved = sum(shape.macs - self.planned.macs[name] for name, shape in self.counted.shapes.items())
         return sum(self.counted.macs.aimed_at.values()) - saved
+
+    @property
+    def target_bytes(self) -> int:
+        """The number of bytes that the original's responses take."""
+        return sum(target.rows.nbytes for target in self.profiled.targets.values())
 
     def without_profile(self) -> "Prepared":
         """Return the same without the profile, whose rows take up to half of ``--memory``."""

@@ -18,9 +18,10 @@ from onnx_lowrank.latency.deployment import Deployment
 from onnx_lowrank.options import AUTO, FILLED_BLOCKS
 from onnx_lowrank.plan.allocate import budget_for, check_reach
 from onnx_lowrank.plan.cost import lowest_macs
-from onnx_lowrank.plan.plan import Plan
+from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.stages.count import Counted
 from onnx_lowrank.stages.hidden_sets import HiddenSet, hidden_sets
+from onnx_lowrank.stages.integer_target import rounds_alone
 from onnx_lowrank.stages.left_alone import left_alone, no_form_takes
 from onnx_lowrank.stages.rank_blocks import lowest_macs_of_all, within_reach
 from onnx_lowrank.stages.read import Read
@@ -71,6 +72,8 @@ def reach(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Reach:
         fitted = run.request.plan.fitted(counted.shapes, skipped, run.forms)
         hidden = hidden_sets(run, read, counted) if fitted.widths else ()
         return Reach(deployment, user_plan=fitted, hidden=hidden)
+    if rounds_alone(options):
+        return Reach(deployment, user_plan=Plan(tuple(SitePlan(site.name, None) for site in counted.sites)))
     with run.times.stage("measure") if options.needs_measurement else contextlib.nullcontext():
         multiple = rank_multiple(deployment, run.progress)
         if options.target == "latency":

@@ -12,6 +12,7 @@ from onnx_lowrank.graph.files.load import LoadedModel, inputs, load, outputs
 from onnx_lowrank.graph.find.sample_axes import with_axes
 from onnx_lowrank.graph.find.sites import Found, find_sites
 from onnx_lowrank.graph.network import Network
+from onnx_lowrank.graph.quantise.opset import with_integers_possible
 from onnx_lowrank.interface import TensorSpec
 from onnx_lowrank.stages.left_alone import nothing_to_factorise
 from onnx_lowrank.stages.run import Run
@@ -64,6 +65,8 @@ def read(run: Run) -> Read:
     options = run.options
     with run.stage("load"):
         loaded = load(run.request.model)
+        if options.quantize:
+            loaded = with_integers_possible(loaded)
         taken = inputs(loaded.proto)
         check_inputs(taken)
         operators = (*(LAYERS if options.include_gemm else CONVOLUTIONS), *random_nodes(loaded.proto))

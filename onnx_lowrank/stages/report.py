@@ -12,6 +12,7 @@ from onnx_lowrank.graph.files.load import parameters
 from onnx_lowrank.graph.find.site import ConvSite
 from onnx_lowrank.plan.importance import Importance
 from onnx_lowrank.report.importance_schema import ImportanceReport
+from onnx_lowrank.report.integers_schema import FloatReport, IntegersReport, RoundedReport
 from onnx_lowrank.report.plan_schema import PlanReport
 from onnx_lowrank.report.refined_schema import RefinedReport
 from onnx_lowrank.report.schema import (
@@ -26,6 +27,8 @@ from onnx_lowrank.report.schema import (
     SpeedupReport,
 )
 from onnx_lowrank.report.width_schema import WidthReport
+from onnx_lowrank.stages.integer_target import rounds_alone
+from onnx_lowrank.stages.integers import Integers
 from onnx_lowrank.stages.kept import trade_off
 from onnx_lowrank.stages.latency_report import latency_plan
 from onnx_lowrank.stages.measure import Measured
@@ -105,6 +108,16 @@ def report(
         labelled=measured.labelled,
         trade_off=traded,
         refined=tuple(map(_refined, walked.refined)),
+        integers=_integers(walked.integers, measured) if walked.integers else None,
+    )
+
+
+def _integers(integers: Integers, measured: Measured) -> IntegersReport:
+    return IntegersReport(
+        integers.weight_bits,
+        tuple(RoundedReport(each.layer.label, each.error) for each in integers.layers),
+        tuple(FloatReport(skip.name, skip.reason) for skip in integers.left),
+        dict(measured.variants),
     )
 
 
@@ -214,9 +227,16 @@ def _why_kept(run: Run, prepared: Prepared, site: ConvSite) -> str:
         prepared.counted.shapes_of(family),
         run.kinds,
         prepared.reach.multiple,
-        user_plan=run.request.plan is not None,
+        given=_why_given(run),
         slower=by_clock is not None and not by_clock.clocked.shared_costs(family.names).gains,
     )
+
+
+def _why_given(run: Run) -> str | None:
+    """Return why no plan was sought; None where one was."""
+    if run.request.plan is not None:
+        return "left alone by the given plan"
+    return "rounded, and otherwise left alone" if rounds_alone(run.options) else None
 
 
 def _description(solution: Solution | None) -> str:

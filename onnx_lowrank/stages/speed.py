@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import onnx
 
 from onnx_lowrank.bench.fresh_process import NoMeasurementError, Task, measure_in_fresh_process
-from onnx_lowrank.bench.turns import Budget
+from onnx_lowrank.bench.turns import Budget, Rounds
 from onnx_lowrank.errors import TargetError
 from onnx_lowrank.interface import Feeds
 from onnx_lowrank.options import Options
@@ -20,13 +20,13 @@ LATENCY_BUDGET = Budget(rounds=25, seconds=2)
 
 def measure_latency(
     models: Sequence[onnx.ModelProto], feeds: Feeds, batch: int, options: Options, warn: Callable[[str], None]
-) -> Latency:
-    """Measure both models in turns, with the code of ``onnx-lowrank-bench`` and as it does, in a fresh process.
+) -> tuple[Latency, ...]:
+    """Measure models in turns, with the code of ``onnx-lowrank-bench`` and as it does, in a fresh process.
 
     Parameters
     ----------
     models
-        The original and the rewritten model.
+        The original, the rewritten model, and any others.
     feeds
         What they run on.
     batch
@@ -35,8 +35,13 @@ def measure_latency(
         The providers and threads.
     warn
         Receives a warning where this process has to measure itself.
+
+    Returns
+    -------
+    tuple of Latency
+        The times of the original beside those of each other model.
     """
-    labels = ("the model", "the rewritten model")
+    labels = ("the model", "the rewritten model", *(f"variant {number}" for number in range(1, len(models) - 1)))
     task = Task(labels, provider_names(options.providers), options.threads, feeds, LATENCY_BUDGET)
     fresh = True
     try:
@@ -48,10 +53,15 @@ def measure_latency(
         )
         fresh, open_as_deployed = False, opener(options.providers, options.threads, spinning=True)
         times = task.measure([open_as_deployed(*named) for named in zip(models, labels, strict=True)])
-    speed = times.speed(1)
+    return tuple(_latency(times, number, batch, fresh=fresh) for number in range(1, len(models)))
+
+
+def _latency(times: Rounds, number: int, batch: int, *, fresh: bool) -> Latency:
+    """Return the times of the original and of the model of this number."""
+    speed = times.speed(number)
     return Latency(
         before_ms=round(1e3 * times.median(0), 3),
-        after_ms=round(1e3 * times.median(1), 3),
+        after_ms=round(1e3 * times.median(number), 3),
         ratio=round(speed.value, 3),
         ratio_low=round(speed.low, 3),
         ratio_high=round(speed.high, 3),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from onnx_lowrank.calibration.shard import Shard
 from onnx_lowrank.graph.network import Network
+from onnx_lowrank.stages.integers import Integers
 from onnx_lowrank.stages.refined import RefinedStretch
 from onnx_lowrank.stages.refit import Refitted
 from onnx_lowrank.stages.run import Run
@@ -32,6 +33,8 @@ class Walked:
         The stretches of layers that were to be refined.
     macs_executed
         The MACs of all runs of the network.
+    integers
+        What became of it when it was rounded; None where it was not.
     """
 
     network: Network
@@ -39,6 +42,7 @@ class Walked:
     refitted: tuple[Refitted, ...]
     refined: tuple[RefinedStretch, ...]
     macs_executed: int
+    integers: Integers | None = None
 
 
 def walk(

@@ -60,8 +60,11 @@ def first_convolutions(network: Network) -> set[str]:
     return first
 
 
-def obstacle(node: gs.Node) -> str | None:
-    """Return the reason, in a few words, why a layer of the main graph cannot be factorised; None if it can."""
+def obstacle(node: gs.Node, *, depthwise: bool = False) -> str | None:
+    """Return the reason, in a few words, why a layer of the main graph cannot be factorised; None if it can.
+
+    With ``depthwise``, depthwise layers are not refused.
+    """
     if node.op in ("QLinearConv", "ConvInteger") or any(
         producer.op == "DequantizeLinear" for tensor in node.inputs[1:2] for producer in tensor.inputs
     ):
@@ -81,9 +84,7 @@ def obstacle(node: gs.Node) -> str | None:
     if is_plain_convolution(node) and not _has_geometry(node, len(weight.shape) - 2):
         return "its strides, dilations or pads do not fit its kernel"
     group = node.attrs.get("group", 1)
-    if is_conv(node) and group > 1 and weight.shape[1] == 1 and not can_be_cut(weight.shape[2:]):
-        return f"depthwise convolution (group={group})"
-    if is_transposed(node) and group > 1 and weight.shape[0] == group:  # no form cuts these in space
+    if not depthwise and _is_depthwise(node, group):
         return f"depthwise convolution (group={group})"
     if dtype(weight) not in FLOATS:
         return f"weights of type {dtype(weight)}"
@@ -94,6 +95,14 @@ def obstacle(node: gs.Node) -> str | None:
     if not all(np.isfinite(value).all() for value in values):
         return "weights that are infinite or not a number"
     return None
+
+
+def _is_depthwise(node: gs.Node, group: int) -> bool:
+    """Whether every group of a convolution has one channel, and no form can cut the kernel in space."""
+    shape = node.inputs[1].shape
+    if is_transposed(node):
+        return bool(group > 1 and shape[0] == group)
+    return bool(is_conv(node) and group > 1 and shape[1] == 1 and not can_be_cut(shape[2:]))
 
 
 def can_be_cut(sizes: Sequence[int]) -> bool:

@@ -94,11 +94,11 @@ def find_sites(
 
     layers = [node for node in network.nodes if is_layer(node)]
     taken: set[str] = set()
-    names = _names(layers, taken)
+    names = layer_names(layers, taken)
     hidden = [Skip(unique(name, taken), reason) for name, reason in hidden_layers(network, is_layer)]
     all_names = [*names.values(), *(skip.name for skip in hidden)]
     unmatched = [line for pattern in (included, excluded) if (line := pattern.complaint(all_names))]
-    names |= _names([node for node in network.nodes if is_dense(node) and not is_layer(node)], taken)
+    names |= layer_names([node for node in network.nodes if is_dense(node) and not is_layer(node)], taken)
     dense = {layer.output: layer for layer in find_dense(network, names)}
     first, varying, followers = first_convolutions(network), varying_tensors(network), Followers(network)
     sites, skipped, aside = [], [], []
@@ -126,7 +126,7 @@ def find_sites(
     return Found(tuple(sites), (*skipped, *hidden), tuple(dense.values()), tuple(unmatched), tuple(aside))
 
 
-def _names(nodes: Sequence[gs.Node], taken: set[str]) -> dict[str, str]:
+def layer_names(nodes: Sequence[gs.Node], taken: set[str]) -> dict[str, str]:
     """Return a name for every node by the name of its output, no two the same and none in ``taken``, and add them."""
     count = Counter(node.name for node in nodes)
     own = {name for name, times in count.items() if name and times == 1} - taken
