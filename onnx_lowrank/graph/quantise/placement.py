@@ -84,7 +84,7 @@ class Surroundings:
         return [tensor.name for tensor in node.inputs if tensor.name in self.varying]
 
 
-def around_nodes(network: Network, layers: Collection[str]) -> list[Pair]:
+def around_nodes(network: Network, layers: Collection[str], exact: Collection[str] = ()) -> list[Pair]:
     """Return the pairs for ONNX Runtime: around the layers, and around what lies between them.
 
     Parameters
@@ -92,10 +92,12 @@ def around_nodes(network: Network, layers: Collection[str]) -> list[Pair]:
     network
         Normalised.
     layers
-        The outputs of the layers that are quantised.
+        The outputs of the layers that are quantised. None of them reads or delivers a tensor that stays exact.
+    exact
+        Tensors that stay as they are.
     """
     around = Surroundings(network)
-    between = set(_between(around, layers))
+    between = set(_between(around, layers, exact))
     pairs: dict[str, Pair] = {}
     for node in around.nodes:
         output = node.outputs[0].name if node.outputs else ""
@@ -109,8 +111,11 @@ def around_nodes(network: Network, layers: Collection[str]) -> list[Pair]:
     return list(pairs.values())
 
 
-def in_front_of_layers(network: Network, layers: Collection[str]) -> list[Pair]:
-    """Return the pairs for TensorRT and OpenVINO: at the inputs of the layers, and at what joins their responses."""
+def in_front_of_layers(network: Network, layers: Collection[str], exact: Collection[str] = ()) -> list[Pair]:
+    """Return the pairs for TensorRT and OpenVINO: at the inputs of the layers, and at what joins their responses.
+
+    The parameters are those of ``around_nodes``.
+    """
     around = Surroundings(network)
     readers: dict[str, list[str]] = {}
     for node in around.nodes:
@@ -119,7 +124,7 @@ def in_front_of_layers(network: Network, layers: Collection[str]) -> list[Pair]:
             readers.setdefault(node.inputs[0].name, []).append(output)
         elif node.op == "Add" and node.domain in STANDARD:
             shortcut = _joining(around, node, layers)
-            if shortcut is not None:
+            if shortcut is not None and shortcut not in exact:
                 readers.setdefault(shortcut, []).append(output)
     return [Pair(tensor, readers=tuple(own)) for tensor, own in readers.items()]
 
@@ -135,7 +140,7 @@ def _joining(around: Surroundings, add: gs.Node, layers: Collection[str]) -> str
     return None
 
 
-def _between(around: Surroundings, layers: Collection[str]) -> Iterator[str]:
+def _between(around: Surroundings, layers: Collection[str], exact: Collection[str]) -> Iterator[str]:
     """Yield the outputs of the nodes all of whose operands are rounded and whose results an integer node reads."""
     made: set[str] = set()  # the tensors that come out of integer nodes
     candidates = []
@@ -143,7 +148,7 @@ def _between(around: Surroundings, layers: Collection[str]) -> Iterator[str]:
         output = node.outputs[0].name if node.outputs else ""
         if output in layers:
             made.add(around.result(node))
-        elif _computes_integers(node) and made.issuperset(_values(around, node)):
+        elif _computes_integers(node) and made.issuperset(_values(around, node)) and around.result(node) not in exact:
             candidates.append(node)
             made.add(around.result(node))
     wanted: set[str] = set()  # the outputs of nodes that read integers

@@ -3,8 +3,8 @@
 How long a network takes depends on where it is rounded, and neither on its grids nor on its weights.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from typing import TypeAlias
+from collections.abc import Collection, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -16,8 +16,13 @@ from onnx_lowrank.graph.quantise.layers import quantisable
 from onnx_lowrank.graph.quantise.pairs import insert_pairs
 from onnx_lowrank.graph.quantise.placement import FUSED, Pair
 
-Placement: TypeAlias = Callable[[Network, Collection[str]], Sequence[Pair]]
-"""Finds the tensors that are rounded, given the outputs of the layers."""
+
+class Placement(Protocol):
+    """Finds the tensors that are rounded, given the outputs of the layers and the tensors that stay as they are."""
+
+    def __call__(self, network: Network, layers: Collection[str], exact: Collection[str] = ()) -> Sequence[Pair]:
+        """See ``placement.around_nodes``."""
+
 
 SCALE = 1 / 64
 """The scale of all grids. Its codes stay within the bounds of a Clip to [0, 6], so that it becomes part of rounding."""

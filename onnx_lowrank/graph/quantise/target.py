@@ -8,7 +8,6 @@ from onnx_lowrank.factorise.rounding.columns import EIGHT_BITS, SEVEN_BITS
 from onnx_lowrank.factorise.rounding.grid import SIGNED, UNSIGNED, Codes
 from onnx_lowrank.graph.quantise.placement import around_nodes, in_front_of_layers
 from onnx_lowrank.graph.quantise.stand_in import Placement
-from onnx_lowrank.options import Options
 
 CPU_FACTS = Path("/proc/cpuinfo")
 
@@ -33,11 +32,6 @@ class IntegerTarget:
     placement: Placement
     most: int
     integer_biases: bool
-
-
-def rounds_alone(options: Options) -> bool:
-    """Whether a network is to be rounded and stays otherwise as it is."""
-    return options.quantize is not None and options.speedup == 1
 
 
 def integer_target(preset: str | None) -> IntegerTarget:
