@@ -1,7 +1,7 @@
 """Options that suit the runtime that will execute the result, and advice for the way there.
 
 ``tensorrt`` is for engines in half precision, ``tensorrt-int8`` for quantised ones. ``ort-cpu`` and ``openvino`` are
-for these runtimes on a processor, and matter to ``quantize`` alone (``stages/integer_target.py``). The first two choose
+for these runtimes on a processor, and matter to ``quantize`` alone (``graph/quantise/target.py``). The first two choose
 
 * the channel form alone. Its k×k convolution is one for which GPU libraries have their fastest kernels, and a chain of
   two convolutions keeps a GPU busier than a chain of three. Y. He, X. Zhang and J. Sun (Channel Pruning for

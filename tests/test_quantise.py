@@ -14,9 +14,11 @@ from onnx import helper
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
 from onnx_lowrank import compress
-from onnx_lowrank.errors import UsageError
+from onnx_lowrank.errors import TargetError, UsageError
+from onnx_lowrank.latency.in_integers import IntegerGain
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import compress as run_pipeline
+from onnx_lowrank.runtime.session import opener
 from onnx_lowrank.stages.request import Request
 
 Array = NDArray[Any]
@@ -129,3 +131,42 @@ def test_a_quality_and_integers_are_not_sought_together() -> None:
     for wish in ({"keep": "error=0.1"}, {"curve": True}):
         with pytest.raises(UsageError, match="quantize"):
             compress(residual(), samples(0), quantize="int8", **wish)
+
+
+def test_by_the_clock_integers_alone_may_be_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they are as fast as was asked for, no layer is touched."""
+    monkeypatch.setattr(IntegerGain, "measured", classmethod(lambda cls, model, feeds, options: cls(3.0, 2.0)))
+    result = compress(residual(), samples(0), speedup=2, target="latency", quantize="int8", require="none")
+    assert all(site.form is None for site in result.report.sites)
+    assert result.report.integers is not None
+
+
+def test_by_the_clock_layers_are_timed_in_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What integers give is not planned again, and the stopwatch sees no layer in floating point."""
+    monkeypatch.setattr(IntegerGain, "measured", classmethod(lambda cls, model, feeds, options: cls(2.0, 2.5)))
+    opened: list[set[str]] = []
+
+    def open_and_note(providers: Any, threads: int, *, spinning: bool) -> Any:
+        open_session = opener(providers, threads, spinning=spinning)
+
+        def note(model: Any, label: str) -> Any:
+            proto = onnx.ModelProto.FromString(model) if isinstance(model, bytes) else model
+            opened.append({node.op_type for node in proto.graph.node})
+            return open_session(model, label)
+
+        return note
+
+    monkeypatch.setattr("onnx_lowrank.latency.deployment.opener", open_and_note)
+    asked: list[float] = []
+
+    def refuse(clocked: Any, kinds: Any) -> None:
+        asked.append(clocked.deployment.options.speedup)
+        raise TargetError("out of reach")
+
+    monkeypatch.setattr("onnx_lowrank.stages.reach.check_latency_reach", refuse)
+    monkeypatch.setattr("onnx_lowrank.stages.reach.hidden_sets", lambda run, read, counted: ())
+    with pytest.raises(TargetError, match=r"2\.00 times as fast"):
+        compress(residual(), samples(0), speedup=2.5, target="latency", quantize="int8", threads=1)
+    assert asked == [1.25]
+    assert all("QuantizeLinear" in operators for operators in opened if "Conv" in operators)
+    assert len(opened) > 3

@@ -15,7 +15,9 @@ from onnx_lowrank.graph.find.families import Family
 from onnx_lowrank.graph.find.site import ConvSite
 from onnx_lowrank.graph.layer_model import ConvGeometry
 from onnx_lowrank.graph.network import Network
+from onnx_lowrank.graph.quantise.target import integer_target
 from onnx_lowrank.interface import Feeds
+from onnx_lowrank.latency.in_integers import in_integers
 from onnx_lowrank.latency.layer_times import measure_layer
 from onnx_lowrank.latency.stopwatch import Stopwatch, open_stopwatch
 from onnx_lowrank.latency.table import Setting
@@ -92,8 +94,10 @@ class Deployment:
         """
         options = self.options
         open_session = opener(options.providers, options.threads, spinning=True)
-        provider = provider_names(options.providers)[0]
-        here = Setting(device_name(provider), provider, runtime_version(), options.threads, len(self.batch))
+        provider, precision = provider_names(options.providers)[0], options.quantize or "float"
+        here = Setting(device_name(provider), provider, runtime_version(), options.threads, len(self.batch), precision)
+        if options.quantize:
+            open_session = in_integers(open_session, integer_target(options.preset), options.exclude)
         path = Path(options.latency_table) if options.latency_table else None
         measure = partial(measure_layer, forms=self.forms)
         return open_stopwatch(path, options.latency_device, here, open_session, measure)

@@ -5,7 +5,7 @@ One file may hold the times of several devices, numbers of threads and batch siz
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Setting:
         The number of ONNX Runtime's threads; 0 where it chose the number itself.
     batch
         The number of samples in a run.
+    precision
+        "float", or "int8" where models were rounded before they were measured.
     """
 
     device: str
@@ -44,11 +46,14 @@ class Setting:
     onnxruntime: str
     threads: int
     batch: int
+    precision: str = "float"
 
     def __str__(self) -> str:
         """Return text such as ``EPYC (2 cores), CPUExecutionProvider of ONNX Runtime 1.31.1, 2 threads, batch 1``."""
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}" if self.threads else "its own number of threads"
-        return f"{self.device}, {self.provider} of ONNX Runtime {self.onnxruntime}, {threads}, batch {self.batch}"
+        rounded = "" if self.precision == "float" else f", {self.precision}"
+        where = f"{self.device}, {self.provider} of ONNX Runtime {self.onnxruntime}"
+        return f"{where}, {threads}, batch {self.batch}{rounded}"
 
 
 @dataclass
@@ -96,7 +101,7 @@ class Table:
         matching = [
             s
             for s in self._times
-            if s.device == device and (s.provider, s.threads, s.batch) == (here.provider, here.threads, here.batch)
+            if s.device == device and replace(s, device=here.device, onnxruntime=here.onnxruntime) == here
         ]
         if len(matching) == 1:
             return matching[0]
@@ -161,7 +166,9 @@ class Table:
         table = cls()
         try:
             for entry in document["settings"]:
-                setting = Setting(**{f.name: _typed(entry[f.name], f.type) for f in fields(Setting)})
+                # Tables that were written before there were integers do not know the precision.
+                stated = (f for f in fields(Setting) if f.name in entry or f.default is MISSING)
+                setting = Setting(**{f.name: _typed(entry[f.name], f.type) for f in stated})
                 times = table.at(setting)
                 times.steps.update({str(k): _typed(v, int) for k, v in entry["steps"].items()})
                 times.models.update({str(k): _positive(v) for k, v in entry["models"].items()})

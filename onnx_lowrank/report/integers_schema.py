@@ -44,7 +44,7 @@ class IntegersReport:
         The convolutions and fully connected layers that stay in floating point.
     alternatives
         The times of the original and of what else could have been made of it, measured in the same turns as the result:
-        "low rank" in floating point, and "int8" without low rank. Empty where nothing but rounding was asked for.
+        "low rank" in floating point, and "int8" without low rank. Empty where nothing but rounding happened.
     """
 
     weight_bits: int

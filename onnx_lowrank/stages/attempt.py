@@ -16,11 +16,6 @@ from onnx_lowrank.stages.walk import Walked, walk
 from onnx_lowrank.stages.weigh import weigh
 
 
-def asking(run: Run, speedup: float) -> Run:
-    """Return the surroundings of a run that asks for another speedup; the times and the warnings stay shared."""
-    return replace(run, request=replace(run.request, options=replace(run.options, speedup=speedup)))
-
-
 def plan_for(run: Run, basis: Basis) -> Prepared:
     """Weigh the layers and plan for the speedup that the run asks for.
 
@@ -29,6 +24,14 @@ def plan_for(run: Run, basis: Basis) -> Prepared:
     TargetError
         If no choice reaches it.
     """
+    reach = basis.reach
+    if reach.integers:
+        run = run.asking(reach.integers.left)
+    with reach.integers.explaining() if reach.integers else contextlib.nullcontext():
+        return _plan_for(run, basis)
+
+
+def _plan_for(run: Run, basis: Basis) -> Prepared:
     reach = basis.reach
     if reach.deployment.options != run.options:  # the search by the clock asks the deployment
         deployment = replace(reach.deployment, options=run.options)

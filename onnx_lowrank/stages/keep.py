@@ -23,7 +23,7 @@ from onnx_lowrank.progress import NOBODY, ignore
 from onnx_lowrank.quality import ACCURACY, Requirement
 from onnx_lowrank.report.trade_off_schema import TradeOffPoint, TradeOffReport
 from onnx_lowrank.stages.appraise import Appraisal, Appraiser
-from onnx_lowrank.stages.attempt import asking, carry_out, plan_for
+from onnx_lowrank.stages.attempt import carry_out, plan_for
 from onnx_lowrank.stages.kept import told
 from onnx_lowrank.stages.prepared import Basis, Prepared
 from onnx_lowrank.stages.rank_blocks import lowest_macs_of_all
@@ -181,7 +181,7 @@ class _Attempts:
             for speedup in self._proposals(search, "rehearse", REHEARSALS):
                 spent = None
                 with contextlib.suppress(TargetError):
-                    plan = plan_for(asking(quiet, speedup), basis).planned.plan
+                    plan = plan_for(quiet.asking(speedup), basis).planned.plan
                     spent = self._appraiser.of(rehearsal.carried_out(plan)).spent
                 search.observe(speedup, spent)
                 start = min(start, speedup)
@@ -206,7 +206,7 @@ class _Attempts:
         """
         # What concerns the plan of one model is of interest only if it becomes the result.
         listener = replace(self._run.listener, warn=ignore)
-        run = replace(asking(self._run, speedup), listener=listener, warnings=[])
+        run = replace(self._run.asking(speedup), listener=listener, warnings=[])
         prepared = plan_for(run, self._basis)
         plan = prepared.planned.plan
         known = next((each for each in self._solved.values() if each.plan == plan), None)
@@ -222,7 +222,7 @@ class _Attempts:
 
     def _sought(self, speedup: float) -> Sought:
         """Return the model of a speedup that was solved."""
-        chosen, run = self._solved[speedup], asking(self._run, speedup)
+        chosen, run = self._solved[speedup], self._run.asking(speedup)
         for text in chosen.run.warnings:
             run.warn(text)
         if self._held is not None and self._held[0] == chosen.plan:

@@ -15,7 +15,7 @@ from onnx_lowrank.graph.edit.rewrite import rewrite_together
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.quantise.integers import store_integers
 from onnx_lowrank.graph.quantise.pairs import insert_pairs
-from onnx_lowrank.stages.integer_target import integer_target
+from onnx_lowrank.graph.quantise.target import integer_target
 from onnx_lowrank.stages.integers import Integers
 from onnx_lowrank.stages.left_in_float import left_in_float
 from onnx_lowrank.stages.observe import observe
@@ -50,7 +50,7 @@ def quantise(run: Run, prepared: Prepared, walked: Walked) -> Walked:
         observed = observe(run, prepared, found, target.placement(network, every), target.codes)
         divided = left_in_float(run, prepared, observed, target)
         rounding = observed.network.copy()
-        pairs = target.placement(rounding, divided.rounded)
+        pairs = target.placement(rounding, divided.rounded, divided.exact)
         grids = observed.grids_of(pairs)
         renamed = insert_pairs(rounding, pairs, grids)
         wanted = [layer for layer in observed.layers if layer.site.output in divided.rounded]

@@ -6,7 +6,7 @@ plan is made by the clock, and a speedup that no choice of ranks reaches is refu
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx_lowrank.factorise.forms.kind import affordable, worthwhile
 from onnx_lowrank.factorise.forms.rank_multiple import EVERY_RANK, RankMultiple
@@ -15,13 +15,13 @@ from onnx_lowrank.graph.find.sites import Skip
 from onnx_lowrank.latency.by_clock import check_latency_reach
 from onnx_lowrank.latency.clocked import Clocked, clock_layers, rank_multiple
 from onnx_lowrank.latency.deployment import Deployment
+from onnx_lowrank.latency.in_integers import IntegerGain
 from onnx_lowrank.options import AUTO, FILLED_BLOCKS
 from onnx_lowrank.plan.allocate import budget_for, check_reach
 from onnx_lowrank.plan.cost import lowest_macs
 from onnx_lowrank.plan.plan import Plan, SitePlan
 from onnx_lowrank.stages.count import Counted
 from onnx_lowrank.stages.hidden_sets import HiddenSet, hidden_sets
-from onnx_lowrank.stages.integer_target import rounds_alone
 from onnx_lowrank.stages.left_alone import left_alone, no_form_takes
 from onnx_lowrank.stages.rank_blocks import lowest_macs_of_all, within_reach
 from onnx_lowrank.stages.read import Read
@@ -46,6 +46,8 @@ class Reach:
         The times of the layers where the planner chooses by the clock; else None.
     hidden
         The sets of channels of which the plan may remove some.
+    integers
+        What integers give by the clock, which need not be planned; None for a plan by MACs, or in floating point.
     """
 
     deployment: Deployment
@@ -53,6 +55,7 @@ class Reach:
     user_plan: Plan | None = None
     clocked: Clocked | None = None
     hidden: tuple[HiddenSet, ...] = ()
+    integers: IntegerGain | None = None
 
 
 def reach(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Reach:
@@ -72,8 +75,23 @@ def reach(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Reach:
         fitted = run.request.plan.fitted(counted.shapes, skipped, run.forms)
         hidden = hidden_sets(run, read, counted) if fitted.widths else ()
         return Reach(deployment, user_plan=fitted, hidden=hidden)
-    if rounds_alone(options):
-        return Reach(deployment, user_plan=Plan(tuple(SitePlan(site.name, None) for site in counted.sites)))
+    untouched = Plan(tuple(SitePlan(site.name, None) for site in counted.sites))
+    if run.rounds_alone:
+        return Reach(deployment, user_plan=untouched)
+    if options.quantize and options.target == "latency":
+        with run.times.stage("measure"):
+            integers = IntegerGain.measured(read.loaded.proto, deployment.feeds, options)
+        if integers.left <= 1:
+            return Reach(deployment, user_plan=untouched)
+        with integers.explaining():
+            reached = _reach(run.asking(integers.left), read, sampled, counted)
+        return replace(reached, integers=integers)
+    return _reach(run, read, sampled, counted)
+
+
+def _reach(run: Run, read: Read, sampled: Sampled, counted: Counted) -> Reach:
+    """Settle the terms of a plan that is to be sought."""
+    options, deployment = run.options, deploy(run, read, sampled, counted)
     with run.times.stage("measure") if options.needs_measurement else contextlib.nullcontext():
         multiple = rank_multiple(deployment, run.progress)
         if options.target == "latency":

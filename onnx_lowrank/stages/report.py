@@ -27,7 +27,6 @@ from onnx_lowrank.report.schema import (
     SpeedupReport,
 )
 from onnx_lowrank.report.width_schema import WidthReport
-from onnx_lowrank.stages.integer_target import rounds_alone
 from onnx_lowrank.stages.integers import Integers
 from onnx_lowrank.stages.kept import trade_off
 from onnx_lowrank.stages.latency_report import latency_plan
@@ -236,7 +235,7 @@ def _why_given(run: Run) -> str | None:
     """Return why no plan was sought; None where one was."""
     if run.request.plan is not None:
         return "left alone by the given plan"
-    return "rounded, and otherwise left alone" if rounds_alone(run.options) else None
+    return "rounded, and otherwise left alone" if run.rounds_alone else None
 
 
 def _description(solution: Solution | None) -> str:

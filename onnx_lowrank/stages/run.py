@@ -79,6 +79,15 @@ class Run:
         """Whether models of several speedups are solved."""
         return self.options.keep is not None or self.options.curve
 
+    @property
+    def rounds_alone(self) -> bool:
+        """Whether a network is to be rounded and stays otherwise as it is."""
+        return self.options.quantize is not None and self.options.speedup == 1
+
+    def asking(self, speedup: float) -> "Run":
+        """Return the surroundings of a run that asks for another speedup; the times and the warnings stay shared."""
+        return replace(self, request=replace(self.request, options=replace(self.options, speedup=speedup)))
+
     def warn(self, text: str) -> None:
         """Warn the user, and note the warning for the report."""
         self.warnings.append(text)

@@ -114,7 +114,8 @@ def _centred(name: str, output: OutputReport) -> str:
 def _advice(prepared: Prepared, error: float, wanted: float) -> str:
     """Say what to do, with an estimate where the plan and the error allow one."""
     if prepared.reach.user_plan:
-        return "raise the ranks of the plan"
+        factorised = any(site.form for site in prepared.reach.user_plan.sites)
+        return "raise the ranks of the plan" if factorised else "leave layers as they are with --exclude"
     outlook = prepared.planned.outlook
     milder = outlook.milder(error, wanted) if outlook else None
     if milder is None:
