@@ -177,8 +177,8 @@ class Trials:
         plan = self._plan(replace(self._importance, exponent=exponent), course.terms)
         if plan not in self._known:
             self._known[plan] = self._rehearsal.score(plan)
+            self._run.progress("weigh", 1 + len(self._known), MOST_TRIALS + 2)
         course.scores[exponent] = self._known[plan]
-        self._run.progress("weigh", 1 + min(len(self._known), MOST_TRIALS), MOST_TRIALS + 2)
 
     def _plan(self, importance: Importance, terms: Terms) -> Plan:
         """Return the plan with these weights; one by the clock costs what is known before whole plans are measured.
