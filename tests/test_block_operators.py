@@ -41,6 +41,14 @@ def several(*nodes: onnx.NodeProto, stored: tuple[onnx.TensorProto, ...] = ()) -
     return list(nodes), list(stored)
 
 
+def resize(times: list[int], mode: str) -> tuple[list[Any], list[Any]]:
+    attributes = {"mode": "linear", "coordinate_transformation_mode": mode}
+    return several(
+        helper.make_node("Resize", ["x", "", "f"], ["y"], **attributes),
+        stored=(constant("f", np.array(times, np.float32)),),
+    )
+
+
 node = helper.make_node
 MAP, LINE, VOLUME, ROW = (3, 4, 6, 5), (3, 4, 9), (2, 3, 4, 5, 4), (3, 8)
 
@@ -125,6 +133,9 @@ CASES = {
         ),
         MAP,
     ),
+    "linear": (resize([1, 1, 2, 3], "half_pixel"), MAP),
+    "linear from the beginnings": (resize([1, 1, 1, 4], "asymmetric"), MAP),
+    "linear in a volume": (resize([1, 1, 2, 1, 2], "pytorch_half_pixel"), VOLUME),
     "flatten": (one("Flatten"), MAP),
     "reshape": (one("Reshape", constant("t", np.array([0, -1]))), MAP),
     "reshape by its own shape": (

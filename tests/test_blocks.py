@@ -130,27 +130,29 @@ STRIDED = {
 }  # fmt: skip
 
 
-def strided() -> onnx.ModelProto:
-    """A strided convolution, a pooling, a dilated depthwise convolution and a repetition."""
+REPEATED = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+LINEAR = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+
+
+def strided(**attributes: Any) -> onnx.ModelProto:
+    """A strided convolution, a pooling, a dilated depthwise convolution and a Resize to twice the size."""
     nodes = [
         conv("first", "x", "w1", "a", strides=[2, 2]),
         relu("a", "b"),
         helper.make_node("MaxPool", ["b"], ["c"], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
         conv("second", "c", "w2", "d", group=8, pads=[2] * 4),
-        helper.make_node(
-            "Resize", ["d", "", "by"], ["e"], mode="nearest", coordinate_transformation_mode="asymmetric",
-            nearest_mode="floor",
-        ),
+        helper.make_node("Resize", ["d", "", "by"], ["e"], **attributes),
         helper.make_node("Add", ["e", "b"], ["f"]),
         conv("third", "f", "w3", "y", dilations=[2, 2], pads=[2] * 4),
     ]  # fmt: skip
     return build(nodes, STRIDED | {"by": np.array([1, 1, 2, 2], np.float32)})
 
 
+@pytest.mark.parametrize("larger", [REPEATED, LINEAR], ids=["repeated", "linear"])
 @pytest.mark.parametrize("size", [(200, 160), (148, 64), (132, 600)])
-def test_what_a_window_knows_is_what_the_whole_map_says(size: tuple[int, int]) -> None:
+def test_what_a_window_knows_is_what_the_whole_map_says(size: tuple[int, int], larger: dict[str, Any]) -> None:
     x = photo(0, (1, 3, *size))
-    network = normalise(strided())
+    network = normalise(strided(**larger))
     stretch = Stretch(None, "y", ("x",), ("y",), ())
     read = read_block(network, stretch, {"x": x.shape})
     assert isinstance(read, ReadBlock)

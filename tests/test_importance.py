@@ -25,7 +25,7 @@ from onnx_lowrank.stages.rehearsal import ALONE, FEWEST_SCORING, MOST_ALONE, Reh
 from onnx_lowrank.stages.request import Request
 from onnx_lowrank.stages.run import Run
 from onnx_lowrank.stages.scoring import Score, Scoring
-from onnx_lowrank.stages.weigh import GAIN
+from onnx_lowrank.stages.trials import GAIN
 
 SAMPLES = 60
 DATA = photo(1, (SAMPLES, 3, 12, 10))

@@ -1,37 +1,23 @@
 """The stage that weighs the energies of all layers by what their errors do to the outputs."""
 
-import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
-from onnx_lowrank.errors import TargetError
 from onnx_lowrank.factorise.forms.kind import Energies, FormKind
 from onnx_lowrank.options import AUTO
-from onnx_lowrank.plan.allocate import SEARCHES, budget_for
 from onnx_lowrank.plan.importance import EQUAL, Importance
 from onnx_lowrank.plan.pareto import LayerChoices
 from onnx_lowrank.plan.plan import Plan
-from onnx_lowrank.stages.choices import layers_to_choose, site_energies
-from onnx_lowrank.stages.come_close import ranks_alone, ranks_reach
-from onnx_lowrank.stages.plan import plan_macs
+from onnx_lowrank.stages.choices import site_energies
+from onnx_lowrank.stages.come_close import ranks_reach
 from onnx_lowrank.stages.plan_widths import weight_name
 from onnx_lowrank.stages.prepared import Basis
 from onnx_lowrank.stages.rehearsal import Rehearsal, enough_samples
 from onnx_lowrank.stages.run import Run
-from onnx_lowrank.stages.scoring import Score
+from onnx_lowrank.stages.trials import MOST_TRIALS, Terms, Trials, settle, weighed_energies
 from onnx_lowrank.stages.widths import NO_WIDTHS, Widths
-
-GAIN = 0.05
-"""The share by which a plan's error has to be below that of the energies' plan, or the latter is taken."""
-
-NEAR = 1.25
-"""A plan whose error is more times that of the energies' plan is taken as a sign that no weights help."""
-
-TRIALS = 3
-"""The most plans that are rehearsed."""
 
 
 @dataclass(frozen=True)
@@ -52,28 +38,6 @@ class Weighed:
     energies: Mapping[str, Mapping[FormKind, Energies]]
     importance: Importance
     widths: Widths
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What the plans of rehearsals are made from.
-
-    Attributes
-    ----------
-    basis
-        The results of the stages up to the profile.
-    energies
-        The log-energies that every form keeps of the sites, by site name.
-    layers
-        The choices of every layer, at MACs or, for a plan by the clock, at the nanoseconds that are known so far.
-    total
-        The MACs of the whole network that the speedup is about, or its nanoseconds.
-    """
-
-    basis: Basis
-    energies: Mapping[str, Mapping[FormKind, Energies]]
-    layers: Sequence[LayerChoices]
-    total: int
 
 
 def weigh(run: Run, basis: Basis) -> Weighed:
@@ -98,14 +62,13 @@ def weigh(run: Run, basis: Basis) -> Weighed:
         made_up = basis.sampled.source.synthetic
         if made_up or not several or not enough_samples(basis.sampled.sampling):
             return Weighed(energies, EQUAL, unsure)
-        run.progress("weigh", 0, TRIALS + 2)
+        run.progress("weigh", 0, MOST_TRIALS + 2)
         rehearsal = Rehearsal(run, basis)
         importance = measure_importance(rehearsal, terms, run.options.speedup)
-        run.progress("weigh", 1, TRIALS + 2)
-        trials = Trials(run, rehearsal, terms, importance)
-        chosen = trials.best()
-        run.progress("weigh", TRIALS + 2, TRIALS + 2)
-    return Weighed(weighed_energies(energies, chosen), chosen, trials.widths)
+        run.progress("weigh", 1, MOST_TRIALS + 2)
+        chosen, widths = Trials(run, rehearsal, terms, importance).best()
+        run.progress("weigh", MOST_TRIALS + 2, MOST_TRIALS + 2)
+    return Weighed(weighed_energies(energies, chosen), chosen, widths)
 
 
 def _of_user_plan(run: Run, basis: Basis, plan: Plan) -> Importance:
@@ -122,27 +85,6 @@ def _of_user_plan(run: Run, basis: Basis, plan: Plan) -> Importance:
         return EQUAL
     with run.times.stage("weigh"):
         return replace(EQUAL, trials={EQUAL.exponent: Rehearsal(run, basis).score(plan).error})
-
-
-def weighed_energies(
-    energies: Mapping[str, Mapping[FormKind, Energies]], importance: Importance
-) -> dict[str, dict[FormKind, Energies]]:
-    """Return the log-energies of all forms of all layers as the planner is to see them."""
-    return {
-        name: {kind: importance.weighed(name, expected) for kind, expected in kinds.items()}
-        for name, kinds in energies.items()
-    }
-
-
-def settle(basis: Basis, energies: Mapping[str, Mapping[FormKind, Energies]]) -> Terms:
-    """Return the terms of the plans, for MACs or by the clock."""
-    counted, clocked = basis.counted, basis.reach.clocked
-    if clocked is None:
-        layers = layers_to_choose(energies, counted, basis.reach.multiple)
-        return Terms(basis, energies, layers, sum(counted.macs.aimed_at.values()))
-    costs = {site.name: clocked.costs(site.name) for site in counted.sites}
-    layers = layers_to_choose(energies, counted, basis.reach.multiple, costs)
-    return Terms(basis, energies, layers, round(1e6 * clocked.original_ms))
 
 
 def measure_importance(rehearsal: Rehearsal, terms: Terms, speedup: float) -> Importance:
@@ -165,88 +107,3 @@ def _level(layer: LayerChoices, speedup: float) -> int:
     """Return the costliest choice that makes a layer as much cheaper as the whole network, or its cheapest one."""
     affordable = int(np.searchsorted(layer.costs[:-1], layer.untouched / speedup, side="right")) - 1
     return max(0, affordable)
-
-
-class Trials:
-    """Rehearsals of the plans that belong to several exponents.
-
-    Parameters
-    ----------
-    run
-        The surroundings, of which the options and the progress matter.
-    rehearsal
-        Scores the plans.
-    terms
-        What they are made from.
-    importance
-        The weights of the layers.
-    """
-
-    def __init__(self, run: Run, rehearsal: Rehearsal, terms: Terms, importance: Importance) -> None:
-        self._run, self._rehearsal, self._terms, self._importance = run, rehearsal, terms, importance
-        self._known: dict[Plan, Score] = {}
-        self._scores: dict[float, Score] = {}
-
-    def best(self) -> Importance:
-        """Return the weights with the exponent of the best plan; it is 0 unless another one is clearly better.
-
-        Where half of the weights' logarithm is better than nothing of it, all of it is tried as well, and where it is
-        little worse, a quarter.
-        """
-        self._try(0.0)
-        if self._run.options.target == "macs":
-            self._settle_widths()
-        self._try(0.5)
-        if self._best:
-            self._try(1.0)
-        elif self._scores[0.5].error <= NEAR * self._scores[0.0].error:
-            self._try(0.25)
-        best = self._best if self._scores[self._best].clearly_below(self._scores[0.0], GAIN) else 0.0
-        errors = {exponent: score.error for exponent, score in sorted(self._scores.items())}
-        return replace(self._importance, exponent=best, trials=errors)
-
-    @property
-    def widths(self) -> Widths:
-        """The sets of channels of which the plan may remove some."""
-        return self._terms.basis.widths
-
-    def _settle_widths(self) -> None:
-        """Keep all channels where ranks alone do better, as they may in a network of large layers."""
-        if not self.widths.sets or not self._run.kinds.kinds:
-            return
-        without = replace(self._terms, basis=ranks_alone(self._run, self._terms.basis))
-        with contextlib.suppress(TargetError):
-            score = self._rehearsal.score(self._plan(replace(self._importance, exponent=0.0), without))
-            if not self._scores[0.0].error < score.error:
-                self._terms, self._scores = without, {0.0: score}
-
-    @property
-    def _best(self) -> float:
-        return min(self._scores, key=lambda exponent: self._scores[exponent].error)
-
-    def _try(self, exponent: float) -> None:
-        plan = self._plan(replace(self._importance, exponent=exponent), self._terms)
-        if plan not in self._known:
-            self._known[plan] = self._rehearsal.score(plan)
-        self._scores[exponent] = self._known[plan]
-        self._run.progress("weigh", 1 + len(self._scores), TRIALS + 2)
-
-    def _plan(self, importance: Importance, terms: Terms) -> Plan:
-        """Return the plan with these weights; one by the clock costs what is known before whole plans are measured.
-
-        Where layers lose channels, MACs stand for the time.
-        """
-        options, total = self._run.options, terms.total
-        by_macs = partial(plan_macs, self._run, terms.basis, weighed_energies(terms.energies, importance), importance)
-        if options.target == "macs":
-            return by_macs()
-        if terms.basis.widths.sets:
-            with contextlib.suppress(TargetError):
-                return by_macs()
-        layers = [
-            replace(layer, log_energies=importance.factor(layer.name) * layer.log_energies) for layer in terms.layers
-        ]
-        others = total - sum(layer.untouched for layer in layers)
-        budget = max(budget_for(total, options.speedup) - others, sum(int(layer.costs[0]) for layer in layers))
-        chosen = SEARCHES[options.ranks](layers, budget)
-        return Plan(tuple(plan for layer, i in zip(layers, chosen, strict=True) for plan in layer.site_plans(i)))

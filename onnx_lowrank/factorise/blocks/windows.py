@@ -16,6 +16,7 @@ from onnx_lowrank.factorise.blocks.arrangement import Repeated
 from onnx_lowrank.factorise.blocks.block import Block, Known
 from onnx_lowrank.factorise.blocks.convolution import Convolution
 from onnx_lowrank.factorise.blocks.depthwise import Depthwise
+from onnx_lowrank.factorise.blocks.interpolation import Interpolated
 from onnx_lowrank.factorise.blocks.operator import Extent, Operator
 from onnx_lowrank.factorise.blocks.pooling import LargestOf, MeanOfWindow
 
@@ -152,6 +153,6 @@ def _behind(operator: Operator, pitches: Sequence[Fraction]) -> tuple[Fraction, 
         return (
             tuple(pitch * stride for pitch, stride in zip(pitches, strides, strict=True)) if strides else tuple(pitches)
         )
-    if isinstance(operator, Repeated):
+    if isinstance(operator, Repeated | Interpolated):
         return tuple(pitch / times for pitch, times in zip(pitches, operator.times, strict=True))
     return tuple(pitches)

@@ -7,6 +7,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_lowrank.factorise.blocks.arrangement import Joined, Padded, Repeated, Reshaped, Section, Transposed
+from onnx_lowrank.factorise.blocks.interpolation import Interpolated
 from onnx_lowrank.graph.blocks.reader import BlockReader, CannotBeReadError
 
 FLOATING = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
@@ -22,13 +23,27 @@ def read_concat(reader: BlockReader, node: gs.Node) -> None:
 
 
 def read_resize(reader: BlockReader, node: gs.Node) -> None:
-    """Read a Resize or Upsample that repeats every position."""
-    shape = reader.shape(node.inputs[0])
-    if node.attrs.get("mode", "nearest") != "nearest":
-        raise CannotBeReadError(f"{node.op} interpolates")
-    mode = node.attrs.get("coordinate_transformation_mode", "half_pixel")
+    """Read a Resize or Upsample that repeats every position, or is linear in between."""
+    kind = node.attrs.get("mode", "nearest")
+    if kind not in ("nearest", "linear"):
+        raise CannotBeReadError(f"{node.op} interpolates in the mode {kind}")
+    # Upsample and the first Resize know no other mode.
+    mode = node.attrs.get("coordinate_transformation_mode", "half_pixel" if len(node.inputs) > 2 else "asymmetric")
     if mode not in ("asymmetric", "half_pixel", "pytorch_half_pixel", "half_pixel_symmetric"):
         raise CannotBeReadError(f"{node.op} places its positions in the mode {mode}")
+    times, name = _times(reader, node), reader.name(node.inputs[0])
+    if kind == "linear":
+        reader.add(Interpolated(times, mode != "asymmetric"), [name], node.outputs[0])
+        return
+    down = node.attrs.get("nearest_mode", "round_prefer_floor") == "floor"
+    if mode == "asymmetric" and not down and max(times) > 2:
+        raise CannotBeReadError(f"{node.op} rounds positions to the nearest")
+    reader.add(Repeated(times), [name], node.outputs[0])
+
+
+def _times(reader: BlockReader, node: gs.Node) -> tuple[int, ...]:
+    """Return how many times as long a Resize makes each spatial axis."""
+    shape = reader.shape(node.inputs[0])
     given = [reader.fixed(tensor) if tensor.name else None for tensor in node.inputs[1:]]
     numbers = next((own for own in reversed(given) if own is not None and own.size == len(shape)), None)
     if numbers is None or node.attrs.get("axes"):
@@ -37,13 +52,7 @@ def read_resize(reader: BlockReader, node: gs.Node) -> None:
     times = tuple(round(float(own)) for own in exact)
     if not np.allclose(exact, times) or times[:2] != (1, 1) or min(times) < 1:
         raise CannotBeReadError(f"{node.op} resizes by no whole number")
-    if (
-        mode == "asymmetric"
-        and node.attrs.get("nearest_mode", "round_prefer_floor") not in ("floor",)
-        and max(times) > 2
-    ):
-        raise CannotBeReadError(f"{node.op} rounds positions to the nearest")
-    reader.add(Repeated(times[2:]), [reader.name(node.inputs[0])], node.outputs[0])
+    return times[2:]
 
 
 def read_reshape(reader: BlockReader, node: gs.Node) -> None:
