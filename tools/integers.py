@@ -22,7 +22,7 @@ import measuring
 import networks
 import onnx
 from network_files import Sources
-from network_rows import Places, Row
+from network_rows import Places, Row, rows
 from scoring import warn
 from task_pictures import Pictures
 
@@ -97,7 +97,7 @@ def measure(row: Row, model: Path, pictures: Pictures, options: Sequence[str]) -
 
 def static_of(model: Path, out: Path, pictures: Pictures, name: str) -> None:
     """Quantise a model for the row of this name."""
-    static(model, out, pictures, networks.rows()[name])
+    static(model, out, pictures, rows()[name])
 
 
 def cells(row: Row, measured: dict[str, Any]) -> list[list[str]]:
