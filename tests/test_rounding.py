@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from onnx_lowrank.factorise.rounding.basis import best_basis, to_one_range
-from onnx_lowrank.factorise.rounding.columns import EIGHT_BITS, SEVEN_BITS, round_weights
+from onnx_lowrank.factorise.rounding.columns import EIGHT_BITS, SEVEN_BITS, round_to_nearest, round_weights
 from onnx_lowrank.factorise.rounding.grid import SIGNED, UNSIGNED, Codes, best_grid, spanning
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -133,3 +133,10 @@ def test_channels_reach_as_far_as_one_another(seed: int, signed: bool) -> None:
 def test_a_channel_that_is_always_zero_has_a_finite_factor() -> None:
     assert np.isfinite(to_one_range(np.array([[1.0, 0.0], [2.0, 0.0]]))).all()
     assert np.isfinite(to_one_range(np.zeros((2, 2)))).all()
+
+
+@given(SEEDS)
+def test_rounding_to_the_nearest_is_that_of_inputs_that_count_the_same(seed: int) -> None:
+    weights = np.random.default_rng(seed).normal(size=(4, 12))
+    nearest, columns = round_to_nearest(weights, EIGHT_BITS), round_weights(weights, np.eye(12), EIGHT_BITS)
+    assert np.array_equal(nearest.codes, columns.codes)

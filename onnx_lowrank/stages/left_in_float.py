@@ -8,9 +8,7 @@ weights, and the outputs are compared on samples that choose. Where all layers t
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from onnx_lowrank.factorise.rounding.columns import round_weights
+from onnx_lowrank.factorise.rounding.columns import round_to_nearest
 from onnx_lowrank.graph.edit.rewrite import rewrite_together
 from onnx_lowrank.graph.find.refusals import first_convolutions
 from onnx_lowrank.graph.find.sites import Skip
@@ -155,7 +153,7 @@ def rounded_to_nearest(observed: Observed, target: IntegerTarget, outputs: Colle
     for layer in behind_pairs(network, layers, insert_pairs(network, pairs, grids)):
         site = layer.site
         weights = site.kernel.reshape(len(site.kernel), -1)
-        nearest = round_weights(weights, np.eye(weights.shape[1]), target.most)
+        nearest = round_to_nearest(weights, target.most)
         rounded.append(Rounded(layer, nearest, site.bias, scales[layer.label] if target.integer_biases else None))
     rewrite_together(network, [each.replacement for each in rounded])
     store_integers(network, [each.integers for each in rounded])

@@ -84,6 +84,12 @@ def filter_scales(weights: Array, variances: Array, most: int, least: Array | No
     return np.asarray(scales.astype(np.float32), np.float64)
 
 
+def round_to_nearest(weights: Array, most: int) -> RoundedWeights:
+    """Round every weight for itself; the parameters are those of ``round_weights``."""
+    scales = filter_scales(weights, np.ones(weights.shape[1]), most)
+    return RoundedWeights(np.clip(np.rint(weights / scales[:, None]), -most, most), scales)
+
+
 def round_weights(weights: Array, covariance: Array, most: int, least: Array | None = None) -> RoundedWeights:
     """Round weights for inputs of a known covariance.
 

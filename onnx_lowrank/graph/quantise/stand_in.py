@@ -7,9 +7,10 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from onnx_lowrank.factorise.rounding.columns import EIGHT_BITS, round_weights
-from onnx_lowrank.factorise.rounding.grid import Codes, Grid
+from onnx_lowrank.factorise.rounding.columns import EIGHT_BITS, RoundedWeights
+from onnx_lowrank.factorise.rounding.grid import TINY, Codes, Grid
 from onnx_lowrank.graph.network import Network
 from onnx_lowrank.graph.quantise.integers import IntegerLayer, store_integers
 from onnx_lowrank.graph.quantise.layers import quantisable
@@ -54,8 +55,13 @@ def stand_in(network: Network, placement: Placement, codes: Codes, exclude: str 
     layers = []
     for site in sites:
         weights = site.kernel.reshape(len(site.kernel), -1)
-        rounded = round_weights(weights, np.eye(weights.shape[1]), EIGHT_BITS)
-        layers.append(IntegerLayer(site.output, rounded, site.bias, SCALE))
+        layers.append(IntegerLayer(site.output, _rounded(weights), site.bias, SCALE))
     store_integers(result, layers)
     insert_pairs(result, pairs, grids)
     return result
+
+
+def _rounded(weights: NDArray[np.float64]) -> RoundedWeights:
+    """Round weights [d, p] in no time."""
+    scales = np.maximum(np.abs(weights).max(axis=1, initial=0.0), TINY) / EIGHT_BITS
+    return RoundedWeights(np.rint(weights / scales[:, None]), scales)
