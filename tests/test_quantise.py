@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from integers_for_tests import answers, fused_operators
-from models_for_tests import branches, build, conv, plain, relu, residual, weights
+from models_for_tests import HEADS, branches, build, classifier, conv, plain, relu, residual, weights
 from numpy.typing import NDArray
 from onnx import helper
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+from random_graphs import RandomModel, quick, random_block_models
 
 from onnx_lowrank import compress
 from onnx_lowrank.errors import TargetError, UsageError
@@ -170,3 +173,18 @@ def test_by_the_clock_layers_are_timed_in_integers(monkeypatch: pytest.MonkeyPat
     assert asked == [1.25]
     assert all("QuantizeLinear" in operators for operators in opened if "Conv" in operators)
     assert len(opened) > 3
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_fully_connected_layers_are_rounded_however_they_are_written(head: str) -> None:
+    model = classifier(head)
+    result = compress(model, samples(0), speedup=1, quantize="int8")
+    assert error(result.model, model) < 1e-3
+
+
+@quick(8)
+@given(random_block_models(), st.sampled_from([None, "tensorrt-int8", "openvino"]))
+def test_random_networks_are_rounded(case: RandomModel, preset: str | None) -> None:
+    """Whatever they consist of; the run itself checks that the result is valid and keeps its interface."""
+    result = compress(case.model, case.data, speedup=1, quantize="int8", preset=preset, require="none", images=20)
+    assert result.report.integers is not None

@@ -98,7 +98,7 @@ def _chain(network: Network, replacement: Replacement, constants: "_Constants", 
     if site.sum_with_bias is None:
         return _Chain(site, links, None)
     add = network.nodes[position(network, site.sum_with_bias)]
-    bias = factorization.bias.reshape(add.inputs[int(add.inputs[0] is old.outputs[0])].shape)
+    bias = factorization.bias.reshape(add.inputs[_constant_operand(add)].shape)
     return _Chain(site, links, constants.make(site, f"{links[-1].name}.bias", bias, "bias"))
 
 
@@ -109,7 +109,7 @@ def _put(network: Network, replacing: _Chain, taken: set[str]) -> None:
     old_proto, output, inputs = network.node_proto(old), old.outputs[0], list(old.inputs)
     if site.sum_with_bias:
         add = network.nodes[position(network, site.sum_with_bias)]
-        add.inputs[int(add.inputs[0] is output)] = replacing.bias
+        add.inputs[_constant_operand(add)] = replacing.bias
 
     # The old node has to let go of its output before another may make it.
     old.inputs.clear()
@@ -126,6 +126,11 @@ def _put(network: Network, replacing: _Chain, taken: set[str]) -> None:
     network.replace(old, chain)
     for tensor in inputs[1:]:
         network.remove_unread(tensor)
+
+
+def _constant_operand(add: gs.Node) -> int:
+    """Return the index of the operand of an Add that is stored: the bias of the layer in front of it."""
+    return next(index for index, tensor in enumerate(add.inputs) if isinstance(tensor, gs.Constant))
 
 
 def _link_nodes(

@@ -71,7 +71,7 @@ def _store(network: Network, layer: IntegerLayer, taken: set[str]) -> None:
     if layer.bias is not None and layer.input_scale is not None and len(node.inputs) > 2 and node.inputs[2].name:
         scales = (layer.weights.scales * layer.input_scale).astype(np.float32)
         integers = np.rint(layer.bias / scales.astype(np.float64)).clip(-LARGEST_BIAS, LARGEST_BIAS).astype(np.int32)
-        operands.append(_Operand(2, f"{label}.bias", integers.reshape(node.inputs[2].shape), scales, 0))
+        operands.append(_Operand(2, f"{label}.bias", integers, scales, 0))  # [d], also where a Gemm has [1, d]
     for operand in operands:
         _dequantise(network, node, operand, taken)
 
