@@ -1,13 +1,13 @@
 """The choices of a user, with their defaults, checked in one place."""
 
+import contextlib
+import math
 import os
 import re
 import reprlib
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import cast
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from onnx_lowrank.quality import Requirement, parse_kept, parse_requirement
 
 AUTO = table.AUTO
 """The choice that is left to the tool: of the form, or of the rank multiple."""
-
 FILLED_BLOCKS = "blocks"
 """The rank multiple that fills the blocks of channels of all processors."""
 FORM_CHOICES = (AUTO, *table.FORMS.names)
@@ -29,13 +28,15 @@ OBJECTIVES = ("outputs", "energies")
 TARGETS = ("macs", "latency")
 PRESET_CHOICES = ("tensorrt", "tensorrt-int8", "ort-cpu", "openvino")
 INTEGERS = ("int8",)
-GIB, LARGEST = 1 << 30, sys.float_info.max
+GIB = 1 << 30
 MOST_THREADS = 4096
 """More threads than any machine runs, and few enough for ONNX Runtime to accept."""
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and -LARGEST <= cast(float, value) <= LARGEST
+    with contextlib.suppress(OverflowError):
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value))
+    return False
 
 
 def _is_whole(value: object) -> bool:
@@ -134,10 +135,9 @@ class Options:
         The number that divides every rank. "blocks" takes 16, or 8 in layers that are too small for it, and less where
         the speedup cannot be had otherwise (see ``factorise.forms.rank_multiple``). 1 gives the ranks of the paper.
         "auto" measures which multiple pays on this machine. None is "auto" with the target "latency", else "blocks".
-    quantize
+    quantize, preset
         "int8" rounds weights and activations to 8 bits as well, for the runtime that ``preset`` names; None does not.
-    preset
-        The runtime that will execute the result, one of ``PRESET_CHOICES``, or None; see ``presets``.
+        The runtime is one of ``PRESET_CHOICES``, or None; see ``presets``.
     include, exclude
         Regular expressions that are searched in the names of the nodes.
     images
