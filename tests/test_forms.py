@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from forms_for_tests import dense, form_at
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from mirrored_form import MIRRORED
 from models_for_tests import run_model
@@ -36,6 +36,9 @@ Array = NDArray[Any]
 
 
 TABLE = FormTable((*FORMS.kinds, MIRRORED))
+
+SOME = settings(deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+"""A form does not take every layer that is drawn, so many draws may be left out."""
 
 every_kind = pytest.mark.parametrize("kind", TABLE.kinds, ids=TABLE.names)
 
@@ -121,7 +124,7 @@ def test_names_are_unique_and_none_is_the_word_for_all_of_them() -> None:
 
 @every_kind
 @given(layer=layers())
-@settings(max_examples=30, deadline=None)
+@settings(SOME, max_examples=30)
 def test_every_rank_has_a_name_and_ranks_are_multiples_up_to_the_highest(kind: FormKind, layer: Layer) -> None:
     shape = layer.shape
     highest = kind.highest_ranks(shape)
@@ -141,7 +144,7 @@ def test_every_rank_has_a_name_and_ranks_are_multiples_up_to_the_highest(kind: F
 
 @every_kind
 @given(layer=layers(), seed=st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(SOME, max_examples=30)
 def test_the_cost_is_that_of_the_links_and_rises_with_every_rank(kind: FormKind, layer: Layer, seed: int) -> None:
     shape = layer.shape
     assume(kind.takes(shape))
@@ -158,7 +161,7 @@ def test_the_cost_is_that_of_the_links_and_rises_with_every_rank(kind: FormKind,
 
 @every_kind
 @given(layer=layers(), seed=st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(SOME, max_examples=30)
 def test_every_axis_belongs_to_one_link_and_channels_match(kind: FormKind, layer: Layer, seed: int) -> None:
     shape = layer.shape
     assume(kind.takes(shape))
@@ -175,7 +178,7 @@ def test_every_axis_belongs_to_one_link_and_channels_match(kind: FormKind, layer
 
 @every_kind
 @given(layer=layers(), weighted=st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(SOME, max_examples=30)
 def test_at_the_highest_ranks_the_composed_factors_are_the_kernel(kind: FormKind, layer: Layer, weighted: bool) -> None:
     assume(kind.takes(layer.shape))
     ranks, patches = kind.highest_ranks(layer.shape), [layer.patches()] if weighted else []
@@ -189,7 +192,7 @@ def test_at_the_highest_ranks_the_composed_factors_are_the_kernel(kind: FormKind
 
 @every_kind
 @given(layer=layers(), seed=st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(SOME, max_examples=30)
 def test_a_placeholder_has_the_links_of_the_factorisation(kind: FormKind, layer: Layer, seed: int) -> None:
     assume(kind.takes(layer.shape))
     ranks = drawn_ranks(kind, layer.shape, seed)
@@ -206,7 +209,7 @@ def test_a_placeholder_has_the_links_of_the_factorisation(kind: FormKind, layer:
 
 @every_kind
 @given(layer=layers(), seed=st.integers(0, 99), profiled=st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(SOME, max_examples=30)
 def test_energies_rise_with_every_rank_and_end_at_all_of_the_energy(
     kind: FormKind, layer: Layer, seed: int, profiled: bool
 ) -> None:
