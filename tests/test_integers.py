@@ -38,7 +38,7 @@ def loaded(case: RandomModel) -> LoadedModel:
         raise
 
 
-@quick(40)
+@quick(25)
 @given(MODELS)
 def test_a_network_in_integers_keeps_its_interface(case: RandomModel) -> None:
     given_model = loaded(case)
