@@ -52,33 +52,33 @@ def _grid_rows(boxes: Boxes, repeats: int, rng: np.random.Generator) -> tuple[Gr
     return grid, rows, np.array(places)
 
 
-def as_yolox(boxes: Boxes, rng: np.random.Generator) -> dict[str, Array]:
+def as_cells(boxes: Boxes, rng: np.random.Generator) -> dict[str, Array]:
     grid, rows, _ = _grid_rows(boxes, 1, rng)
     rows[:, :2] = rows[:, :2] / grid.strides - grid.cells
     rows[:, 2:4] = np.log(rows[:, 2:4] / grid.strides)
     return {"output": rows}
 
 
-def as_decoded_yolox(boxes: Boxes, rng: np.random.Generator) -> dict[str, Array]:
+def as_decoded_cells(boxes: Boxes, rng: np.random.Generator) -> dict[str, Array]:
     return {"output": _grid_rows(boxes, 1, rng)[1]}
 
 
-def as_yolov5(boxes: Boxes, rng: np.random.Generator) -> dict[str, Array]:
+def as_rows(boxes: Boxes, rng: np.random.Generator) -> dict[str, Array]:
     return {"output": _grid_rows(boxes, 3, rng)[1], "raw": rng.normal(size=(3, 12, 16, 8))}
 
 
-def as_yolov8(boxes: Boxes, rng: np.random.Generator) -> dict[str, Array]:
+def as_columns(boxes: Boxes, rng: np.random.Generator) -> dict[str, Array]:
     _, rows, places = _grid_rows(boxes, 1, rng)
     rows[places, 5:] *= 0.96
     return {"output": np.delete(rows, 4, axis=1).T}
 
 
-def as_turned_yolov8(boxes: Boxes, rng: np.random.Generator) -> dict[str, Array]:
-    return {"output": as_yolov8(boxes, rng)["output"].T}
+def as_turned_columns(boxes: Boxes, rng: np.random.Generator) -> dict[str, Array]:
+    return {"output": as_columns(boxes, rng)["output"].T}
 
 
-def as_yolov8_with_masks(boxes: Boxes, rng: np.random.Generator) -> dict[str, Array]:
-    rows = as_yolov8(boxes, rng)["output"]
+def as_columns_with_masks(boxes: Boxes, rng: np.random.Generator) -> dict[str, Array]:
+    rows = as_columns(boxes, rng)["output"]
     coefficients = rng.normal(size=(32, rows.shape[1]))
     return {"output": np.concatenate([rows, coefficients]), "prototypes": rng.normal(size=(32, 24, 32))}
 
@@ -140,8 +140,8 @@ class Form:
 
 
 FORMS = (
-    *(Form("yolox", as_yolox), Form("yolox", as_decoded_yolox), Form("yolov5", as_yolov5), Form("yolov8", as_yolov8)),
-    *(Form("yolov8", as_turned_yolov8), Form("yolov8", as_yolov8_with_masks), Form("end-to-end", as_end_to_end)),
+    *(Form("cells", as_cells), Form("cells", as_decoded_cells), Form("rows", as_rows), Form("columns", as_columns)),
+    *(Form("columns", as_turned_columns), Form("columns", as_columns_with_masks), Form("end-to-end", as_end_to_end)),
     *(Form("end-to-end", as_class_first), Form("end-to-end", as_numbered), Form("separate", as_separate)),
     *(Form("separate", as_shares), Form("separate", as_queries)),
 )

@@ -104,7 +104,7 @@ def test_the_original_is_right_about_masks_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ids", [[0, 1, 2], [1, 2, 3], [7, 8, 40]], ids=str)
 def test_the_original_finds_boxes_of_its_own_however_they_are_numbered(tmp_path: Path, ids: list[int]) -> None:
-    task, batch = recognised(detector(), "detection", "yolox")
+    task, batch = recognised(detector(), "detection", "cells")
     boxes = [task.truth(answer) for answer in task.answers(batch) or []]
     assert len(ids) == CLASSES == len({int(kind) for each in boxes for kind in each.classes})
     report = measured(coco(tmp_path, boxes, ids), detector(), task)
@@ -113,7 +113,7 @@ def test_the_original_finds_boxes_of_its_own_however_they_are_numbered(tmp_path:
 
 
 def test_labels_that_are_not_the_networks_are_pointed_out(tmp_path: Path) -> None:
-    task, _ = recognised(detector(), "detection", "yolox")
+    task, _ = recognised(detector(), "detection", "cells")
     corner = Boxes(np.array([[0.0, 0, 1, 1]]), np.ones(1), np.zeros(1, np.int64))
     warnings = list[str]()
     measured(coco(tmp_path, [corner] * 6, [0, 1, 2]), detector(), task, warnings)
@@ -123,7 +123,7 @@ def test_labels_that_are_not_the_networks_are_pointed_out(tmp_path: Path) -> Non
 
 
 def test_labels_without_a_box_in_the_images_measure_nothing(tmp_path: Path) -> None:
-    task, _ = recognised(detector(), "detection", "yolox")
+    task, _ = recognised(detector(), "detection", "cells")
     outside = Boxes(np.array([[90.0, 90, 99, 99]]), np.ones(1), np.zeros(1, np.int64))
     with pytest.raises(DataError, match="--test has no box in any of its images"):
         measured(coco(tmp_path, [outside] * 6, [0]), detector(), task)

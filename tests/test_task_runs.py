@@ -29,7 +29,7 @@ DATA = samples(30)
 NETWORKS: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, str]]] = {
     "image": (restorer, {}),
     "segmentation": (segmenter, {"task": "segmentation"}),
-    "detection": (detector, {"boxes": "yolox"}),
+    "detection": (detector, {"boxes": "cells"}),
 }
 """Networks with random weights, of which only the first proves what it is for."""
 
@@ -77,7 +77,7 @@ def test_measuring_changes_nothing_of_the_result(name: str) -> None:
             {"task": "embedding"},
             r"--task embedding needs .* and the model has the outputs y \[\d, 3, 32, 32\]",
         ),
-        ("image", {"boxes": "yolov8"}, "--boxes yolov8 needs an output"),
+        ("image", {"boxes": "columns"}, "--boxes columns needs an output"),
         ("image", {"require": "ap50=0.9"}, r"--require ap50=0\.9 needs boxes .*: say how they are read with --boxes"),
         ("segmentation", {"task": "auto", "require": "miou=0.9"}, "--task segmentation takes them as such"),
         ("segmentation", {"require": "cosine=0.9"}, r"--require cosine=0\.9 needs a floating-point output"),
@@ -102,9 +102,9 @@ def test_labels_for_outputs_of_another_kind_are_refused_before_the_work(tmp_path
     ("options", "message"),
     [
         ({"task": "boxes"}, "task is 'boxes': choose one of auto, detection"),
-        ({"boxes": "yolo"}, "boxes is 'yolo': choose one of auto, yolox"),
+        ({"boxes": "yolo"}, "boxes is 'yolo': choose one of auto, cells"),
         ({"task": 3}, "task is 3: give a name"),
-        ({"boxes": "yolox", "task": "image"}, "boxes is 'yolox', which the task image has none of"),
+        ({"boxes": "cells", "task": "image"}, "boxes is 'cells', which the task image has none of"),
     ],
 )
 def test_choices_without_meaning(options: dict[str, Any], message: str) -> None:
@@ -150,7 +150,7 @@ def test_a_result_that_misses_a_measure_is_not_written(folder: Path, capsys: pyt
     assert "mIoU of 'y' is 0." in capsys.readouterr().err and contents() == before
 
 
-@pytest.mark.parametrize("option", [("--task", "image"), ("--boxes", "yolox")])
+@pytest.mark.parametrize("option", [("--task", "image"), ("--boxes", "cells")])
 def test_a_dry_run_measures_nothing(option: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["in.onnx", "--dry-run", *option]) == UsageError.exit_code
     assert f"--dry-run leaves nothing to measure: drop {option[0]} or --dry-run" in capsys.readouterr().err

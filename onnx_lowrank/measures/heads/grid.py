@@ -1,4 +1,4 @@
-"""The grid on which heads of the YOLO family predict boxes: one or several for each cell of maps of several strides."""
+"""The grid on which heads of detectors predict boxes: one or several for each cell of maps of several strides."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The decoded head of YOLOv5, YOLOv7 and their like: [samples, A, 5 + classes], boxes in pixels.
+"""Rows of boxes in pixels, [samples, A, 5 + classes].
 
 A row holds the centre, width and height in pixels of the input, the score of the object and those of the classes, all
 of them probabilities. The score of a box is the product of both.
@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Yolov5:
+class BoxRows:
     """The head with its output."""
 
     output: str
@@ -47,7 +47,7 @@ def find(batches: Sequence[Batch], sure: bool) -> Head | None:
             continue
         images = [image for batch in batches for image in batch.images or ()]
         if not sure or (len(images) == len(rows) and _proven(rows, images)):
-            return Yolov5(name)
+            return BoxRows(name)
     return None
 
 
@@ -60,4 +60,4 @@ def _proven(rows: Sequence[Array], images: Sequence[Array]) -> bool:
     return has_objectness(rows)
 
 
-YOLOV5 = HeadKind("yolov5", "an output [samples, boxes, 5 + classes] in pixels", find)
+ROWS = HeadKind("rows", "an output [samples, boxes, 5 + classes] in pixels", find)

@@ -1,4 +1,4 @@
-"""The decoded head of YOLOv8, YOLO11 and their like: [samples, 4 + classes, A], boxes in pixels.
+"""Columns of boxes in pixels, [samples, 4 + classes, A].
 
 A column holds the centre, width and height in pixels of the input, and the scores of the classes. Where a second output
 [samples, P, h, w] holds prototypes of masks, the last P rows are their coefficients, which are no scores. Some exports
@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Yolov8:
+class BoxColumns:
     """The head with its output, its number of classes, and whether a box is a row instead of a column."""
 
     output: str
@@ -59,7 +59,7 @@ def find(batches: Sequence[Batch], sure: bool) -> Head | None:
         if classes < 1:
             continue
         if not sure or (len(images) == len(rows) and _proven(rows, images, classes, wide)):
-            return Yolov8(name, classes, not wide)
+            return BoxColumns(name, classes, not wide)
     return None
 
 
@@ -80,4 +80,4 @@ def _proven(rows: Sequence[Array], images: Sequence[Array], classes: int, wide: 
     return wide or not has_objectness(rows)
 
 
-YOLOV8 = HeadKind("yolov8", "an output [samples, 4 + classes, boxes] in pixels", find)
+COLUMNS = HeadKind("columns", "an output [samples, 4 + classes, boxes] in pixels", find)

@@ -1,4 +1,4 @@
-"""The head of YOLOX: [samples, A, 5 + classes] with one box for each cell of a grid, decoded in the network or not.
+"""Rows with one box for each cell of a grid, [samples, A, 5 + classes], decoded in the network or not.
 
 Without decoding, the centre is (xy + cell) · stride and the size exp(wh) · stride. The score is that of the object
 times that of the class, and both are probabilities.
@@ -31,7 +31,7 @@ LARGEST_LOG = 12.0
 
 
 @dataclass(frozen=True)
-class Yolox:
+class Cells:
     """The head with its output, and whether the network decodes it."""
 
     output: str
@@ -72,7 +72,7 @@ def find(batches: Sequence[Batch], sure: bool) -> Head | None:
         pairs = [(each, grid) for each, grid in zip(rows, grids, strict=True) if grid is not None]
         decoded = all(on_their_cells([each[:, :2]], grid) for each, grid in pairs)
         if not sure or _proven(rows, decoded):
-            return Yolox(name, decoded)
+            return Cells(name, decoded)
     return None
 
 
@@ -87,4 +87,4 @@ def _proven(rows: Sequence[Array], decoded: bool) -> bool:
     return bool(near and values[:, :4].min() < 0 and np.abs(values[:, 2:4]).max() < LARGEST_LOG)
 
 
-YOLOX = HeadKind("yolox", "an output [samples, cells of strides 8, 16 and 32, 5 + classes]", find)
+CELLS = HeadKind("cells", "an output [samples, cells of strides 8, 16 and 32, 5 + classes]", find)
