@@ -21,6 +21,7 @@ from onnx_lowrank.errors import TargetError, UsageError
 from onnx_lowrank.latency.in_integers import IntegerGain
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import compress as run_pipeline
+from onnx_lowrank.report.latency_schema import Latency
 from onnx_lowrank.runtime.session import opener
 from onnx_lowrank.stages.request import Request
 
@@ -136,12 +137,25 @@ def test_a_quality_and_integers_are_not_sought_together() -> None:
             compress(residual(), samples(0), quantize="int8", **wish)
 
 
+def by_the_clock(monkeypatch: pytest.MonkeyPatch, ratio: float) -> None:
+    """Let integers seem to be three times as fast before the run, and the result so many times as fast at its end."""
+    latency = Latency(1.0, 1 / ratio, ratio, ratio, ratio, 0.95, 5, 1, fresh_process=True)
+    monkeypatch.setattr(IntegerGain, "measured", classmethod(lambda cls, model, feeds, options: cls(3.0, 2.0)))
+    monkeypatch.setattr("onnx_lowrank.stages.measure.measure_latency", lambda models, *others: (latency,))
+
+
 def test_by_the_clock_integers_alone_may_be_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where they are as fast as was asked for, no layer is touched."""
-    monkeypatch.setattr(IntegerGain, "measured", classmethod(lambda cls, model, feeds, options: cls(3.0, 2.0)))
+    by_the_clock(monkeypatch, 2.5)
     result = compress(residual(), samples(0), speedup=2, target="latency", quantize="int8", require="none")
     assert all(site.form is None for site in result.report.sites)
     assert result.report.integers is not None
+
+
+def test_integers_that_are_slower_are_refused_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_the_clock(monkeypatch, 0.8)
+    with pytest.raises(TargetError, match="nothing was written"):
+        compress(residual(), samples(0), speedup=2, target="latency", quantize="int8", require="none")
 
 
 def test_by_the_clock_layers_are_timed_in_integers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ turns on one and on two threads, in a process of its own. OPTIONS, those of onnx
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,8 +20,7 @@ from typing import Any
 import measuring
 import networks
 import onnx
-from network_files import Sources
-from network_rows import Places, Row, rows
+from network_rows import Row, rows
 from scoring import warn
 from task_pictures import Pictures
 
@@ -121,26 +119,12 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> None:
     own_words, options = measuring.split_options(sys.argv[1:])
     args = _parser().parse_args(own_words)
-    chosen = networks.picked(args.rows)
-    args.cache.mkdir(parents=True, exist_ok=True)
-    places = Places(args.imagenet, args.imagenette, args.cache.resolve())
-    sources = Sources(places.cache, args.python, tuple(args.file), args.imagenette)
-    print(measuring.markdown(HEADER, ()), flush=True)
-    document = []
-    for row in chosen:
-        try:
-            model, pictures = sources.file(row.network.model), row.network.pictures(places).first(args.photos)
-            measured = measure(row, model, pictures, options)
-        except (SystemExit, OSError, subprocess.CalledProcessError) as error:
-            # The other networks may still be measured; the command has said itself what was wrong.
-            print(f"| {row.name} | not measured: {error} |{' |' * (len(HEADER) - 2)}", flush=True)
-            continue
-        for line in cells(row, measured):
-            print(f"| {' | '.join(line)} |", flush=True)
-        document.append(measured)
-        measuring.write_json(args.json, {"rows": document})
-    if len(document) < len(chosen):
-        raise SystemExit(f"{len(chosen) - len(document)} of {len(chosen)} networks were not measured")
+
+    def measure_one(row: Row, model: Path, pictures: Pictures) -> tuple[list[list[str]], dict[str, Any]]:
+        measured = measure(row, model, pictures, options)
+        return cells(row, measured), measured
+
+    networks.measure_rows(args, HEADER, measure_one)
 
 
 if __name__ == "__main__":

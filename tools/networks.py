@@ -20,10 +20,10 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import measuring
 from network_files import Sources
@@ -52,6 +52,10 @@ WITHOUT: Mapping[str, tuple[str, ...]] = {
     "residual": ("--no-residual",),
 }
 """The options that leave an idea out, by the idea."""
+
+
+MeasureRow: TypeAlias = Callable[[Row, Path, Pictures], tuple[list[list[str]], dict[str, Any]]]
+"""Measures a row on its model and its pictures; see ``measure_rows``."""
 
 
 @dataclass(frozen=True)
@@ -165,42 +169,61 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> None:
-    own_words, options = measuring.split_options(sys.argv[1:])
-    args = _parser().parse_args(own_words)
+def measure_rows(args: argparse.Namespace, header: Sequence[str], measure_one: MeasureRow) -> None:
+    """Measure the rows that the user picks, and print and write each as soon as it is measured.
+
+    Parameters
+    ----------
+    args
+        The arguments of ``add_places``.
+    header
+        The header of the table.
+    measure_one
+        Returns the lines of a row for the table, and everything that was measured for JSON.
+    """
     chosen = picked(args.rows)
-    options = [*(option for idea in args.without for option in WITHOUT[idea]), *options]
     args.cache.mkdir(parents=True, exist_ok=True)
     places = Places(args.imagenet, args.imagenette, args.cache.resolve())
     sources = Sources(places.cache, args.python, tuple(args.file), args.imagenette)
-    print(measuring.markdown(HEADER, ()), flush=True)
-    document = []
+    print(measuring.markdown(header, ()), flush=True)
+    document: list[dict[str, Any]] = []
     for row in chosen:
         try:
             model, pictures = sources.file(row.network.model), row.network.pictures(places).first(args.photos)
-            measured = measure(row, model, pictures, options, args.threads)
+            lines, values = measure_one(row, model, pictures)
         except (SystemExit, OSError, subprocess.CalledProcessError) as error:
             # The other rows may still be measured; the command has said itself what was wrong.
-            cells = [row.name.partition("@")[0], row.shown, f"not measured: {error}", *[""] * 4, row.least]
-            print(f"| {' | '.join(cells)} |", flush=True)
+            label = [row.name.partition("@")[0], row.shown, f"not measured: {error}"]
+            print(f"| {' | '.join([*label, *[''] * (len(header) - len(label))])} |", flush=True)
             continue
-        print(f"| {' | '.join(measured.cells(row))} |", flush=True)
-        document.append(
-            {
-                "row": row.name,
-                "asked": [*row.asked, *options],
-                "measure": row.network.task.name,
-                "before": measured.before,
-                "after": measured.after,
-                "clock": measured.clock,
-                "seconds": measured.run.seconds,
-                "at_least": row.least,
-                "report": measured.run.report,
-            }
-        )
+        for line in lines:
+            print(f"| {' | '.join(line)} |", flush=True)
+        document.append(values)
         measuring.write_json(args.json, {"rows": document})
     if len(document) < len(chosen):
         raise SystemExit(f"{len(chosen) - len(document)} of {len(chosen)} rows were not measured")
+
+
+def main() -> None:
+    own_words, options = measuring.split_options(sys.argv[1:])
+    args = _parser().parse_args(own_words)
+    options = [*(option for idea in args.without for option in WITHOUT[idea]), *options]
+
+    def measure_one(row: Row, model: Path, pictures: Pictures) -> tuple[list[list[str]], dict[str, Any]]:
+        measured = measure(row, model, pictures, options, args.threads)
+        return [measured.cells(row)], {
+            "row": row.name,
+            "asked": [*row.asked, *options],
+            "measure": row.network.task.name,
+            "before": measured.before,
+            "after": measured.after,
+            "clock": measured.clock,
+            "seconds": measured.run.seconds,
+            "at_least": row.least,
+            "report": measured.run.report,
+        }
+
+    measure_rows(args, HEADER, measure_one)
 
 
 if __name__ == "__main__":

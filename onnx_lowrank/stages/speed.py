@@ -77,7 +77,8 @@ def check_faster(
 ) -> None:
     """Refuse a result by the clock that is slower than the original, and warn if it misses the requested speedup.
 
-    A plan that leaves all layers alone is accepted at any speed if it came from the user, or for the speedup 1.
+    A plan that leaves all layers alone is accepted at any speed if it came from the user, or for the speedup 1, unless
+    the layers were rounded.
 
     Parameters
     ----------
@@ -99,7 +100,8 @@ def check_faster(
     """
     if options.target != "latency" or options.latency_device:
         return
-    if (user_plan or options.speedup <= 1) and not any(site.form for site in plan.sites):
+    untouched = not options.quantize and not any(site.form for site in plan.sites)
+    if untouched and (user_plan or options.speedup <= 1):
         return
     if latency.ratio < 1:
         raise TargetError(
